@@ -1,0 +1,205 @@
+//! A typed end of a seqpacket pair: values in, values out, at most one descriptor beside each.
+//!
+//! Knows nothing of what is said. Whatever is no frame ends the conversation: the caller drops the channel.
+
+use std::cell::RefCell;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::frame;
+use super::packet::{recv_frame, send_frame, send_frame_nowait};
+
+thread_local! {
+    // One buffer a thread, not one a channel: the master holds a channel per worker.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Why nothing was received or sent.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The other end is gone.
+    #[error("the other end has closed the channel")]
+    Closed,
+    /// The time given has passed.
+    #[error("the other end did not answer in time")]
+    TimedOut,
+    /// Nothing is there yet (non-blocking receive), or there is no room (non-blocking send).
+    #[error("nothing to read, or no room to write")]
+    WouldBlock,
+    /// Not a frame of this boundary, or a value too long for one.
+    #[error(transparent)]
+    Frame(#[from] frame::Fault),
+    /// Anything else the kernel said.
+    #[error(transparent)]
+    Io(io::Error),
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Fault {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => Fault::WouldBlock,
+            io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::NotConnected => Fault::Closed,
+            _ => Fault::Io(error),
+        }
+    }
+}
+
+/// One end that sends `S` and receives `R`.
+#[derive(Debug)]
+pub struct Channel<S, R> {
+    fd: OwnedFd,
+    types: PhantomData<fn(S) -> R>,
+}
+
+impl<S, R> Channel<S, R> {
+    /// Takes a seqpacket descriptor.
+    pub fn new(fd: OwnedFd) -> Channel<S, R> {
+        Channel {
+            fd,
+            types: PhantomData,
+        }
+    }
+
+    /// The descriptor, given back.
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+}
+
+impl<S, R> AsFd for Channel<S, R> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl<S, R> AsRawFd for Channel<S, R> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
+    /// Sends, waiting for room.
+    ///
+    /// # Errors
+    /// [`Fault::Closed`] when the other end is gone, [`Fault::Frame`] when the value is too long.
+    pub fn send(&self, value: &S) -> Result<(), Fault> {
+        self.send_with(value, &[])
+    }
+
+    /// Sends with a descriptor beside it (only ever towards a less trusted process).
+    ///
+    /// # Errors
+    /// As [`Channel::send`].
+    pub fn send_with(&self, value: &S, fds: &[BorrowedFd<'_>]) -> Result<(), Fault> {
+        let bytes = frame::encode(value)?;
+        Ok(retried(|| send_frame(self.fd.as_fd(), &bytes, fds))?)
+    }
+
+    /// Sends or gives up at once with [`Fault::WouldBlock`].
+    ///
+    /// # Errors
+    /// As [`Channel::send`].
+    pub fn send_nowait(&self, value: &S, fds: &[BorrowedFd<'_>]) -> Result<(), Fault> {
+        let bytes = frame::encode(value)?;
+        Ok(retried(|| send_frame_nowait(self.fd.as_fd(), &bytes, fds))?)
+    }
+
+    /// Waits for the next value and the descriptor that came with it.
+    ///
+    /// # Errors
+    /// [`Fault::Closed`] at end of file; [`Fault::WouldBlock`] on a non-blocking descriptor without input.
+    pub fn receive(&self) -> Result<(R, Option<OwnedFd>), Fault> {
+        BUFFER.with_borrow_mut(|buffer| {
+            buffer.resize(frame::MAXIMUM, 0);
+            let (length, fd) = retried(|| recv_frame(self.fd.as_fd(), buffer))?;
+            match buffer.get(..length) {
+                None | Some([]) => Err(Fault::Closed),
+                Some(bytes) => Ok((frame::decode(bytes)?, fd)),
+            }
+        })
+    }
+
+    /// As [`Channel::receive`], for at most `limit`.
+    ///
+    /// # Errors
+    /// [`Fault::TimedOut`] when nothing came.
+    pub fn receive_within(&self, limit: Duration) -> Result<(R, Option<OwnedFd>), Fault> {
+        let end = Instant::now() + limit;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let wait = PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX);
+            let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, wait) {
+                Ok(0) if left.as_millis() <= PollTimeout::MAX.as_millis().unwrap_or(0).into() => {
+                    return Err(Fault::TimedOut);
+                }
+                Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+                Ok(_) => return self.receive(),
+                Err(error) => return Err(Fault::Io(error.into())),
+            }
+        }
+    }
+}
+
+fn retried<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    use std::io::Read;
+
+    fn pair() -> (Channel<u32, String>, Channel<String, u32>) {
+        let (a, b) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .unwrap();
+        (Channel::new(a), Channel::new(b))
+    }
+
+    #[test]
+    fn values_and_a_descriptor_arrive_together() {
+        let (a, b) = pair();
+        a.send(&7).unwrap();
+        assert_eq!(b.receive().unwrap().0, 7);
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        b.send_with(&"here".to_owned(), &[writer.as_fd()]).unwrap();
+        drop(writer);
+        let (text, fd) = a.receive_within(Duration::from_secs(5)).unwrap();
+        assert_eq!(text, "here");
+        drop(fd.unwrap());
+        let mut rest = Vec::new();
+        assert_eq!(reader.read_to_end(&mut rest).unwrap(), 0);
+    }
+
+    #[test]
+    fn an_end_that_is_gone_or_silent_is_told_apart() {
+        let (a, b) = pair();
+        assert!(matches!(
+            a.receive_within(Duration::from_millis(20)),
+            Err(Fault::TimedOut)
+        ));
+        drop(b);
+        assert!(matches!(a.receive(), Err(Fault::Closed)));
+        assert!(matches!(a.send(&1), Err(Fault::Closed)));
+    }
+}

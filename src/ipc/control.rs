@@ -1,0 +1,33 @@
+//! Between the master and a helper: end of file means finish, end own children, exit.
+
+use serde::{Deserialize, Serialize};
+
+/// What the master says to a helper.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToHelper {
+    /// A worker's door rides with this frame.
+    Door {
+        /// The worker's number, never used twice.
+        worker: u32,
+        /// Its process.
+        pid: i32,
+    },
+    /// Read the configuration again.
+    Reload,
+    /// Finish what is under way, take nothing new.
+    Drain,
+    /// The master's state as text, for whoever asks the helper; empty when the helper shall log its own.
+    Status {
+        /// Lines of `key=value`.
+        text: String,
+    },
+}
+
+/// What a helper says to the master.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromHelper {
+    /// Takes doors from now on.
+    Ready,
+    /// Cannot start; the reason.
+    Failed(String),
+}
