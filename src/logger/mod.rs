@@ -20,6 +20,7 @@ use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::log::ToLogger;
 use crate::log::{Event, Level};
+use crate::sys::socket;
 
 /// The master's end of a logger's control channel.
 type Control = Channel<FromHelper, ToHelper>;
@@ -52,7 +53,7 @@ struct Logger {
 pub fn run(control: OwnedFd, sink: Sink, threshold: Level) -> io::Result<()> {
     let poll = Poll::new()?;
     let control = Control::new(control);
-    control.set_nonblocking()?;
+    socket::set_nonblocking(&control, true)?;
     poll.registry().register(&mut SourceFd(&control.as_raw_fd()), CONTROL, Interest::READABLE)?;
     let mut logger =
         Logger { poll, control, sink, speakers: BTreeMap::new(), ready: BTreeSet::new(), next: 0, threshold };
@@ -111,7 +112,7 @@ impl Logger {
     }
 
     fn admit(&mut self, door: Door, pid: i32) -> io::Result<()> {
-        door.set_nonblocking()?;
+        socket::set_nonblocking(&door, true)?;
         let number = self.next;
         self.next += 1;
         self.poll.registry().register(&mut SourceFd(&door.as_raw_fd()), Token(number), Interest::READABLE)?;

@@ -39,10 +39,12 @@ impl Helper {
         work: &dyn Fn(OwnedFd, bool) -> i32,
     ) -> io::Result<Helper> {
         let (ours, theirs) = pair()?;
-        match process::fork_single_threaded()? {
+        match process::fork()? {
             process::Fork::Child => {
                 drop(ours);
-                process::become_child(&format!("rsmtpd: {}", role.name()));
+                if helper::become_child(&format!("rsmtpd: {}", role.name())).is_err() {
+                    process::exit_now(71);
+                }
                 if let Some(identity) = identity
                     && privilege::drop_to(identity, &[]).is_err()
                 {

@@ -29,7 +29,8 @@ use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
 use crate::sys::notify::Notify;
 use crate::sys::process::{self, Ended};
-use crate::sys::signals::{Signal, Signals};
+use crate::sys::signals::Signals;
+use nix::sys::signal::Signal;
 
 use helpers::Helpers;
 use pool::Pool;
@@ -102,7 +103,7 @@ pub fn run(ready: Ready) -> io::Result<u8> {
         status: 0,
     };
     master.fill(now);
-    master.ready.notify.ready();
+    master.ready.notify.ready("serving");
     master.serve()
 }
 
@@ -231,8 +232,7 @@ impl Master {
                 Err(Fault::TimedOut | Fault::WouldBlock) => return,
                 Err(_) => {
                     let _ = self.poll.registry().deregister(&mut SourceFd(&worker.link.as_raw_fd()));
-                    worker.settled();
-                    return;
+                        return;
                 }
             }
         }
@@ -244,7 +244,6 @@ impl Master {
         let Some(worker) = self.workers.get_mut(number) else { return };
         match message {
             FromWorker::Ready => {
-                worker.settled();
                 if worker.state == State::Starting {
                     worker.state = State::Spare;
                 }
@@ -254,7 +253,6 @@ impl Master {
                 }
             }
             FromWorker::Busy { peer, session } => {
-                worker.settled();
                 worker.state = State::Busy { peer, session };
                 worker.since = now;
                 self.served_sum += 1;
@@ -325,7 +323,7 @@ impl Master {
     }
 
     fn hear_signals(&mut self) {
-        for signal in self.ready.signals.take() {
+        while let Some(signal) = self.ready.signals.next() {
             match signal {
                 Signal::SIGCHLD => self.reap(),
                 Signal::SIGHUP => self.reload(),
@@ -359,12 +357,12 @@ impl Master {
         if let Some(peer) = peer {
             self.sources.closed(peer.ip());
         }
-        if how == Ended::Status(0) || worker.dismissed {
+        if how == Ended::Exited(0) || worker.dismissed {
             return;
         }
         let now = Instant::now();
         self.pool.trouble(now);
-        let mut event = Event::new("worker-crashed").field("pid", worker.pid).quoted("how", how.to_string().as_bytes());
+        let mut event = Event::new("worker-crashed").field("pid", worker.pid).field("how", how);
         if let (Some(peer), State::Busy { session, .. }) = (peer, &worker.state) {
             self.sources.penalise(peer.ip(), now);
             event = event.field("peer", peer.ip()).quoted("session", session.as_bytes());
@@ -393,7 +391,7 @@ impl Master {
                 self.say(Level::Error, Event::new("reload-refused"));
             }
         }
-        self.ready.notify.ready();
+        self.ready.notify.ready("serving");
     }
 
     fn tell_status(&mut self) {

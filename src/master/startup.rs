@@ -20,7 +20,8 @@ use crate::log::{Event, Level};
 use crate::logger::{self, Destination, Sink, client::Client as Log};
 use crate::sys::notify::Notify;
 use crate::sys::privilege::{self, Identity};
-use crate::sys::signals::{Signal, Signals};
+use crate::sys::signals::Signals;
+use nix::sys::signal::Signal;
 use crate::sys::{process, sandbox, socket};
 
 use super::Ready;
@@ -51,11 +52,11 @@ struct Users {
 /// Any step failed; nothing is left running then but helpers that see their channel end.
 pub fn start(served: Served, plan: &Plan) -> Result<Ready> {
     process::raise_descriptor_limit();
-    process::set_name("rsmtpd: master");
+    process::set_name("rsmtpd: master")?;
     let (listeners, addresses) = bind(&served)?;
     let directory = OwnedFd::from(File::open(&plan.directory).context("configuration directory")?);
     let signals = Signals::new(&[Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD, Signal::SIGUSR1])?;
-    let notify = Notify::from_environment();
+    let notify = Notify::from_env()?.moved(MASTER_DESCRIPTORS)?;
     let state = served.state_directory();
     let users = Users::choose(&served, &state)?;
     prepare_state(&state, users.delivery.as_ref())?;
@@ -89,7 +90,7 @@ fn bind(served: &Served) -> Result<(Vec<OwnedFd>, Vec<SocketAddr>)> {
     let mut addresses = Vec::new();
     for address in served.addresses() {
         let listener = socket::listen(address, 4096).with_context(|| format!("cannot listen on {address}"))?;
-        addresses.push(socket::local_address(&listener)?);
+        addresses.push(socket::local_addr(&listener)?);
         listeners.push(listener);
     }
     if listeners.is_empty() {

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use crate::ipc::channel::Channel;
 use crate::ipc::control::ToHelper;
 use crate::ipc::link::{FromWorker, ToWorker};
+use crate::helper;
 use crate::sys::{process, socket};
 use crate::worker::{self, Inherited};
 
@@ -53,8 +54,6 @@ pub struct Worker {
     pub generation: u64,
     /// The master's end of its Link.
     pub link: Channel<ToWorker, FromWorker>,
-    /// Its own ends, held open in the shared table until it has a table of its own.
-    lent: Vec<OwnedFd>,
     /// Whether it was ended on purpose, so that its death is no crash.
     pub dismissed: bool,
 }
@@ -150,9 +149,9 @@ impl Workers {
         let (link, worker_link) = pair()?;
         let (delivery, worker_delivery) = pair()?;
         let (logger, worker_logger) = pair()?;
-        let lent = vec![worker_link, worker_delivery, worker_logger];
-        match process::spawn_sharing_files()? {
-            process::Fork::Child => become_worker(&lent, served, near),
+        let lent = [worker_link, worker_delivery, worker_logger];
+        match process::spawn_sharing_files(MASTER_DESCRIPTORS)? {
+            process::Fork::Child => become_worker(lent, served, near),
             process::Fork::Parent(pid) => {
                 let number = self.next;
                 self.next = self.next.wrapping_add(1);
@@ -165,20 +164,12 @@ impl Workers {
                     since: Instant::now(),
                     generation: served.generation,
                     link: Channel::new(link),
-                    lent,
                     dismissed: false,
                 };
                 self.table.insert(number, worker);
                 Ok(number)
             }
         }
-    }
-}
-
-impl Worker {
-    /// It has a descriptor table of its own now; the lent ends can be closed.
-    pub fn settled(&mut self) {
-        self.lent.clear();
     }
 }
 
@@ -197,21 +188,13 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// The child's side of the fork: keeps its own descriptors, loses all others, and serves.
-fn become_worker(lent: &[OwnedFd], served: &Served, near: &Near<'_>) -> ! {
+fn become_worker(lent: [OwnedFd; 3], served: &Served, near: &Near<'_>) -> ! {
     let mut keep: Vec<RawFd> = vec![0, 1, 2, near.directory.as_raw_fd()];
-    keep.extend(near.listeners.iter().chain(lent).map(AsRawFd::as_raw_fd));
-    if process::close_from_unshare(MASTER_DESCRIPTORS).is_err() || process::close_range_except(&keep).is_err() {
+    keep.extend(near.listeners.iter().chain(&lent).map(AsRawFd::as_raw_fd));
+    if process::close_range_except(&keep).is_err() || helper::become_child("rsmtpd: worker").is_err() {
         process::exit_now(71);
     }
-    process::become_child("rsmtpd: worker");
-    let own = |fd: &OwnedFd| process::adopt(fd.as_raw_fd());
-    let [link, delivery, logger] = lent else { process::exit_now(70) };
-    let inherited = Inherited {
-        listeners: near.listeners.iter().map(AsRawFd::as_raw_fd).collect(),
-        link: own(link),
-        delivery: own(delivery),
-        logger: own(logger),
-        directory: own(near.directory),
-    };
+    let [link, delivery, logger] = lent;
+    let inherited = Inherited { listeners: near.listeners, link, delivery, logger, directory: near.directory };
     process::exit_now(worker::run(inherited, served))
 }

@@ -12,7 +12,7 @@ mod talk;
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 use mio::unix::SourceFd;
@@ -28,9 +28,9 @@ use crate::sys::{process, sandbox, socket};
 use link::{Link, Order};
 
 /// What a worker has from its master: the only descriptors it keeps.
-pub struct Inherited {
+pub struct Inherited<'a> {
     /// The shared listeners, in the order of the configuration.
-    pub listeners: Vec<RawFd>,
+    pub listeners: &'a [OwnedFd],
     /// The Link.
     pub link: OwnedFd,
     /// A door to delivery.
@@ -38,16 +38,16 @@ pub struct Inherited {
     /// A door to the logger.
     pub logger: OwnedFd,
     /// The configuration directory.
-    pub directory: OwnedFd,
+    pub directory: &'a OwnedFd,
 }
 
 const LINK: Token = Token(usize::MAX);
 
 /// Serves up to the configured number of connections; the exit status of the process.
-pub fn run(inherited: Inherited, served: &Served) -> i32 {
+pub fn run(inherited: Inherited<'_>, served: &Served) -> i32 {
     let log = logger::client::Client::new(inherited.logger, served.daemon.log_level());
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        life(inherited.listeners, inherited.link, inherited.delivery, &inherited.directory, &log, served)
+        life(inherited.listeners, inherited.link, inherited.delivery, inherited.directory, &log, served)
     })) {
         Ok(Ok(())) => 0,
         Ok(Err(error)) => {
@@ -62,7 +62,7 @@ pub fn run(inherited: Inherited, served: &Served) -> i32 {
 }
 
 fn life(
-    listeners: Vec<RawFd>,
+    listeners: &[OwnedFd],
     link: OwnedFd,
     delivery: OwnedFd,
     directory: &OwnedFd,
@@ -87,7 +87,7 @@ fn life(
         let session = talk::identifier()?;
         link.report(&FromWorker::Busy { peer, session: session.clone() });
         let served = served.current(directory, &link, log);
-        let local = socket::local_address(&client)?;
+        let local = socket::local_addr(&client)?;
         talk::serve(client, talk::Ends { session, peer, local, listener }, &served, &link, &delivery, log)?;
         link.report(&FromWorker::Done);
         if link.order() != Order::Serve {
@@ -98,17 +98,17 @@ fn life(
 }
 
 /// The listeners and the Link, waited on together.
-struct Waiting {
+struct Waiting<'a> {
     poll: Poll,
     events: Events,
-    listeners: Vec<RawFd>,
+    listeners: &'a [OwnedFd],
 }
 
-impl Waiting {
-    fn new(listeners: Vec<RawFd>, link: &Link) -> io::Result<Waiting> {
+impl<'a> Waiting<'a> {
+    fn new(listeners: &'a [OwnedFd], link: &Link) -> io::Result<Waiting<'a>> {
         let poll = Poll::new()?;
         poll.registry().register(&mut SourceFd(&link.as_raw_fd()), LINK, Interest::READABLE)?;
-        for (number, &listener) in listeners.iter().enumerate() {
+        for (number, listener) in listeners.iter().enumerate() {
             socket::add_exclusive(poll.as_raw_fd(), listener, number as u64)?;
         }
         Ok(Waiting { poll, events: Events::with_capacity(8), listeners })
@@ -127,7 +127,7 @@ impl Waiting {
                     if link.order() != Order::Serve {
                         return Ok(None);
                     }
-                } else if let Some(&listener) = self.listeners.get(event.token().0) {
+                } else if let Some(listener) = self.listeners.get(event.token().0) {
                     match socket::accept(listener) {
                         Ok((client, peer)) => return Ok(Some((client, peer, event.token().0))),
                         Err(error) if is_passing(&error) => {}
@@ -138,10 +138,11 @@ impl Waiting {
         }
     }
 
-    /// Closes the listeners, so that nobody but spares and the master holds the port.
+    /// Closes the listeners, so that nobody but spares and the master holds the port. The master's values
+    /// of them in this process's memory are never used or dropped again: it ends by `_exit`.
     fn close(&mut self) {
-        for listener in self.listeners.drain(..) {
-            process::close_raw(listener);
+        for listener in std::mem::take(&mut self.listeners) {
+            process::close(listener);
         }
     }
 }
