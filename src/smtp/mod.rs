@@ -21,7 +21,9 @@ mod data;
 pub mod line;
 pub mod params;
 pub mod receiver;
+pub mod reply;
 pub mod status;
+pub mod trace;
 
 pub use address::{AddressFault, Domain, ForwardPath, Mailbox, ReversePath};
 pub use command::{
@@ -31,4 +33,6 @@ pub use data::BodyEnd;
 pub use line::{CommandLine, LineEnding};
 pub use params::{Body, MailParameters, Parameter};
 pub use receiver::{Event, Limits, LineEndings, Receiver};
+pub use reply::{Reply, ReplyFault};
 pub use status::Status;
+pub use trace::{Trace, With, received, return_path};
