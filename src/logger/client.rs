@@ -3,10 +3,10 @@
 //! Saying a line never waits: what the logger has no room for is counted and the count goes with the next
 //! line that finds room.
 
-use std::cell::Cell;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::ipc::channel::Channel;
+use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::log::ToLogger;
 use crate::log::{Event, LINE_MAX, Level};
 
@@ -14,14 +14,14 @@ use crate::log::{Event, LINE_MAX, Level};
 #[derive(Debug)]
 pub struct Client {
     door: Channel<ToLogger, ()>,
-    lost: Cell<u64>,
+    lost: AtomicU64,
     threshold: Level,
 }
 
 impl Client {
     /// Speaks through `door`, and keeps lines below `threshold` to itself.
     pub fn new(door: OwnedFd, threshold: Level) -> Client {
-        Client { door: Channel::new(door), lost: Cell::new(0), threshold }
+        Client { door: Channel::new(door), lost: AtomicU64::new(0), threshold }
     }
 
     /// Says one event.
@@ -39,17 +39,20 @@ impl Client {
         if text.len() > LINE_MAX {
             text = text.chars().take(LINE_MAX / 4).collect();
         }
-        let lost = self.lost.get();
+        let lost = self.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
             let text = Event::new("lines-lost").field("count", lost).text();
-            if self.door.send_nowait(&ToLogger::Line { level: Level::Warning as u8, text }, &[]).is_err() {
-                self.lost.set(lost.saturating_add(1));
+            if self.send(Level::Warning, text).is_err() {
+                self.lost.fetch_add(lost + 1, Ordering::Relaxed);
                 return;
             }
-            self.lost.set(0);
         }
-        if self.door.send_nowait(&ToLogger::Line { level: level as u8, text }, &[]).is_err() {
-            self.lost.set(self.lost.get().saturating_add(1));
+        if self.send(level, text).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    fn send(&self, level: Level, text: String) -> Result<(), Fault> {
+        self.door.send_nowait(&ToLogger::Line { level: level as u8, text }, &[])
     }
 }

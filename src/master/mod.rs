@@ -323,7 +323,7 @@ impl Master {
     }
 
     fn hear_signals(&mut self) {
-        while let Some(signal) = self.ready.signals.next() {
+        for signal in self.ready.signals.take() {
             match signal {
                 Signal::SIGCHLD => self.reap(),
                 Signal::SIGHUP => self.reload(),

@@ -55,7 +55,7 @@ pub fn start(served: Served, plan: &Plan) -> Result<Ready> {
     process::set_name("rsmtpd: master")?;
     let (listeners, addresses) = bind(&served)?;
     let directory = OwnedFd::from(File::open(&plan.directory).context("configuration directory")?);
-    let signals = Signals::new(&[Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD, Signal::SIGUSR1])?;
+    let signals = Signals::new(&[Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD, Signal::SIGUSR1], MASTER_DESCRIPTORS)?;
     let notify = Notify::from_env()?.moved(MASTER_DESCRIPTORS)?;
     let state = served.state_directory();
     let users = Users::choose(&served, &state)?;

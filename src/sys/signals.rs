@@ -1,62 +1,49 @@
-//! Signals as a readable descriptor (signalfd): blocked for good, read in the event loop.
+//! Signals as a readable descriptor, through signal-hook: the handler writes an octet, the event loop reads.
 //!
-//! No handler is ever installed, so a signal to a child can wake nobody's loop but its own. A child
-//! must call [`reset_in_child`] first; it must never read its parent's descriptor.
+//! A handler survives a fork, and its pipe would wake the parent: a child must call [`reset_in_child`] first,
+//! with signals held back since before the fork ([`block_for_fork`]).
 
-use super::{checked, counted};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::SignalOnly;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use super::socket;
 
 /// The signals that a process waits for; poll its descriptor for input.
 #[derive(Debug)]
 pub struct Signals {
-    fd: OwnedFd,
+    delivery: SignalDelivery<UnixStream, SignalOnly>,
 }
 
 impl Signals {
-    /// Blocks `signals` and makes the (non-blocking) descriptor from which they are read.
+    /// Catches `signals`; descriptors of `min` and above are used.
     ///
     /// # Errors
-    /// What sigprocmask(2) and signalfd(2) say.
-    pub fn new(signals: &[Signal]) -> io::Result<Signals> {
-        let set: SigSet = signals.iter().copied().collect();
-        pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
-        let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
-        // SAFETY: the set lives through the call; -1 asks for a new descriptor, which nobody else owns.
-        let fd = unsafe { OwnedFd::from_raw_fd(checked(libc::signalfd(-1, set.as_ref(), flags))?) };
-        Ok(Signals { fd })
-    }
-
-    /// The next pending signal, or none. Signals of one number that came together count as one: after
-    /// SIGCHLD, reap until nobody is left.
-    #[must_use]
-    pub fn next(&self) -> Option<Signal> {
-        // SAFETY: signalfd_siginfo is plain data; the buffer is as long as the length says.
-        let number = unsafe {
-            let mut info: libc::signalfd_siginfo = std::mem::zeroed();
-            let size = size_of::<libc::signalfd_siginfo>();
-            counted(libc::read(
-                self.fd.as_raw_fd(),
-                (&raw mut info).cast(),
-                size,
-            ))
-            .ok()?;
-            info.ssi_signo
+    /// What socketpair(2) and sigaction(2) say.
+    pub fn new(signals: &[Signal], min: RawFd) -> io::Result<Signals> {
+        let (read, write) = UnixStream::pair()?;
+        let moved = |end: UnixStream| -> io::Result<UnixStream> {
+            end.set_nonblocking(true)?;
+            Ok(socket::move_fd_at_least(OwnedFd::from(end), min)?.into())
         };
-        Signal::try_from(i32::try_from(number).ok()?).ok()
+        let numbers = signals.iter().map(|signal| *signal as i32);
+        let delivery = SignalDelivery::with_pipe(moved(read)?, moved(write)?, SignalOnly::default(), numbers)?;
+        Ok(Signals { delivery })
     }
-}
 
-impl AsFd for Signals {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+    /// Every signal that came since the last call, once each: after SIGCHLD, reap until nobody is left.
+    #[must_use]
+    pub fn take(&mut self) -> Vec<Signal> {
+        self.delivery.pending().filter_map(|number| Signal::try_from(number).ok()).collect()
     }
 }
 
 impl AsRawFd for Signals {
     fn as_raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+        self.delivery.get_read().as_raw_fd()
     }
 }
 
@@ -123,14 +110,14 @@ mod tests {
     #[test]
     fn a_blocked_signal_is_read_in_the_loop() {
         let ended = in_child(|| {
-            let Ok(signals) = Signals::new(&[Signal::SIGHUP, Signal::SIGTERM]) else {
+            let Ok(mut signals) = Signals::new(&[Signal::SIGHUP, Signal::SIGTERM], 3) else {
                 return 1;
             };
-            if signals.next().is_some() {
+            if !signals.take().is_empty() {
                 return 2;
             }
             let _ = process::kill(process::id(), libc::SIGHUP);
-            i32::from(signals.next() != Some(Signal::SIGHUP) || signals.next().is_some())
+            i32::from(signals.take() != [Signal::SIGHUP] || !signals.take().is_empty())
         });
         assert_eq!(ended, Ended::Exited(0));
     }
@@ -138,7 +125,7 @@ mod tests {
     #[test]
     fn a_child_that_resets_dies_of_its_signals() {
         let ended = in_child(|| {
-            let Ok(_signals) = Signals::new(&[Signal::SIGTERM]) else {
+            let Ok(_signals) = Signals::new(&[Signal::SIGTERM], 3) else {
                 return 1;
             };
             let Ok(blocked) = block_for_fork() else {
