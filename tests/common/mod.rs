@@ -127,6 +127,8 @@ impl Setup {
         }
         let mut setup = Setup { directory, port: 0 };
         setup.write("simple_recipient_validator.yaml", RECIPIENTS);
+        setup.set("worker.yaml", "maximum_errors", "100");
+        setup.set("worker.yaml", "maximum_unknown_commands", "100");
         setup.renew_port();
         setup
     }
