@@ -29,6 +29,11 @@ mod common;
 use common::{Client, Reply, Server, Setup};
 use std::fs;
 
+const KINDS: &[&str] = &[
+    "", "F:", "C:", "C>", "C*", "C#", "S:", "S#", "S+", "S!", "U:", "--", "M:", "B:", "B!", "B~",
+    "B^", "quiet", "closed",
+];
+
 struct Play {
     server: Server,
     client: Client,
@@ -252,7 +257,7 @@ macro_rules! dialogues {
         $(#[test] fn $name() { play(stringify!($name)); })*
 
         #[test]
-        fn every_script_is_played() {
+        fn every_script_is_played_and_understood() {
             let mut found: Vec<String> = fs::read_dir(common::root().join("tests/dialogues"))
                 .expect("directory")
                 .map(|entry| entry.expect("entry").file_name().into_string().expect("name"))
@@ -261,6 +266,13 @@ macro_rules! dialogues {
             let mut played = vec![$(concat!(stringify!($name), ".txt").to_owned()),*];
             played.sort();
             assert_eq!(found, played);
+            for name in found {
+                let path = common::root().join("tests/dialogues").join(&name);
+                for line in fs::read_to_string(path).expect("script").lines() {
+                    let kind = line.split(' ').next().unwrap_or_default();
+                    assert!(KINDS.contains(&kind) || kind.starts_with('#'), "{name}: {line}");
+                }
+            }
         }
     };
 }

@@ -39,7 +39,7 @@ fn every_flag_and_subcommand_is_in_the_manual() {
     let page = page("rsmtpd.8");
     let mut help = Command::new(env!("CARGO_BIN_EXE_rsmtpd"));
     let (success, said) = run(help.arg("--help"), b"");
-    assert!(success, "{said}");
+    assert!(success && said.contains("--config-path"), "{said}");
     for word in said.split([' ', ',', '\n', '=', '[', ']', '<', '>', '.']) {
         if let Some(flag) = word.strip_prefix("--").filter(|f| !f.is_empty()) {
             assert!(page.contains(flag), "--{flag} is not in rsmtpd.8");
