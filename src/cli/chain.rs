@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::config::Configuration;
-use crate::master::served;
+use crate::worker::served;
 
 use super::{Failure, check};
 

@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::config::LogLevel;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 /// Exit statuses of sysexits(3) that this program uses.
@@ -66,19 +67,31 @@ pub struct Overrides {
     pub log_path: Option<PathBuf>,
     /// Least grave events to log
     #[arg(long, value_name = "LEVEL")]
-    pub log_level: Option<LogLevel>,
+    log_level: Option<Word>,
 }
 
-/// Names of log levels, as the original has them.
+/// Names of log levels, as rsmtpd.yaml has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-#[allow(missing_docs)]
-pub enum LogLevel {
+enum Word {
     Critical,
     Error,
     Warning,
     Notice,
     Info,
     Debug,
+}
+
+impl From<Word> for LogLevel {
+    fn from(word: Word) -> LogLevel {
+        match word {
+            Word::Critical => LogLevel::Critical,
+            Word::Error => LogLevel::Error,
+            Word::Warning => LogLevel::Warning,
+            Word::Notice => LogLevel::Notice,
+            Word::Info => LogLevel::Info,
+            Word::Debug => LogLevel::Debug,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,14 +1,15 @@
 //! `rsmtpd [serve]`: reads the configuration, starts every process, becomes the master.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use crate::config;
 use crate::logger::Destination;
-use crate::master::served::Served;
+use crate::worker::served::Served;
 use crate::master::startup::{self, Plan};
 use crate::master::{self, Ready};
-use crate::sys::process;
+use crate::sys::detach;
 
 use super::{Failure, Overrides, check, exit};
 
@@ -19,10 +20,12 @@ pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> 
     apply(overrides, &mut configuration.daemon)?;
     let background = configuration.daemon.background;
     let destination = destination(&configuration.daemon, background);
-    let served = Served::new(configuration, &directory).map_err(|faults| check::faults(&faults))?;
-    let plan = Plan { directory, destination };
-    let waiting = background.then(process::detach).transpose().map_err(|error| Failure::new(exit::OSERR, error))?;
-    let ready = startup::start(served, &plan).map_err(|error| Failure::new(exit::OSERR, format!("{error:#}")))?;
+    let opened = config::open_directory(&directory).map_err(|faults| check::faults(&faults))?;
+    let served = Served::new(configuration, opened.as_fd()).map_err(|faults| check::faults(&faults))?;
+    let state = check::state_of(&served.daemon);
+    let plan = Plan { directory, state, destination };
+    let waiting = background.then(detach::detach).transpose().map_err(|error| Failure::new(exit::OSERR, error))?;
+    let ready = startup::start(served, opened, &plan).map_err(|error| Failure::new(exit::OSERR, format!("{error:#}")))?;
     announce(&ready);
     if let Some(waiting) = waiting {
         waiting.release();
@@ -41,7 +44,10 @@ fn apply(overrides: &Overrides, daemon: &mut config::Daemon) -> Result<(), Failu
     }
     if let Some(address) = &overrides.address {
         daemon.address.clone_from(address);
-        config::check_address(address).map_err(|error| Failure::new(exit::USAGE, format!("--address: {error}")))?;
+        if daemon.listening().iter().all(|listener| listener.addresses().is_empty()) {
+            let message = format!("--address: expected an IP address, localhost or *, found {address:?}");
+            return Err(Failure::new(exit::USAGE, message));
+        }
     }
     if let Some(port) = overrides.port {
         daemon.port = port;
@@ -79,12 +85,13 @@ fn announce(ready: &Ready) {
     for address in &ready.addresses {
         eprintln!("rsmtpd: listening on {address}");
     }
-    eprintln!("rsmtpd: mail goes to {}", ready.served.mail_goes_to());
+    eprintln!("rsmtpd: mail goes to {}", ready.destination);
     let recipients = ready.served.recipients();
-    eprintln!("rsmtpd: recipients: {recipients}");
-    if let (Some(address), Some(recipient)) = (ready.addresses.first(), ready.served.first_recipient()) {
+    let domains: Vec<&str> = recipients.domains().collect();
+    eprintln!("rsmtpd: recipients of {}", domains.join(", "));
+    if let (Some(address), Some(domain)) = (ready.addresses.first(), recipients.first_domain()) {
         eprintln!("rsmtpd: ready; to send a test message, paste:");
-        eprintln!("{}", test_line(address, &recipient));
+        eprintln!("{}", test_line(address, &format!("postmaster@{domain}")));
     }
 }
 

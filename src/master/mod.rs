@@ -6,7 +6,6 @@
 mod helpers;
 mod pool;
 mod refuse;
-pub mod served;
 mod source_limits;
 pub mod startup;
 mod workers;
@@ -34,7 +33,7 @@ use nix::sys::signal::Signal;
 
 use helpers::Helpers;
 use pool::Pool;
-use served::Served;
+use crate::worker::served::Served;
 use source_limits::SourceLimits;
 use workers::{Near, State, Workers};
 
@@ -54,6 +53,8 @@ pub struct Ready {
     pub listeners: Vec<OwnedFd>,
     /// Where they listen.
     pub addresses: Vec<SocketAddr>,
+    /// Where mail goes, for people.
+    pub destination: String,
     /// The helpers.
     pub helpers: Helpers,
     /// A voice.
@@ -87,8 +88,8 @@ pub fn run(ready: Ready) -> io::Result<u8> {
     let poll = Poll::new()?;
     poll.registry().register(&mut SourceFd(&ready.signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
     let now = Instant::now();
-    let pool = Pool::new(ready.served.pool_sizes(), now);
-    let sources = SourceLimits::new(ready.served.source_limits());
+    let pool = Pool::new(pool_sizes(&ready.served), now);
+    let sources = SourceLimits::new(source_limits(&ready.served));
     let mut master = Master {
         ready,
         poll,
@@ -105,6 +106,20 @@ pub fn run(ready: Ready) -> io::Result<u8> {
     master.fill(now);
     master.ready.notify.ready("serving");
     master.serve()
+}
+
+fn pool_sizes(served: &Served) -> pool::Sizes {
+    let workers = &served.daemon.workers;
+    pool::Sizes { min_spare: workers.min_spare, max_spare: workers.max_spare, max: workers.max }
+}
+
+fn source_limits(served: &Served) -> source_limits::Limits {
+    let workers = &served.daemon.workers;
+    source_limits::Limits {
+        concurrent: workers.per_source,
+        per_minute: workers.per_source_rate,
+        trusted: workers.trusted.clone(),
+    }
 }
 
 impl Master {
@@ -300,7 +315,7 @@ impl Master {
         if fingerprint == self.ready.served.fingerprint || self.broken.contains(&fingerprint) {
             return;
         }
-        match self.ready.served.reread(&self.ready.directory) {
+        match self.ready.served.reread(self.ready.directory.as_fd()) {
             Ok(served) => {
                 self.ready.served = served;
                 self.broken.clear();
@@ -372,14 +387,14 @@ impl Master {
 
     fn reload(&mut self) {
         self.ready.notify.reloading();
-        match self.ready.served.reload(&self.ready.path, &self.ready.directory) {
+        match self.ready.served.reload(&self.ready.path, self.ready.directory.as_fd()) {
             Ok(served) => {
-                for note in self.ready.served.needs_restart(&served) {
-                    self.say(Level::Notice, Event::new("takes-effect-at-next-start").quoted("key", note.as_bytes()));
+                for key in self.ready.served.needs_restart(&served) {
+                    self.say(Level::Notice, Event::new("takes-effect-at-next-start").field("key", key));
                 }
                 self.ready.served = served;
-                self.pool.resize(self.ready.served.pool_sizes());
-                self.sources.configure(self.ready.served.source_limits());
+                self.pool.resize(pool_sizes(&self.ready.served));
+                self.sources.configure(source_limits(&self.ready.served));
                 self.broken.clear();
                 self.ready.helpers.logger.tell(&ToHelper::Reload, &[]);
                 self.ready.helpers.delivery.tell(&ToHelper::Reload, &[]);
@@ -430,7 +445,7 @@ impl Master {
             self.ending = Some(Instant::now());
         } else {
             self.ready.notify.stopping();
-            self.stop_within(self.ready.served.grace());
+            self.stop_within(self.ready.served.daemon.grace_time);
         }
     }
 

@@ -22,11 +22,11 @@ use crate::sys::notify::Notify;
 use crate::sys::privilege::{self, Identity};
 use crate::sys::signals::Signals;
 use nix::sys::signal::Signal;
-use crate::sys::{process, sandbox, socket};
+use crate::sys::{detach, process, sandbox, socket};
 
 use super::Ready;
 use super::helpers::{Helper, Helpers};
-use super::served::Served;
+use crate::worker::served::Served;
 use super::workers::{MASTER_DESCRIPTORS, pair};
 
 /// What the command line says beside the configuration.
@@ -34,6 +34,8 @@ use super::workers::{MASTER_DESCRIPTORS, pair};
 pub struct Plan {
     /// The configuration directory.
     pub directory: PathBuf,
+    /// The state directory.
+    pub state: PathBuf,
     /// Where lines go.
     pub destination: Destination,
 }
@@ -50,19 +52,18 @@ struct Users {
 ///
 /// # Errors
 /// Any step failed; nothing is left running then but helpers that see their channel end.
-pub fn start(served: Served, plan: &Plan) -> Result<Ready> {
-    process::raise_descriptor_limit();
+pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
+    detach::raise_descriptor_limit();
     process::set_name("rsmtpd: master")?;
     let (listeners, addresses) = bind(&served)?;
-    let directory = OwnedFd::from(File::open(&plan.directory).context("configuration directory")?);
     let signals = Signals::new(&[Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD, Signal::SIGUSR1], MASTER_DESCRIPTORS)?;
     let notify = Notify::from_env()?.moved(MASTER_DESCRIPTORS)?;
-    let state = served.state_directory();
+    let state = plan.state.clone();
     let users = Users::choose(&served, &state)?;
     prepare_state(&state, users.delivery.as_ref())?;
 
     let (voice, logger) = start_logger(&served, plan, users.logger.as_ref())?;
-    let log = Log::new(voice, served.daemon.log_level());
+    let log = Log::new(voice, served.log_level());
     let delivery = start_delivery(&served, plan, users.delivery.as_ref(), &state, &logger)?;
     let helpers = Helpers { logger, delivery };
 
@@ -115,7 +116,7 @@ impl Users {
         };
         let service = pick(&served.daemon.user, served.daemon.group.as_deref(), 0)?;
         let logger = pick("rsmtpd-log", None, 1)?;
-        let mut delivery = pick(&served.delivery.user, served.delivery.group.as_deref(), 2)?;
+        let mut delivery = pick(&served.delivery().user, served.delivery().group.as_deref(), 2)?;
         if let Ok(metadata) = fs::metadata(state)
             && metadata.uid() != 0
         {
@@ -158,7 +159,7 @@ fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result
     let (door, voice) = pair()?;
     let voice = socket::move_fd_at_least(voice, MASTER_DESCRIPTORS)?;
     let parents = voice.try_clone()?;
-    let level = served.daemon.log_level();
+    let level = served.log_level();
     if let (Destination::File(path), Some(user)) = (&plan.destination, user)
         && !path.exists()
     {
@@ -189,7 +190,7 @@ fn start_delivery(
     logger: &Helper,
 ) -> Result<Helper> {
     let (door, voice) = pair()?;
-    let level = served.daemon.log_level();
+    let level = served.log_level();
     let settings = served.delivery_settings(state);
     let profile = sandbox::Profile::delivery(&plan.directory, state, &settings.programs());
     let mode = served.sandbox;

@@ -18,7 +18,7 @@ use crate::sys::{process, socket};
 use crate::worker::{self, Inherited};
 
 use super::helpers::Helpers;
-use super::served::Served;
+use crate::worker::served::Served;
 
 /// Descriptors below this are the ones a worker may keep; the master moves its own to this and above.
 pub const MASTER_DESCRIPTORS: RawFd = 64;

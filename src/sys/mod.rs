@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 pub mod child;
+pub mod detach;
 pub mod file;
 pub mod memory;
 pub mod notify;

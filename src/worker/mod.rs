@@ -6,13 +6,14 @@
 mod body;
 mod deadlines;
 mod link;
-mod transport;
+pub mod served;
 mod talk;
+mod transport;
 
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 use mio::unix::SourceFd;
@@ -22,10 +23,11 @@ use crate::delivery::client::Client as DeliveryClient;
 use crate::ipc::link::FromWorker;
 use crate::log::{Event, Level};
 use crate::logger;
-use crate::master::served::Served;
 use crate::sys::{process, sandbox, socket};
 
+pub use deadlines::Patience;
 use link::{Link, Order};
+use served::Served;
 
 /// What a worker has from its master: the only descriptors it keeps.
 pub struct Inherited<'a> {
@@ -45,7 +47,7 @@ const LINK: Token = Token(usize::MAX);
 
 /// Serves up to the configured number of connections; the exit status of the process.
 pub fn run(inherited: Inherited<'_>, served: &Served) -> i32 {
-    let log = logger::client::Client::new(inherited.logger, served.daemon.log_level());
+    let log = logger::client::Client::new(inherited.logger, served.log_level());
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         life(inherited.listeners, inherited.link, inherited.delivery, inherited.directory, &log, served)
     })) {
@@ -86,7 +88,7 @@ fn life(
         }
         let session = talk::identifier()?;
         link.report(&FromWorker::Busy { peer, session: session.clone() });
-        let served = served.current(directory, &link, log);
+        let served = served.current(directory.as_fd(), |fingerprint| link.report(&FromWorker::Changed { fingerprint }));
         let local = socket::local_addr(&client)?;
         talk::serve(client, talk::Ends { session, peer, local, listener }, &served, &link, &delivery, log)?;
         link.report(&FromWorker::Done);
@@ -142,7 +144,7 @@ impl<'a> Waiting<'a> {
     /// of them in this process's memory are never used or dropped again: it ends by `_exit`.
     fn close(&mut self) {
         for listener in std::mem::take(&mut self.listeners) {
-            process::close(listener);
+            let _ = nix::unistd::close(listener.as_raw_fd());
         }
     }
 }

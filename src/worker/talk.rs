@@ -10,16 +10,16 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::chain::{Action, Conversation, Ports, Next};
-use crate::ipc::link::FromWorker;
 use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
-use crate::master::served::Served;
 use crate::session::Session;
-use crate::smtp::{Event as Input, Receiver, Reply};
+use crate::smtp::receiver::{Event as Input, Receiver};
+use crate::smtp::reply::Reply;
 
 use super::body::{Delivery, Staging};
 use super::deadlines::{Deadlines, Late};
 use super::link::{Link, Order};
+use super::served::Served;
 use super::transport::{Heard, Transport};
 
 /// Size of the read buffer in octets; only pages that are read into cost anything.
@@ -87,10 +87,11 @@ pub fn serve(
     log: &Log,
 ) -> io::Result<()> {
     let session = Session::new(ends.session, ends.peer, ends.local, served.server_name());
+    let Some(chain) = served.chain(ends.listener) else { return Ok(()) };
     let mut talk = Talk {
         transport: Transport::new(client, link.as_ref())?,
         receiver: Receiver::new(served.receiver_limits()),
-        conversation: Conversation::new(session, served.chain(ends.listener), served.limits()),
+        conversation: Conversation::new(session, chain, served.limits()),
         staging: Staging::new(Rc::clone(delivery)),
         delivery: Rc::clone(delivery),
         deadlines: Deadlines::new(served.patience(), Instant::now()),

@@ -11,10 +11,8 @@ use crate::config::{self, Configuration, Daemon, Faults, Fingerprint};
 use crate::log::Level;
 use crate::smtp::{self, receiver::LineEndings};
 use crate::sys::sandbox::Mode;
-use crate::worker::Patience;
 
-use super::pool::Sizes;
-use super::source_limits;
+use super::deadlines::Patience;
 
 /// What is served: made before the fork, read-only in every worker.
 pub struct Served {
@@ -128,6 +126,20 @@ impl Served {
         Served::of(configuration, fingerprint, self.generation + 1)
     }
 
+    /// Keys that differ in `next` and that only a start can put into force.
+    pub fn needs_restart(&self, next: &Served) -> Vec<&'static str> {
+        let (a, b) = (&self.daemon, &next.daemon);
+        let mut keys = Vec::new();
+        let pairs = [
+            ("user", a.user != b.user || a.group != b.group),
+            ("log_path", a.log_path != b.log_path),
+            ("state", a.state != b.state),
+            ("sandbox", a.sandbox != b.sandbox),
+        ];
+        keys.extend(pairs.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key));
+        keys
+    }
+
     /// Where the listeners are to be.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.daemon.listening().iter().flat_map(config::Listener::addresses).collect()
@@ -163,24 +175,9 @@ impl Served {
     /// The name this server gives itself: the configured one, or the host's.
     pub fn server_name(&self) -> String {
         self.daemon.server_name.clone().unwrap_or_else(|| {
-            nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "localhost".to_owned())
+            let name = nix::sys::utsname::uname().ok().map(|name| name.nodename().to_string_lossy().into_owned());
+            name.filter(|name| !name.is_empty()).unwrap_or_else(|| "localhost".to_owned())
         })
-    }
-
-    /// The sizes of the pool.
-    pub fn pool_sizes(&self) -> Sizes {
-        let workers = &self.daemon.workers;
-        Sizes { min_spare: workers.min_spare, max_spare: workers.max_spare, max: workers.max }
-    }
-
-    /// The limits per source.
-    pub fn source_limits(&self) -> source_limits::Limits {
-        let workers = &self.daemon.workers;
-        source_limits::Limits {
-            concurrent: workers.per_source,
-            per_minute: workers.per_source_rate,
-            trusted: workers.trusted.clone(),
-        }
     }
 
     fn line_endings(&self) -> LineEndings {
