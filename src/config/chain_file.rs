@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::handler_files::{Greeting, Hello, Settings};
-use super::load::Node;
+use super::load::{Node, Value};
 use super::section::{Field, alternatives};
 
 /// Handlers a chain may name, in the order of the manual. The registry of handlers holds the same ones.
@@ -147,9 +147,15 @@ impl ChainFile {
         let Some(section) = root.section() else {
             return chain;
         };
-        for (name, at, value) in section.all() {
+        let keys = section.all();
+        if keys.iter().all(|(name, _, _)| name == "_chain") {
+            root.fault("expected handlers for at least one verb, found none".to_owned());
+        }
+        for (name, at, value) in keys {
             if name == "_chain" {
-                chain.read_options(&value);
+                if value.node().value != Value::Null {
+                    chain.read_options(&value);
+                }
             } else if !is_verb(&name) {
                 at.fault(format!(
                     "expected a verb, __OPEN__, __DATA__, __DEFAULT__, __CLOSE__ or _chain, found {}",
@@ -164,9 +170,6 @@ impl ChainFile {
                     chain.verbs.insert(verb, entries);
                 }
             }
-        }
-        if chain.verbs.is_empty() {
-            root.fault("expected handlers for at least one verb, found none".to_owned());
         }
         chain
     }
