@@ -151,6 +151,7 @@ impl ChainFile {
         if keys.iter().all(|(name, _, _)| name == "_chain") {
             root.fault("expected handlers for at least one verb, found none".to_owned());
         }
+        let mut seen: Vec<String> = Vec::new();
         for (name, at, value) in keys {
             if name == "_chain" {
                 if value.node().value != Value::Null {
@@ -164,11 +165,12 @@ impl ChainFile {
             } else {
                 let verb = name.to_ascii_uppercase();
                 let entries = read_entries(&value, files);
-                if chain.verbs.contains_key(&verb) {
+                if seen.contains(&verb) {
                     at.fault(format!("expected {verb} once, found it again"));
                 } else if let Some(entries) = entries {
-                    chain.verbs.insert(verb, entries);
+                    chain.verbs.insert(verb.clone(), entries);
                 }
+                seen.push(verb);
             }
         }
         chain

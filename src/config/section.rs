@@ -512,8 +512,8 @@ mod tests {
         assert_eq!(
             faults,
             [
-                "x.yaml:1:45: [9]: expected yes or no, found \"maybe\"",
-                "x.yaml:1:52: [10]: expected yes or no, found 1"
+                "x.yaml:1:46: [9]: expected yes or no, found \"maybe\"",
+                "x.yaml:1:53: [10]: expected yes or no, found 1"
             ]
         );
     }
