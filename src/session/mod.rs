@@ -83,18 +83,20 @@ pub struct Session {
     pub kept: Vec<Kept>,
     /// Counts so far.
     pub counters: Counters,
-    /// Unix time of the connection in microseconds.
+    /// Unix time of the greeting in microseconds, 0 before it.
     pub began: i64,
+    /// Extensions named in the reply to the last EHLO, one line each.
+    pub offered: Vec<String>,
 }
 
 impl Session {
-    /// A session at its very beginning. `began` is Unix time in microseconds.
-    pub fn new(id: String, peer: SocketAddr, local: SocketAddr, server_name: String, began: i64) -> Session {
+    /// A session at its very beginning.
+    pub fn new(id: String, peer: SocketAddr, local: SocketAddr, server_name: impl Into<String>) -> Session {
         Session {
             id,
             peer,
             local,
-            server_name,
+            server_name: server_name.into(),
             hello: None,
             transaction: None,
             anomalies: Vec::new(),
@@ -102,7 +104,8 @@ impl Session {
             notes: Notes::new(),
             kept: Vec::new(),
             counters: Counters::default(),
-            began,
+            began: 0,
+            offered: Vec::new(),
         }
     }
 
@@ -117,6 +120,11 @@ impl Session {
     /// Whether the client said EHLO.
     pub fn is_esmtp(&self) -> bool {
         self.hello.as_ref().is_some_and(|hello| hello.esmtp)
+    }
+
+    /// Whether the reply to EHLO named this extension.
+    pub fn offers(&self, keyword: &str) -> bool {
+        self.offered.iter().any(|line| line.split(' ').next().is_some_and(|word| word.eq_ignore_ascii_case(keyword)))
     }
 
     /// Records something odd about the client.
@@ -138,6 +146,7 @@ impl Session {
     /// (RFC 5321 §4.1.4).
     pub(crate) fn greet(&mut self, hello: Hello) {
         self.reset();
+        self.kept.retain(|kept| !kept.of_hello);
         self.hello = Some(hello);
     }
 }
@@ -150,7 +159,7 @@ pub(crate) mod tests {
     pub(crate) fn session() -> Session {
         let peer = SocketAddr::from(([192, 0, 2, 7], 4711));
         let local = SocketAddr::from(([127, 0, 0, 1], 8025));
-        Session::new("6f1c".into(), peer, local, "mail.example.com".into(), 1_700_000_000_000_000)
+        Session::new("6f1c".into(), peer, local, "mail.example.com")
     }
 
     #[test]
