@@ -1,0 +1,499 @@
+//! Command lines into commands (RFC 5321 §4.1). Syntax only: what is allowed when is the
+//! session's. Never refuses what the RFC asks to tolerate; what was odd is noted.
+
+use super::address::{Domain, ForwardPath, ReversePath, forward_path, reverse_path};
+use super::line::{CommandLine, LineEnding};
+use super::params::{self, MailParameters, Parameter};
+use super::status::Status;
+use std::fmt;
+
+/// The word that begins a command.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Verb {
+    Helo,
+    Ehlo,
+    Mail,
+    Rcpt,
+    Data,
+    Bdat,
+    Rset,
+    Noop,
+    Quit,
+    Vrfy,
+    Expn,
+    Help,
+    StartTls,
+    Auth,
+    Etrn,
+    Turn,
+    Xclient,
+    /// Any other, in capitals, at most 64 characters.
+    Other(String),
+}
+
+const VERBS: [(Verb, &str); 17] = [
+    (Verb::Helo, "HELO"),
+    (Verb::Ehlo, "EHLO"),
+    (Verb::Mail, "MAIL"),
+    (Verb::Rcpt, "RCPT"),
+    (Verb::Data, "DATA"),
+    (Verb::Bdat, "BDAT"),
+    (Verb::Rset, "RSET"),
+    (Verb::Noop, "NOOP"),
+    (Verb::Quit, "QUIT"),
+    (Verb::Vrfy, "VRFY"),
+    (Verb::Expn, "EXPN"),
+    (Verb::Help, "HELP"),
+    (Verb::StartTls, "STARTTLS"),
+    (Verb::Auth, "AUTH"),
+    (Verb::Etrn, "ETRN"),
+    (Verb::Turn, "TURN"),
+    (Verb::Xclient, "XCLIENT"),
+];
+
+impl Verb {
+    /// The verb in capitals.
+    pub fn name(&self) -> &str {
+        match self {
+            Verb::Other(name) => name,
+            known => VERBS
+                .iter()
+                .find(|(verb, _)| verb == known)
+                .map_or("", |(_, name)| name),
+        }
+    }
+
+    fn read(word: &[u8]) -> Verb {
+        for (verb, name) in &VERBS {
+            if word.eq_ignore_ascii_case(name.as_bytes()) {
+                return verb.clone();
+            }
+        }
+        let shown = word.get(..64).unwrap_or(word);
+        Verb::Other(String::from_utf8_lossy(shown).to_ascii_uppercase())
+    }
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What the argument of HELO or EHLO looks like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HelloKind {
+    /// A domain name by its syntax.
+    Name,
+    /// An address literal or another tagged literal.
+    Literal(Domain),
+    /// Neither: noted, never a reason to refuse mail (RFC 5321 §4.1.4).
+    Malformed,
+}
+
+/// The argument of HELO or EHLO.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HelloName {
+    /// As sent: ASCII without control characters.
+    pub text: String,
+    /// What it looks like.
+    pub kind: HelloKind,
+}
+
+impl HelloName {
+    /// The name as sent.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for HelloName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// What a command brings along.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Arguments {
+    /// Nothing.
+    None,
+    /// HELO, EHLO.
+    Hello(HelloName),
+    /// MAIL.
+    #[allow(missing_docs)]
+    Mail {
+        reverse_path: ReversePath,
+        parameters: MailParameters,
+    },
+    /// RCPT. None of its parameters are offered, so the list is empty.
+    #[allow(missing_docs)]
+    Rcpt {
+        forward_path: ForwardPath,
+        parameters: Vec<Parameter>,
+    },
+    /// BDAT: octets that follow, and whether they end the message.
+    #[allow(missing_docs)]
+    Bdat { size: u64, last: bool },
+    /// Anything else, bad UTF-8 replaced.
+    Text(String),
+}
+
+/// A refusal for reasons of syntax: reply code, enhanced status code and text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Reply code.
+    pub code: u16,
+    /// Enhanced status code.
+    pub status: Status,
+    /// What to say.
+    pub text: &'static str,
+}
+
+#[allow(missing_docs)]
+impl Fault {
+    pub const LINE_TOO_LONG: Fault = Fault::new(500, Status::SYNTAX, "Line too long");
+    pub const UNKNOWN_COMMAND: Fault = Fault::new(500, Status::SYNTAX, "Command unrecognized");
+    pub const BAD_OCTET: Fault = Fault::new(501, Status::SYNTAX, "Bad character in command");
+    pub const NO_CHUNKING: Fault = Fault::new(502, Status::INVALID_COMMAND, "BDAT not offered");
+    pub const NON_ASCII_ADDRESS: Fault = Fault::new(
+        553,
+        Status::NON_ASCII_ADDRESS,
+        "Non-ASCII address needs SMTPUTF8",
+    );
+    pub const BAD_SENDER: Fault = Fault::new(501, Status::BAD_SENDER_SYNTAX, "Bad sender address");
+    pub const BAD_RECIPIENT: Fault =
+        Fault::new(501, Status::BAD_RECIPIENT_SYNTAX, "Bad recipient address");
+    pub const TOO_BIG: Fault = Fault::new(552, Status::TOO_BIG, "Message too big");
+    pub const BAD_PARAMETER: Fault = Fault::arguments("Bad parameter");
+    pub const UNKNOWN_PARAMETER: Fault =
+        Fault::new(555, Status::INVALID_ARGUMENTS, "Parameter not recognized");
+
+    /// A fault of these three.
+    pub const fn new(code: u16, status: Status, text: &'static str) -> Fault {
+        Fault { code, status, text }
+    }
+
+    const fn arguments(text: &'static str) -> Fault {
+        Fault::new(501, Status::INVALID_ARGUMENTS, text)
+    }
+}
+
+/// Something that a careful client does not do.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Oddity {
+    /// `mail`.
+    LowerCaseVerb,
+    /// `Mail`.
+    MixedCaseVerb,
+    /// White space before the verb.
+    LeadingSpace,
+    /// White space at the end of the line.
+    TrailingSpace,
+    /// `FROM: <a@b>`.
+    SpaceAfterColon,
+    /// `FROM :<a@b>`.
+    SpaceBeforeColon,
+    /// More than one space, or a tab, between words.
+    ExtraSpaces,
+    /// A path without angle brackets.
+    MissingBrackets,
+    /// A path with a source route.
+    SourceRoute,
+    /// A local part of more than 64 octets.
+    LongLocalPart,
+    /// The line ended in LF alone.
+    BareLf,
+    /// CR or LF inside the line.
+    BareCr,
+    /// NUL inside the line.
+    Nul,
+    /// Octets above 127 where SMTPUTF8 was not asked for.
+    EightBitWithoutSmtputf8,
+    /// A parameter that was not offered, in capitals.
+    UnknownParameter(String),
+    /// HELO or EHLO with what is neither a domain nor a literal.
+    MalformedHello,
+    /// The line exceeded the limit.
+    LineTooLong,
+}
+
+impl Oddity {
+    /// Notes it once.
+    pub(super) fn add(oddities: &mut Vec<Oddity>, oddity: Oddity) {
+        if !oddities.contains(&oddity) {
+            oddities.push(oddity);
+        }
+    }
+}
+
+/// What the reply to EHLO offered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Advertised {
+    /// SIZE in octets; 0 means no limit.
+    pub size_limit: u64,
+    /// SMTPUTF8.
+    pub smtputf8: bool,
+    /// 8BITMIME.
+    pub eightbit: bool,
+    /// CHUNKING.
+    pub chunking: bool,
+}
+
+/// One command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// Its verb.
+    pub verb: Verb,
+    /// The octets after the verb, without the white space around them.
+    pub argument: Vec<u8>,
+    /// The argument understood, or why it is refused.
+    pub parsed: Result<Arguments, Fault>,
+    /// What was odd.
+    pub oddities: Vec<Oddity>,
+}
+
+/// Understands a command line.
+pub fn parse(line: &CommandLine, advertised: &Advertised) -> Command {
+    let mut oddities = Vec::new();
+    if line.ending == LineEnding::Lf {
+        oddities.push(Oddity::BareLf);
+    }
+    let bytes = line.bytes.as_slice();
+    let text = trim_start(bytes);
+    if text.len() < bytes.len() {
+        oddities.push(Oddity::LeadingSpace);
+    }
+    let trimmed = trim_end(text);
+    if trimmed.len() < text.len() {
+        oddities.push(Oddity::TrailingSpace);
+    }
+    let end = trimmed
+        .iter()
+        .position(|b| is_space(*b))
+        .unwrap_or(trimmed.len());
+    let (word, rest) = trimmed.split_at_checked(end).unwrap_or((trimmed, b""));
+    let argument = trim_start(rest);
+    if rest.len() > argument.len() + 1 || rest.first() == Some(&b'\t') {
+        oddities.push(Oddity::ExtraSpaces);
+    }
+    let verb = Verb::read(word);
+    note_case(word, &mut oddities);
+    let parsed = match octet_fault(line, &mut oddities) {
+        Some(fault) => Err(fault),
+        None => arguments(&verb, argument, advertised, &mut oddities),
+    };
+    Command {
+        verb,
+        argument: argument.to_vec(),
+        parsed,
+        oddities,
+    }
+}
+
+fn note_case(word: &[u8], oddities: &mut Vec<Oddity>) {
+    let upper = word.iter().any(u8::is_ascii_uppercase);
+    let lower = word.iter().any(u8::is_ascii_lowercase);
+    match (upper, lower) {
+        (false, true) => oddities.push(Oddity::LowerCaseVerb),
+        (true, true) => oddities.push(Oddity::MixedCaseVerb),
+        _ => {}
+    }
+}
+
+/// Faults of the line as such.
+fn octet_fault(line: &CommandLine, oddities: &mut Vec<Oddity>) -> Option<Fault> {
+    let mut fault = None;
+    if line.bytes.iter().any(|b| matches!(*b, b'\r' | b'\n')) {
+        fault = Some(Fault::BAD_OCTET);
+        if line.bytes.contains(&b'\r') {
+            oddities.push(Oddity::BareCr);
+        }
+    }
+    if line.bytes.contains(&0) {
+        fault = Some(Fault::BAD_OCTET);
+        oddities.push(Oddity::Nul);
+    }
+    if line.too_long {
+        fault = Some(Fault::LINE_TOO_LONG);
+        oddities.push(Oddity::LineTooLong);
+    }
+    fault
+}
+
+fn arguments(
+    verb: &Verb,
+    argument: &[u8],
+    advertised: &Advertised,
+    oddities: &mut Vec<Oddity>,
+) -> Result<Arguments, Fault> {
+    match verb {
+        Verb::Helo | Verb::Ehlo => hello(argument, oddities).map(Arguments::Hello),
+        Verb::Mail => mail(argument, advertised, oddities),
+        Verb::Rcpt => rcpt(argument, advertised, oddities),
+        Verb::Bdat if !advertised.chunking => Err(Fault::NO_CHUNKING),
+        Verb::Bdat => bdat(argument),
+        Verb::Data | Verb::Rset | Verb::Quit | Verb::StartTls => match argument {
+            [] => Ok(Arguments::None),
+            _ => Err(Fault::arguments("No argument allowed")),
+        },
+        Verb::Vrfy | Verb::Expn if argument.is_empty() => {
+            Err(Fault::arguments("An argument is needed"))
+        }
+        Verb::Other(_) => Err(Fault::UNKNOWN_COMMAND),
+        _ if argument.is_empty() => Ok(Arguments::None),
+        _ => Ok(Arguments::Text(
+            String::from_utf8_lossy(argument).into_owned(),
+        )),
+    }
+}
+
+fn hello(argument: &[u8], oddities: &mut Vec<Oddity>) -> Result<HelloName, Fault> {
+    let text = std::str::from_utf8(argument).unwrap_or_default();
+    let printable = |b: u8| matches!(b, b' '..=b'~' | b'\t');
+    if text.is_empty() || !text.bytes().all(printable) {
+        return Err(Fault::arguments("A host name is needed"));
+    }
+    let kind = match text.parse::<Domain>() {
+        Ok(Domain::Name(_)) => HelloKind::Name,
+        Ok(literal) => HelloKind::Literal(literal),
+        Err(_) => {
+            oddities.push(Oddity::MalformedHello);
+            HelloKind::Malformed
+        }
+    };
+    Ok(HelloName {
+        text: text.replace('\t', " "),
+        kind,
+    })
+}
+
+fn mail(
+    argument: &[u8],
+    advertised: &Advertised,
+    oddities: &mut Vec<Oddity>,
+) -> Result<Arguments, Fault> {
+    let text = after_keyword(argument, b"FROM", oddities)?;
+    let text = utf8(
+        text,
+        asks_smtputf8(text, advertised),
+        Fault::BAD_SENDER,
+        oddities,
+    )?;
+    let (reverse_path, rest) = reverse_path(text, oddities).map_err(|_| Fault::BAD_SENDER)?;
+    let parameters = params::split(after_path(rest, Fault::BAD_SENDER)?, oddities)?;
+    let parameters = params::mail(&parameters, advertised, oddities)?;
+    if reverse_path.is_utf8() && !parameters.smtputf8 {
+        return Err(Fault::NON_ASCII_ADDRESS);
+    }
+    Ok(Arguments::Mail {
+        reverse_path,
+        parameters,
+    })
+}
+
+fn rcpt(
+    argument: &[u8],
+    advertised: &Advertised,
+    oddities: &mut Vec<Oddity>,
+) -> Result<Arguments, Fault> {
+    let text = after_keyword(argument, b"TO", oddities)?;
+    let text = utf8(text, advertised.smtputf8, Fault::BAD_RECIPIENT, oddities)?;
+    let (forward_path, rest) = forward_path(text, oddities).map_err(|_| Fault::BAD_RECIPIENT)?;
+    let parameters = params::split(after_path(rest, Fault::BAD_RECIPIENT)?, oddities)?;
+    params::rcpt(&parameters, oddities)?;
+    Ok(Arguments::Rcpt {
+        forward_path,
+        parameters,
+    })
+}
+
+/// What follows `FROM:` or `TO:`, spaces around the colon noted.
+fn after_keyword<'a>(
+    argument: &'a [u8],
+    keyword: &[u8],
+    oddities: &mut Vec<Oddity>,
+) -> Result<&'a [u8], Fault> {
+    let missing = match keyword {
+        b"TO" => Fault::arguments("Syntax: RCPT TO:<address>"),
+        _ => Fault::arguments("Syntax: MAIL FROM:<address>"),
+    };
+    let (word, rest) = argument.split_at_checked(keyword.len()).ok_or(missing)?;
+    if !word.eq_ignore_ascii_case(keyword) {
+        return Err(missing);
+    }
+    let colon = trim_start(rest);
+    if colon.len() < rest.len() {
+        oddities.push(Oddity::SpaceBeforeColon);
+    }
+    let rest = colon.strip_prefix(b":").ok_or(missing)?;
+    let path = trim_start(rest);
+    if path.len() < rest.len() {
+        oddities.push(Oddity::SpaceAfterColon);
+    }
+    Ok(path)
+}
+
+fn utf8<'a>(
+    text: &'a [u8],
+    asked: bool,
+    malformed: Fault,
+    oddities: &mut Vec<Oddity>,
+) -> Result<&'a str, Fault> {
+    if !text.is_ascii() && !asked {
+        oddities.push(Oddity::EightBitWithoutSmtputf8);
+        return Err(Fault::NON_ASCII_ADDRESS);
+    }
+    std::str::from_utf8(text).map_err(|_| malformed)
+}
+
+/// Whether some word of the argument is the parameter SMTPUTF8.
+fn asks_smtputf8(text: &[u8], advertised: &Advertised) -> bool {
+    let asks = |word: &[u8]| word.eq_ignore_ascii_case(b"SMTPUTF8");
+    advertised.smtputf8 && text.split(|b| is_space(*b)).skip(1).any(asks)
+}
+
+/// Parameters have to be apart from the path.
+fn after_path(rest: &str, malformed: Fault) -> Result<&str, Fault> {
+    match rest.strip_prefix([' ', '\t']) {
+        Some(parameters) => Ok(parameters),
+        None if rest.is_empty() => Ok(rest),
+        None => Err(malformed),
+    }
+}
+
+fn bdat(argument: &[u8]) -> Result<Arguments, Fault> {
+    let fault = Fault::arguments("Syntax: BDAT octets [LAST]");
+    let text = std::str::from_utf8(argument).map_err(|_| fault)?;
+    let mut words = text.split([' ', '\t']).filter(|word| !word.is_empty());
+    let digits = words.next().ok_or(fault)?;
+    let last = match words.next() {
+        Some(word) if word.eq_ignore_ascii_case("LAST") => true,
+        Some(_) => return Err(fault),
+        None => false,
+    };
+    if words.next().is_some() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(fault);
+    }
+    let size = digits.parse().map_err(|_| fault)?;
+    Ok(Arguments::Bdat { size, last })
+}
+
+fn is_space(octet: u8) -> bool {
+    matches!(octet, b' ' | b'\t')
+}
+
+fn trim_start(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = text {
+        text = rest;
+    }
+    text
+}
+
+fn trim_end(mut text: &[u8]) -> &[u8] {
+    while let [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
+    }
+    text
+}
