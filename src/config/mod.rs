@@ -1,1 +1,366 @@
-//! config
+//! The configuration: types and defaults of each file, read from one directory with every fault named by file, line and column.
+//!
+//! May assume nothing about the files. Must never stop at the first fault, take an impossible value, or touch anything outside
+//! the directory. The YAML crate is known to `load` alone.
+
+mod chain_file;
+mod daemon;
+mod delivery;
+mod directory;
+mod discover;
+mod fault;
+mod handler_files;
+mod load;
+mod recipients;
+mod recipients_file;
+mod section;
+mod watch;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode as FileMode;
+
+pub use chain_file::{ChainFile, Combine, Entry, Evaluate, HANDLERS, Mode, OnError};
+pub use daemon::{Certificate, Daemon, Listener, LogLevel, SandboxMode, Tls, Workers};
+pub use delivery::{Acknowledge, Agent, Delivery, DovecotLda, Lmtp};
+pub use discover::discover;
+pub use fault::{Fault, Faults};
+pub use handler_files::{Greeting, Hello, Settings};
+pub use load::{Node, Value};
+pub use recipients::{Lookup, Recipients, Table};
+pub use watch::Fingerprint;
+pub use worker::{LineEndings, Worker};
+
+use chain_file::FileSettings;
+use directory::Directory;
+use section::{Field, File};
+
+/// Everything the configuration directory says.
+#[derive(Debug, Clone)]
+pub struct Configuration {
+    /// The directory, as it was named.
+    pub directory: PathBuf,
+    /// `rsmtpd.yaml`.
+    pub daemon: Daemon,
+    /// `delivery.yaml`.
+    pub delivery: Delivery,
+    /// `worker.yaml`.
+    pub worker: Worker,
+    /// The chain files in use by NAME: that of `command_handler`, and those of listeners.
+    pub chains: BTreeMap<String, ChainFile>,
+    /// `greeting.yaml`.
+    pub greeting: Greeting,
+    /// `hello.yaml`.
+    pub hello: Hello,
+    /// `simple_recipient_validator.yaml`.
+    pub recipients: Recipients,
+    /// What the administrator should know, though nothing is wrong; displayed like faults.
+    pub notes: Vec<Fault>,
+    /// Names of the files that a worker's part was read from or looked for under: what [`Fingerprint::of`] watches.
+    pub files: Vec<String>,
+}
+
+/// What a worker reads again at its next connection when it changed.
+#[derive(Debug, Clone)]
+pub struct WorkerSet {
+    /// As in [`Configuration`].
+    pub worker: Worker,
+    /// As in [`Configuration`].
+    pub chains: BTreeMap<String, ChainFile>,
+    /// As in [`Configuration`].
+    pub greeting: Greeting,
+    /// As in [`Configuration`].
+    pub hello: Hello,
+    /// As in [`Configuration`].
+    pub recipients: Recipients,
+    /// As in [`Configuration`].
+    pub notes: Vec<Fault>,
+    /// As in [`Configuration`].
+    pub files: Vec<String>,
+}
+
+/// Reads a whole configuration directory.
+///
+/// # Errors
+/// Every fault of every file that is in use.
+pub fn load(directory: &Path) -> Result<Configuration, Faults> {
+    Configuration::load(directory)
+}
+
+/// Opens a configuration directory, for [`Fingerprint::of`] and [`Configuration::load_worker_set`].
+///
+/// # Errors
+/// One fault with the reason.
+pub fn open_directory(directory: &Path) -> Result<OwnedFd, Faults> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    open(directory, flags, FileMode::empty()).map_err(|errno| {
+        let message = format!("expected a readable directory, found: {}", errno.desc());
+        Faults(vec![whole_file(&directory.display().to_string(), message)])
+    })
+}
+
+impl Configuration {
+    /// Reads a whole configuration directory.
+    ///
+    /// # Errors
+    /// Every fault of every file that is in use.
+    pub fn load(directory: &Path) -> Result<Configuration, Faults> {
+        let fd = open_directory(directory)?;
+        let mut reader = Reader::new(fd.as_fd());
+        let daemon = reader.daemon();
+        let delivery = reader.delivery();
+        let mut loaded = Loaded {
+            faults: reader.faults,
+            notes: reader.notes,
+        };
+        let chains: Vec<String> = daemon
+            .listening()
+            .into_iter()
+            .filter_map(|listener| listener.chain)
+            .collect();
+        let set = read_worker_set(fd.as_fd(), &chains, &mut loaded);
+        if !loaded.faults.is_empty() {
+            return Err(Faults(loaded.faults));
+        }
+        Ok(Configuration {
+            directory: directory.to_owned(),
+            daemon,
+            delivery,
+            worker: set.worker,
+            chains: set.chains,
+            greeting: set.greeting,
+            hello: set.hello,
+            recipients: set.recipients,
+            notes: loaded.notes,
+            files: set.files,
+        })
+    }
+
+    /// Reads the files of a worker again: `worker.yaml`, the chain file it names and those in `chains`, handler files.
+    ///
+    /// # Errors
+    /// Every fault of these files; the set in use should then stay.
+    pub fn load_worker_set(
+        directory: BorrowedFd<'_>,
+        chains: &[String],
+    ) -> Result<WorkerSet, Faults> {
+        let mut loaded = Loaded::default();
+        let mut set = read_worker_set(directory, chains, &mut loaded);
+        if loaded.faults.is_empty() {
+            set.notes = loaded.notes;
+            Ok(set)
+        } else {
+            Err(Faults(loaded.faults))
+        }
+    }
+
+    /// Replaces what a worker reads.
+    pub fn replace_worker_set(&mut self, set: WorkerSet) {
+        self.worker = set.worker;
+        self.chains = set.chains;
+        self.greeting = set.greeting;
+        self.hello = set.hello;
+        self.recipients = set.recipients;
+        self.notes = set.notes;
+        self.files = set.files;
+    }
+
+    /// The names that [`Configuration::load_worker_set`] takes: chains that listeners name.
+    pub fn listener_chains(&self) -> Vec<String> {
+        self.daemon
+            .listeners
+            .iter()
+            .filter_map(|listener| listener.chain.clone())
+            .collect()
+    }
+}
+
+/// Faults and notes of a load, in the order of the files.
+#[derive(Default)]
+struct Loaded {
+    faults: Vec<Fault>,
+    notes: Vec<Fault>,
+}
+
+fn whole_file(file: &str, message: String) -> Fault {
+    Fault {
+        file: file.to_owned(),
+        line: 0,
+        column: 0,
+        key: String::new(),
+        message,
+    }
+}
+
+fn read_worker_set(
+    fd: BorrowedFd<'_>,
+    listener_chains: &[String],
+    loaded: &mut Loaded,
+) -> WorkerSet {
+    let mut reader = Reader::new(fd);
+    let worker = reader
+        .optional(&["worker.yaml"], |root| Worker::read(root))
+        .unwrap_or_default();
+    let mut greeting = Greeting::default();
+    reader.optional(&handler_names("greeting", "GreetingHandler"), |root| {
+        greeting.read(root)
+    });
+    let mut hello = Hello::default();
+    reader.optional(&handler_names("hello", "HelloHandler"), |root| {
+        hello.read(root)
+    });
+    let mut names = vec![worker.command_handler.clone()];
+    names.extend(
+        listener_chains
+            .iter()
+            .filter(|name| **name != worker.command_handler)
+            .cloned(),
+    );
+    let mut chains = BTreeMap::new();
+    for name in names {
+        let file = format!("command_handler_{name}.yaml");
+        let settings = FileSettings {
+            greeting: &greeting,
+            hello: &hello,
+        };
+        match reader.optional(&[file.as_str()], |root| ChainFile::read(root, &settings)) {
+            Some(chain) => {
+                chains.insert(name, chain);
+            }
+            None => reader.missing(&file),
+        }
+    }
+    let recipients = reader.recipients(chains.values().any(|chain| chain.uses("recipient")));
+    loaded.faults.append(&mut reader.faults);
+    loaded.notes.append(&mut reader.notes);
+    let files = reader.directory.into_consulted();
+    WorkerSet {
+        worker,
+        chains,
+        greeting,
+        hello,
+        recipients,
+        notes: Vec::new(),
+        files,
+    }
+}
+
+/// The names of a handler's file, in the order in which the original looks for them.
+fn handler_names(module: &str, class: &str) -> [String; 3] {
+    [
+        format!("rsmtpd.handlers.{module}.yaml"),
+        format!("{module}.yaml"),
+        format!("{class}.yaml"),
+    ]
+}
+
+/// Files of one directory, being read.
+struct Reader<'fd> {
+    directory: Directory<'fd>,
+    faults: Vec<Fault>,
+    notes: Vec<Fault>,
+}
+
+impl<'fd> Reader<'fd> {
+    fn new(fd: BorrowedFd<'fd>) -> Reader<'fd> {
+        Reader {
+            directory: Directory::new(fd),
+            faults: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    fn daemon(&mut self) -> Daemon {
+        self.optional(&["rsmtpd.yaml"], |root| Daemon::read(root))
+            .unwrap_or_else(|| {
+                self.missing("rsmtpd.yaml");
+                Daemon::default()
+            })
+    }
+
+    fn delivery(&mut self) -> Delivery {
+        if let Some(delivery) = self.optional(&["delivery.yaml"], |root| Delivery::read(root)) {
+            return delivery;
+        }
+        let names = handler_names("dovecot_delivery", "DovecotDelivery");
+        self.optional(&names, |root| Delivery::read_dovecot_delivery(root))
+            .unwrap_or_default()
+    }
+
+    fn recipients(&mut self, needed: bool) -> Recipients {
+        let names = [
+            "rsmtpd.validators.recipient.simple_recipient_validator.yaml",
+            "simple_recipient_validator.yaml",
+            "SimpleRecipientValidator.yaml",
+        ];
+        let Some((file, name)) = self.find(&names) else {
+            if needed {
+                self.missing("simple_recipient_validator.yaml");
+            }
+            return Recipients::default();
+        };
+        let Some(file) = file else {
+            return Recipients::default();
+        };
+        let _ = name;
+        let mut lists = Vec::new();
+        let mut recipients = Recipients::default();
+        if let Some(node) = file.parse(&mut self.faults) {
+            recipients = recipients_file::read(&file.root(&node), &mut self.directory, &mut lists);
+        }
+        file.finish(&mut self.faults, &mut self.notes);
+        self.faults.append(&mut lists);
+        recipients
+    }
+
+    /// Reads the first of the names that exists; none when none does. A file that cannot be read is a fault, and gives
+    /// what `read` makes of an empty one.
+    fn optional<T>(
+        &mut self,
+        names: &[impl AsRef<str>],
+        read: impl FnOnce(&Field<'_>) -> T,
+    ) -> Option<T> {
+        let (file, name) = self.find(names)?;
+        let empty = Node {
+            serial: 0,
+            value: Value::Map(Vec::new()),
+        };
+        let node = file.as_ref().and_then(|file| file.parse(&mut self.faults));
+        match (file, node) {
+            (Some(file), Some(node)) => {
+                let value = read(&file.root(&node));
+                file.finish(&mut self.faults, &mut self.notes);
+                Some(value)
+            }
+            _ => Some(read(&File::new(&name, String::new()).root(&empty))),
+        }
+    }
+
+    /// The first of the names that exists, opened; no file when reading it is a fault.
+    fn find(&mut self, names: &[impl AsRef<str>]) -> Option<(Option<File>, String)> {
+        for name in names {
+            let name = name.as_ref();
+            match self.directory.read(name) {
+                Ok(None) => {}
+                Ok(Some(text)) => return Some((Some(File::new(name, text)), name.to_owned())),
+                Err(error) => {
+                    self.faults.push(whole_file(
+                        name,
+                        format!("expected a readable file, found: {error}"),
+                    ));
+                    return Some((None, name.to_owned()));
+                }
+            }
+        }
+        None
+    }
+
+    fn missing(&mut self, file: &str) {
+        self.faults
+            .push(whole_file(file, "expected a file, found none".to_owned()));
+    }
+}

@@ -1,0 +1,241 @@
+//! Who receives mail here: a pure lookup, made from `simple_recipient_validator.yaml`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// What a recipient is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lookup {
+    /// Mail goes to these mailboxes, (domain, local part) in the spelling of the configuration; never empty.
+    Valid {
+        /// One or, for an alias, several.
+        deliver_to: Vec<(String, String)>,
+    },
+    /// Nobody, but taken for research and never delivered.
+    Soft,
+    /// Was somebody once.
+    Disabled,
+    /// Nobody, in a domain of ours.
+    Unknown,
+    /// Not a domain of ours.
+    ForeignDomain,
+}
+
+/// All recipients.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recipients {
+    /// Domains in lower case.
+    pub(super) domains: BTreeMap<String, DomainRecipients>,
+    /// The domain that stands first in the file; `<Postmaster>` without a domain is its postmaster.
+    pub(super) first_domain: Option<String>,
+}
+
+/// The recipients of one domain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct DomainRecipients {
+    /// Spelling of the configuration.
+    pub(super) name: String,
+    pub(super) allow_soft_delivery: bool,
+    pub(super) tagging: Tagging,
+    /// By local part in lower case.
+    pub(super) recipients: HashMap<String, Recipient>,
+    /// The entry `"*"`.
+    pub(super) catch_all: Option<Recipient>,
+    /// Of `recipients_file`.
+    pub(super) table: Option<Table>,
+}
+
+/// One entry.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Recipient {
+    pub(super) enabled: bool,
+    pub(super) tagging: Tagging,
+    pub(super) deliver_to: Vec<(String, String)>,
+}
+
+/// Whether and where a local part is cut (`user+tag`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Tagging {
+    pub(super) allow: bool,
+    /// The first of these found in the local part cuts at its first occurrence.
+    pub(super) characters: String,
+}
+
+impl Tagging {
+    /// The local part without its tag, when there is one and something before it.
+    fn cut<'a>(&self, local: &'a str) -> Option<&'a str> {
+        if !self.allow {
+            return None;
+        }
+        let at = self
+            .characters
+            .chars()
+            .find_map(|character| local.find(character))?;
+        local.get(..at).filter(|rest| !rest.is_empty())
+    }
+}
+
+impl Recipients {
+    /// Looks a recipient up: `local` unquoted, `domain` empty for `<Postmaster>` alone. Case does not count.
+    ///
+    /// Postmaster is valid in every domain, named or not (RFC 5321 4.5.1).
+    pub fn lookup(&self, local: &str, domain: &str) -> Lookup {
+        let local = local.to_lowercase();
+        let known = match &self.first_domain {
+            Some(first) if domain.is_empty() && local == "postmaster" => self.domains.get(first),
+            _ => self.domains.get(&domain.to_lowercase()),
+        };
+        let Some(domain) = known else {
+            return Lookup::ForeignDomain;
+        };
+        domain.lookup(&local)
+    }
+
+    /// Whether mail for the domain is ours; case does not count.
+    pub fn has_domain(&self, domain: &str) -> bool {
+        self.domains.contains_key(&domain.to_lowercase())
+    }
+
+    /// The domains, in lower case and in order.
+    pub fn domains(&self) -> impl Iterator<Item = &str> {
+        self.domains.keys().map(String::as_str)
+    }
+
+    /// The domain of `<Postmaster>` without one.
+    pub fn first_domain(&self) -> Option<&str> {
+        self.first_domain.as_deref()
+    }
+
+    /// The tables of the `recipients_file`s, to be moved into shared memory before forking: domain and table.
+    pub fn tables_mut(&mut self) -> impl Iterator<Item = (&str, &mut Table)> {
+        self.domains
+            .iter_mut()
+            .filter_map(|(name, domain)| Some((name.as_str(), domain.table.as_mut()?)))
+    }
+}
+
+impl DomainRecipients {
+    /// `local` in lower case.
+    fn lookup(&self, local: &str) -> Lookup {
+        if let Some(found) = self.named(local, None) {
+            return found;
+        }
+        if let Some(found) = self.tagged(local) {
+            return found;
+        }
+        if local == "postmaster" {
+            return Lookup::Valid {
+                deliver_to: vec![(self.name.clone(), "postmaster".to_owned())],
+            };
+        }
+        match &self.catch_all {
+            Some(all) if all.enabled => Lookup::Valid {
+                deliver_to: all.deliver_to.clone(),
+            },
+            _ if self.allow_soft_delivery => Lookup::Soft,
+            _ => Lookup::Unknown,
+        }
+    }
+
+    /// An entry of this very name; with `tagged` only if the entry itself cuts that local part so.
+    pub(super) fn named(&self, local: &str, tagged: Option<&str>) -> Option<Lookup> {
+        if let Some(entry) = self.recipients.get(local) {
+            if tagged.is_some_and(|whole| entry.tagging.cut(whole) != Some(local)) {
+                return None;
+            }
+            if !entry.enabled {
+                return Some(Lookup::Disabled);
+            }
+            return Some(Lookup::Valid {
+                deliver_to: entry.deliver_to.clone(),
+            });
+        }
+        let spelling = self.table.as_ref()?.find(local)?;
+        if tagged.is_some_and(|whole| self.tagging.cut(whole) != Some(local)) {
+            return None;
+        }
+        Some(Lookup::Valid {
+            deliver_to: vec![(self.name.clone(), spelling.to_owned())],
+        })
+    }
+
+    /// An entry that the local part names by a tag, by the domain's rule or by an entry's own.
+    fn tagged(&self, local: &str) -> Option<Lookup> {
+        let cuts = local
+            .char_indices()
+            .filter(|(_, character)| is_tagging_character(*character));
+        cuts.filter_map(|(at, _)| local.get(..at))
+            .find_map(|base| self.named(base, Some(local)))
+    }
+}
+
+/// Characters a tag may begin with: the specials of RFC 5322 3.2.3 atext.
+pub(super) fn is_tagging_character(character: char) -> bool {
+    "!#$%&'*+-/=?^_`{|}~".contains(character)
+}
+
+/// Local parts, one a line, sorted without regard to case: flat bytes, so that they can lie in memory that processes share.
+#[derive(Clone)]
+pub struct Table {
+    bytes: Arc<dyn AsRef<[u8]> + Send + Sync>,
+}
+
+impl Table {
+    /// Sorts local parts into a table; of two that differ in case only the first one stays. None may contain a line feed.
+    pub fn new(mut names: Vec<&str>) -> Table {
+        names.sort_by_cached_key(|name| name.to_lowercase());
+        names.dedup_by_key(|name| name.to_lowercase());
+        let mut text = names.join("\n").into_bytes();
+        if !text.is_empty() {
+            text.push(b'\n');
+        }
+        Table {
+            bytes: Arc::new(text),
+        }
+    }
+
+    /// A table over bytes that another table's [`Table::bytes`] gave.
+    pub fn over(bytes: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Table {
+        Table { bytes }
+    }
+
+    /// The bytes, for a copy into shared memory.
+    pub fn bytes(&self) -> &[u8] {
+        (*self.bytes).as_ref()
+    }
+
+    /// The spelling of the table for a local part in lower case.
+    pub fn find(&self, local: &str) -> Option<&str> {
+        let mut rest = self.bytes();
+        while !rest.is_empty() {
+            let middle = rest.len() / 2;
+            let start = rest
+                .get(..middle)?
+                .iter()
+                .rposition(|byte| *byte == b'\n')
+                .map_or(0, |at| at + 1);
+            let length = rest.get(start..)?.iter().position(|byte| *byte == b'\n')?;
+            let name = std::str::from_utf8(rest.get(start..start + length)?).ok()?;
+            match local.cmp(name.to_lowercase().as_str()) {
+                std::cmp::Ordering::Equal => return Some(name),
+                std::cmp::Ordering::Less => rest = rest.get(..start)?,
+                std::cmp::Ordering::Greater => rest = rest.get(start + length + 1..)?,
+            }
+        }
+        None
+    }
+}
+
+impl std::fmt::Debug for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Table({} octets)", self.bytes().len())
+    }
+}
+
+impl PartialEq for Table {
+    fn eq(&self, other: &Table) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for Table {}

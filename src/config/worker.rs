@@ -1,0 +1,139 @@
+//! `worker.yaml`: what one connection may do. Read again at the next connection after a change.
+
+use std::time::Duration;
+
+use super::daemon::chain_name;
+use super::section::Field;
+
+/// Limits and deadlines of a session; the defaults conform to RFC 5321 4.5.3.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Worker {
+    /// `command_handler`: NAME of the `command_handler_NAME.yaml` in force. Default `standard_server`.
+    pub command_handler: String,
+    /// `line_endings`: what bare CR and LF mean in a message. Default normalize.
+    pub line_endings: LineEndings,
+    /// `maximum_message_size_in_mb`: in MiB, 1 to 1024. Default 64. See [`Worker::maximum_message_size`].
+    pub maximum_message_size_in_mb: u64,
+    /// `command_line_limit`: octets of a command line with its CRLF, 512 to 65536. Default 1024: RFC 5321 4.5.3.1.4 asks for 512,
+    /// and the extensions we offer for up to 80 more.
+    pub command_line_limit: usize,
+    /// `text_line_limit`: octets of a message line with its CRLF above which it is noted as long, 1000 to 1048576. Default 1000
+    /// (RFC 5321 4.5.3.1.6).
+    pub text_line_limit: usize,
+    /// `maximum_recipients`: per message, 100 to 1000. Default 100 (RFC 5321 4.5.3.1.8).
+    pub maximum_recipients: usize,
+    /// `maximum_messages`: per connection; 0 is no limit. Default 0.
+    pub maximum_messages: u64,
+    /// `maximum_errors`: replies 4xx and 5xx in one session, 1 to 10000; then 421. Default 20.
+    pub maximum_errors: u32,
+    /// `maximum_unknown_commands`: in one session, 1 to 10000; then 421. Default 10.
+    pub maximum_unknown_commands: u32,
+    /// `maximum_received`: Received fields a message may bring, 100 to 1000. Default 100 (RFC 5321 6.3).
+    pub maximum_received: usize,
+    /// `command_timeout`: wait for the next command, 1s to 1h. Default 5m (RFC 5321 4.5.3.2.7).
+    pub command_timeout: Duration,
+    /// `data_timeout`: wait for the next octets of a message, 1s to 1h. Default 5m.
+    pub data_timeout: Duration,
+    /// `session_timeout`: the whole connection, 1m to 7d. Default 1h.
+    pub session_timeout: Duration,
+    /// `minimum_data_rate`: octets per second that a message must keep up on average, 0 to 1048576; 0 is no floor. Default 100.
+    pub minimum_data_rate: u64,
+}
+
+/// What lines of a message that do not end in CRLF mean. Only CRLF.CRLF ends a message in each of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LineEndings {
+    /// Bare CR or LF in the message: refused with 554.
+    Strict,
+    /// Bare LF becomes CRLF, bare CR a space, and both are noted.
+    Normalize,
+    /// Kept as sent, and noted.
+    Note,
+}
+
+impl Default for Worker {
+    fn default() -> Worker {
+        Worker {
+            command_handler: "standard_server".to_owned(),
+            line_endings: LineEndings::Normalize,
+            maximum_message_size_in_mb: 64,
+            command_line_limit: 1024,
+            text_line_limit: 1000,
+            maximum_recipients: 100,
+            maximum_messages: 0,
+            maximum_errors: 20,
+            maximum_unknown_commands: 10,
+            maximum_received: 100,
+            command_timeout: Duration::from_secs(300),
+            data_timeout: Duration::from_secs(300),
+            session_timeout: Duration::from_secs(3600),
+            minimum_data_rate: 100,
+        }
+    }
+}
+
+impl Worker {
+    /// The largest message in octets, as SIZE advertises it (RFC 1870).
+    pub fn maximum_message_size(&self) -> u64 {
+        self.maximum_message_size_in_mb.saturating_mul(1024 * 1024)
+    }
+
+    /// Reads the document of `worker.yaml`.
+    pub(super) fn read(root: &Field<'_>) -> Worker {
+        let mut worker = Worker::default();
+        let Some(section) = root.section() else {
+            return worker;
+        };
+        let timeout = Duration::from_secs(1)..=Duration::from_secs(3600);
+        section.read("command_handler", &mut worker.command_handler, chain_name);
+        section.read("line_endings", &mut worker.line_endings, |f| {
+            f.choice(&[
+                ("strict", LineEndings::Strict),
+                ("normalize", LineEndings::Normalize),
+                ("note", LineEndings::Note),
+            ])
+        });
+        section.read(
+            "maximum_message_size_in_mb",
+            &mut worker.maximum_message_size_in_mb,
+            |f| f.integer(1..=1024),
+        );
+        section.read("command_line_limit", &mut worker.command_line_limit, |f| {
+            f.integer(512..=65536)
+        });
+        section.read("text_line_limit", &mut worker.text_line_limit, |f| {
+            f.integer(1000..=1_048_576)
+        });
+        section.read("maximum_recipients", &mut worker.maximum_recipients, |f| {
+            f.integer(100..=1000)
+        });
+        section.read("maximum_messages", &mut worker.maximum_messages, |f| {
+            f.integer(0..=1_000_000_000)
+        });
+        section.read("maximum_errors", &mut worker.maximum_errors, |f| {
+            f.integer(1..=10_000)
+        });
+        section.read(
+            "maximum_unknown_commands",
+            &mut worker.maximum_unknown_commands,
+            |f| f.integer(1..=10_000),
+        );
+        section.read("maximum_received", &mut worker.maximum_received, |f| {
+            f.integer(100..=1000)
+        });
+        section.read("command_timeout", &mut worker.command_timeout, |f| {
+            f.duration(timeout.clone())
+        });
+        section.read("data_timeout", &mut worker.data_timeout, |f| {
+            f.duration(timeout)
+        });
+        section.read("session_timeout", &mut worker.session_timeout, |f| {
+            f.duration(Duration::from_secs(60)..=Duration::from_secs(7 * 86400))
+        });
+        section.read("minimum_data_rate", &mut worker.minimum_data_rate, |f| {
+            f.integer(0..=1_048_576)
+        });
+        section.finish();
+        worker
+    }
+}
