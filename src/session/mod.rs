@@ -1,1 +1,183 @@
-//! session
+//! What is known about one connection while it lasts: owned scopes, no I/O, no clock.
+//!
+//! [`Session`] lives as long as the connection, [`Transaction`] from MAIL to the end of the data, [`Recipient`] as long as
+//! its transaction, [`Exchange`] for one command. A scope is dropped whole, so nothing of a former transaction can reach
+//! the next one. Handlers see these values through shared references only; the conversation alone changes them.
+//! This module must never read a clock, the network or the configuration.
+
+pub mod anomaly;
+pub mod body;
+pub mod exchange;
+pub mod kept;
+pub mod notes;
+pub mod order;
+pub mod recipient;
+pub mod transaction;
+
+use std::net::SocketAddr;
+
+pub use anomaly::{Anomaly, Observed};
+pub use body::BodyFacts;
+pub use exchange::Exchange;
+pub use kept::{At, Kept, Verdict};
+pub use notes::{Note, Notes, OfRecipient, OfSession, OfTransaction};
+pub use order::order;
+pub use recipient::{Disposition, Mailbox, Recipient};
+pub use transaction::Transaction;
+
+/// At most this many anomalies are kept for a session; a hostile client must not grow the worker.
+const MAXIMUM_ANOMALIES: usize = 256;
+
+/// What the client called itself (RFC 5321 §4.1.1.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// Whether it said EHLO.
+    pub esmtp: bool,
+    /// The name or address literal as sent.
+    pub name: String,
+}
+
+/// How often something happened in the session.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Commands read, of whatever kind.
+    pub commands: u32,
+    /// Transactions begun, whether or not they ended with a message.
+    pub transactions: u32,
+    /// Messages answered with 250.
+    pub messages: u32,
+    /// Commands that were the client's fault.
+    pub errors: u32,
+    /// Commands that no chain knows.
+    pub unknown_commands: u32,
+    /// Recipients accepted.
+    pub recipients: u32,
+    /// Recipients refused.
+    pub rejected_recipients: u32,
+    /// Octets of message bodies received.
+    pub octets: u64,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Session {
+    /// Identifier, unique among all sessions.
+    pub id: String,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The address it connected to.
+    pub local: SocketAddr,
+    /// The name this server gives itself.
+    pub server_name: String,
+    /// The last accepted HELO or EHLO.
+    pub hello: Option<Hello>,
+    /// The mail transaction under way.
+    pub transaction: Option<Transaction>,
+    /// What was odd about the client, in order, the first 256.
+    pub anomalies: Vec<Observed>,
+    /// Anomalies beyond the first 256.
+    pub anomalies_dropped: u32,
+    /// Notes of handlers about the connection.
+    pub notes: Notes<OfSession>,
+    /// Verdicts that bite later, in every transaction of the session.
+    pub kept: Vec<Kept>,
+    /// Counts so far.
+    pub counters: Counters,
+    /// Unix time of the greeting in microseconds, 0 before it.
+    pub began: i64,
+    /// Extensions named in the reply to the last EHLO, one line each.
+    pub offered: Vec<String>,
+}
+
+impl Session {
+    /// A session at its very beginning.
+    pub fn new(id: String, peer: SocketAddr, local: SocketAddr, server_name: impl Into<String>) -> Session {
+        Session {
+            id,
+            peer,
+            local,
+            server_name: server_name.into(),
+            hello: None,
+            transaction: None,
+            anomalies: Vec::new(),
+            anomalies_dropped: 0,
+            notes: Notes::new(),
+            kept: Vec::new(),
+            counters: Counters::default(),
+            began: 0,
+            offered: Vec::new(),
+        }
+    }
+
+    /// The name the client gave, or its address and port as `[ip:port]` before HELO.
+    pub fn client_name(&self) -> String {
+        match &self.hello {
+            Some(hello) => hello.name.clone(),
+            None => format!("[{}:{}]", self.peer.ip(), self.peer.port()),
+        }
+    }
+
+    /// Whether the client said EHLO.
+    pub fn is_esmtp(&self) -> bool {
+        self.hello.as_ref().is_some_and(|hello| hello.esmtp)
+    }
+
+    /// Whether the reply to EHLO named this extension.
+    pub fn offers(&self, keyword: &str) -> bool {
+        self.offered.iter().any(|line| line.split(' ').next().is_some_and(|word| word.eq_ignore_ascii_case(keyword)))
+    }
+
+    /// Records something odd about the client.
+    pub(crate) fn observe(&mut self, anomaly: Anomaly) {
+        if self.anomalies.len() < MAXIMUM_ANOMALIES {
+            let transaction = self.transaction.as_ref().map_or(0, |transaction| transaction.number);
+            self.anomalies.push(Observed { command: self.counters.commands, transaction, anomaly });
+        } else {
+            self.anomalies_dropped = self.anomalies_dropped.saturating_add(1);
+        }
+    }
+
+    /// Forgets the transaction, its recipients, notes and kept verdicts.
+    pub(crate) fn reset(&mut self) {
+        self.transaction = None;
+    }
+
+    /// Takes an accepted HELO or EHLO: what was concluded about the former name and the transaction are gone
+    /// (RFC 5321 §4.1.4).
+    pub(crate) fn greet(&mut self, hello: Hello) {
+        self.reset();
+        self.kept.retain(|kept| !kept.of_hello);
+        self.hello = Some(hello);
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A session from 192.0.2.7:4711 to 127.0.0.1:8025.
+    pub(crate) fn session() -> Session {
+        let peer = SocketAddr::from(([192, 0, 2, 7], 4711));
+        let local = SocketAddr::from(([127, 0, 0, 1], 8025));
+        Session::new("6f1c".into(), peer, local, "mail.example.com")
+    }
+
+    #[test]
+    fn anomalies_are_bounded() {
+        let mut session = session();
+        for _ in 0..1000 {
+            session.observe(Anomaly::EarlyTalk);
+        }
+        assert_eq!(session.anomalies.len(), MAXIMUM_ANOMALIES);
+        assert_eq!(session.anomalies_dropped, 1000 - MAXIMUM_ANOMALIES as u32);
+    }
+
+    #[test]
+    fn client_name_before_and_after_hello() {
+        let mut session = session();
+        assert_eq!(session.client_name(), "[192.0.2.7:4711]");
+        session.greet(Hello { esmtp: true, name: "client.example".into() });
+        assert_eq!(session.client_name(), "client.example");
+        assert!(session.is_esmtp());
+    }
+}

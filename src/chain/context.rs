@@ -1,0 +1,143 @@
+//! Everything a handler may know and touch: no other way leads outside.
+
+use std::time::Duration;
+
+use super::limits::Limits;
+use super::ports::DeliveryPort;
+use crate::session::{
+    Exchange, Hello, Note, OfRecipient, OfSession, OfTransaction, Recipient, Session, Transaction, Verdict,
+};
+
+/// One run of one handler.
+pub struct Context<'a> {
+    pub(super) session: &'a mut Session,
+    pub(super) recipient: Option<&'a mut Recipient>,
+    pub(super) exchange: Option<&'a Exchange>,
+    pub(super) limits: &'a Limits,
+    pub(super) chunking: bool,
+    pub(super) verbs: &'a [String],
+    pub(super) delivery: &'a mut dyn DeliveryPort,
+    pub(super) now: i64,
+    pub(super) timeout: Duration,
+    pub(super) decided: Verdict,
+    pub(super) reason: Option<&'a str>,
+}
+
+impl Context<'_> {
+    /// The connection.
+    pub fn session(&self) -> &Session {
+        self.session
+    }
+
+    /// The transaction; at MAIL already the one that begins if MAIL succeeds.
+    pub fn transaction(&self) -> Option<&Transaction> {
+        self.session.transaction.as_ref()
+    }
+
+    /// The recipient that RCPT names, when it is well-formed and in order.
+    pub fn recipient(&self) -> Option<&Recipient> {
+        self.recipient.as_deref()
+    }
+
+    /// The command; none at the greeting and at the close.
+    pub fn exchange(&self) -> Option<&Exchange> {
+        self.exchange
+    }
+
+    /// The last accepted HELO or EHLO.
+    pub fn hello(&self) -> Option<&Hello> {
+        self.session.hello.as_ref()
+    }
+
+    /// The session's limits.
+    pub fn limits(&self) -> &Limits {
+        self.limits
+    }
+
+    /// Whether BDAT is served.
+    pub fn chunking(&self) -> bool {
+        self.chunking
+    }
+
+    /// Verbs that have a chain, in the order of the file.
+    pub fn verbs(&self) -> &[String] {
+        self.verbs
+    }
+
+    /// The most severe enforced verdict of this step so far.
+    pub fn decided(&self) -> Verdict {
+        self.decided
+    }
+
+    /// Why the connection ends, in `__CLOSE__`.
+    pub fn reason(&self) -> Option<&str> {
+        self.reason
+    }
+
+    /// Unix time in microseconds.
+    pub fn now(&self) -> i64 {
+        self.now
+    }
+
+    /// How long to wait for others at most.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The way to delivery.
+    pub fn delivery(&mut self) -> &mut dyn DeliveryPort {
+        self.delivery
+    }
+
+    /// Writes a note about the connection.
+    pub fn note_session<N: Note<Scope = OfSession>>(&mut self, note: N) {
+        self.session.notes.put(note);
+    }
+
+    /// Writes a note about the transaction; lost where there is none.
+    pub fn note_transaction<N: Note<Scope = OfTransaction>>(&mut self, note: N) {
+        if let Some(transaction) = &mut self.session.transaction {
+            transaction.notes.put(note);
+        }
+    }
+
+    /// Writes a note about the recipient of this RCPT; lost elsewhere.
+    pub fn note_recipient<N: Note<Scope = OfRecipient>>(&mut self, note: N) {
+        if let Some(recipient) = &mut self.recipient {
+            recipient.notes.put(note);
+        }
+    }
+
+    /// Fills in `<server_name>`, `<version>`, `<client.ip>`, `<client.port>` and `<client.advertised_name>`; other angle
+    /// brackets stay. What a client gave is not searched again.
+    pub fn expand(&self, template: &str) -> String {
+        let session = &self.session;
+        let mut text = String::with_capacity(template.len());
+        let mut rest = template;
+        while let Some(start) = rest.find('<') {
+            let (before, from) = rest.split_at(start);
+            text.push_str(before);
+            let name = from.find('>').and_then(|end| from.get(..=end)).unwrap_or_default();
+            let value = match name {
+                "<server_name>" => Some(session.server_name.clone()),
+                "<version>" => Some(env!("CARGO_PKG_VERSION").to_owned()),
+                "<client.ip>" => Some(session.peer.ip().to_string()),
+                "<client.port>" => Some(session.peer.port().to_string()),
+                "<client.advertised_name>" => Some(session.client_name()),
+                _ => None,
+            };
+            match value {
+                Some(value) => {
+                    text.push_str(&value);
+                    rest = from.get(name.len()..).unwrap_or_default();
+                }
+                None => {
+                    text.push('<');
+                    rest = from.get(1..).unwrap_or_default();
+                }
+            }
+        }
+        text.push_str(rest);
+        text
+    }
+}

@@ -1,0 +1,256 @@
+//! The conversation: drives one session through its chains. Pure: events in, replies and orders out.
+//!
+//! It keeps what no handler may break: the order of commands, the limits, one transaction at a time, and that only a
+//! [`super::Taken`] becomes a 250 after end-of-data. It may assume that its caller reads a body exactly when
+//! [`Next`] says so. It must never do I/O except through the [`Ports`] it is lent.
+
+mod end;
+mod run;
+mod steps;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use super::decision::Stage;
+use super::handler::BodyReader;
+use super::limits::Limits;
+use super::ports::Ports;
+use super::Chain;
+use crate::log::{Event, Level};
+use crate::session::{Anomaly, Exchange, Session, Verdict, order};
+use crate::smtp::command::{Advertised, Verb, parse};
+use crate::smtp::receiver::{BodyEnd, LineEndings};
+use crate::smtp::line::{CommandLine, LineEnding};
+use crate::smtp::reply::Reply;
+use crate::smtp::status::Status;
+
+/// What the client sends next, and so what the receiver has to expect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// A command.
+    Command,
+    /// The text of a message up to CRLF.CRLF.
+    Data,
+    /// Exactly so many octets, possibly none (RFC 3030).
+    Chunk {
+        /// Octets.
+        size: u64,
+        /// Whether they end the message.
+        last: bool,
+    },
+    /// Nothing: the connection is to be closed after the reply.
+    Close,
+}
+
+/// What to do after an event.
+#[derive(Debug)]
+pub struct Action {
+    /// What the client is told; none for a chunk that is still to come and for a silent close.
+    pub reply: Option<Reply>,
+    /// What comes next.
+    pub next: Next,
+    /// Whether the receiver must forget the chunks it has seen: their message was given up or is complete.
+    pub message_ended: bool,
+    /// Finished lines for the log.
+    pub log: Vec<(Level, String)>,
+}
+
+/// The end of a session.
+#[derive(Debug)]
+pub struct Summary {
+    /// The session as it ended.
+    pub session: Session,
+    /// Finished lines for the log.
+    pub lines: Vec<(Level, String)>,
+}
+
+/// A BDAT chunk that is being received.
+struct Chunk {
+    size: u64,
+    last: bool,
+    /// The reply that waits for the chunk's end, where it is refused.
+    refused: Option<(Verdict, Option<Reply>)>,
+}
+
+/// One session and its chains.
+pub struct Conversation<'c> {
+    session: Session,
+    chain: &'c Chain,
+    limits: Limits,
+    readers: Vec<Option<Box<dyn BodyReader>>>,
+    sink_failure: Option<String>,
+    chunk: Option<Chunk>,
+    in_body: bool,
+    ended: bool,
+    message_ended: bool,
+    log: Vec<(Level, String)>,
+}
+
+impl<'c> Conversation<'c> {
+    /// Before the greeting.
+    pub fn new(session: Session, chain: &'c Chain, limits: Limits) -> Conversation<'c> {
+        Conversation {
+            session,
+            chain,
+            limits,
+            readers: Vec::new(),
+            sink_failure: None,
+            chunk: None,
+            in_body: false,
+            ended: false,
+            message_ended: false,
+            log: Vec::new(),
+        }
+    }
+
+    /// The session so far.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Records something odd that only the owner of the connection can see.
+    pub fn observe(&mut self, anomaly: Anomaly) {
+        self.session.observe(anomaly);
+    }
+
+    /// The greeting, by `__OPEN__`. Without one the client is told 554 and asked to leave.
+    pub fn open(&mut self, ports: &mut Ports<'_>) -> Action {
+        self.session.began = ports.now;
+        let mut event = self.event("connect").field("port", self.session.peer.port());
+        event = event.field("local", self.session.local);
+        self.log.push((Level::Info, event.text()));
+        let chain = self.chain;
+        let links = chain.links("__OPEN__").unwrap_or_default();
+        let ran = self.run(links, Stage::Open, None, None, None, ports);
+        let (verdict, reply) = (ran.decision.verdict, ran.decision.reply.clone());
+        self.keep(Stage::Open, &ran);
+        let positive = Reply::new(220, None, format!("{} service ready", self.session.server_name));
+        let reply = match verdict {
+            Verdict::Accept | Verdict::Quarantine => Some(reply.unwrap_or(positive)),
+            Verdict::Drop => None,
+            Verdict::None => Some(Reply::new(421, Some(Status(4, 3, 0)), "service not available")),
+            _ => Some(reply.unwrap_or_else(|| Reply::new(554, Some(Status(5, 7, 1)), "no service for you"))),
+        };
+        let next = if verdict.is_positive() { Next::Command } else { Next::Close };
+        self.concluded(links, None, reply.as_ref(), ports);
+        self.act(reply, next)
+    }
+
+    /// One command line. `pipelined` says whether more input was there already.
+    pub fn command(&mut self, line: CommandLine, pipelined: bool, ports: &mut Ports<'_>) -> Action {
+        if self.ended {
+            return self.act(None, Next::Close);
+        }
+        self.session.counters.commands = self.session.counters.commands.saturating_add(1);
+        let advertised = Advertised {
+            size_limit: self.limits.message_size,
+            smtputf8: true,
+            eightbit: true,
+            chunking: self.serves_chunks(),
+        };
+        let command = parse(&line, &advertised);
+        for oddity in &command.oddities {
+            self.session.observe(Anomaly::Command(oddity.clone()));
+        }
+        if pipelined && self.is_illegal_pipelining(&command.verb) {
+            self.session.observe(Anomaly::IllegalPipelining(command.verb.name().to_owned()));
+        }
+        let fault = order(&self.session, &command);
+        let exchange = Exchange { command, ending: line.ending, pipelined, fault };
+        if self.limits.line_endings == LineEndings::Strict && line.ending == LineEnding::Lf {
+            return self.act(Some(bare_line_ending()), Next::Close);
+        }
+        self.step(exchange, ports)
+    }
+
+    /// Octets of the body under way.
+    pub fn chunk(&mut self, octets: &[u8], ports: &mut Ports<'_>) {
+        let refused = self.chunk.as_ref().is_some_and(|chunk| chunk.refused.is_some());
+        if refused || self.ended || !self.in_body {
+            return;
+        }
+        let Some(body) = self.session.transaction.as_mut().and_then(|transaction| transaction.body.as_mut()) else {
+            return;
+        };
+        body.chunk(octets);
+        for reader in self.readers.iter_mut().flatten() {
+            reader.chunk(octets);
+        }
+        if self.sink_failure.is_none()
+            && let Err(error) = ports.body.write(octets)
+        {
+            self.sink_failure = Some(error.to_string());
+            ports.body.reset();
+        }
+    }
+
+    /// The end of DATA or of a chunk.
+    pub fn body_end(&mut self, end: BodyEnd, ports: &mut Ports<'_>) -> Action {
+        if self.ended || !self.in_body {
+            return self.act(None, if self.ended { Next::Close } else { Next::Command });
+        }
+        self.in_body = false;
+        self.end_of_body(&end, ports)
+    }
+
+    /// The end of the connection: `__CLOSE__` runs, the transaction under way is dropped.
+    pub fn close(mut self, reason: &str, ports: &mut Ports<'_>) -> Summary {
+        let chain = self.chain;
+        if reason == "lost" {
+            self.session.observe(Anomaly::NoQuit);
+        }
+        if self.session.transaction.is_some() {
+            ports.body.reset();
+        }
+        let links = chain.links("__CLOSE__").unwrap_or_default();
+        self.run(links, Stage::Other, None, None, Some(reason), ports);
+        let counters = self.session.counters;
+        let line = self
+            .event("disconnect")
+            .field("reason", reason)
+            .field("commands", counters.commands)
+            .field("messages", counters.messages)
+            .field("octets", counters.octets)
+            .field("recipients", counters.recipients)
+            .field("refused", counters.rejected_recipients)
+            .field("errors", counters.errors)
+            .field("anomalies", self.session.anomalies.len())
+            .field("ms", ports.now.saturating_sub(self.session.began).max(0) / 1000);
+        self.log.push((Level::Info, line.text()));
+        Summary { session: self.session, lines: self.log }
+    }
+
+    fn serves_chunks(&self) -> bool {
+        self.chain.links("BDAT").or_else(|| self.chain.links("DATA")).is_some()
+    }
+
+    /// RFC 2920 §3.1: these end a group of commands, and nothing may be grouped where PIPELINING is not offered.
+    fn is_illegal_pipelining(&self, verb: &Verb) -> bool {
+        match verb {
+            Verb::Bdat => false,
+            Verb::Mail | Verb::Rcpt | Verb::Rset => !self.session.offers("PIPELINING"),
+            _ => true,
+        }
+    }
+
+    /// An event of this session.
+    fn event(&self, name: &str) -> Event {
+        let event = Event::new(name).field("session", &self.session.id);
+        let event = match &self.session.transaction {
+            Some(transaction) => event.field("tx", transaction.number),
+            None => event,
+        };
+        event.field("peer", self.session.peer.ip())
+    }
+
+    fn act(&mut self, reply: Option<Reply>, next: Next) -> Action {
+        self.ended |= next == Next::Close;
+        self.in_body = matches!(next, Next::Data | Next::Chunk { .. });
+        let message_ended = std::mem::take(&mut self.message_ended);
+        Action { reply, next, message_ended, log: std::mem::take(&mut self.log) }
+    }
+}
+
+/// The reply to bare CR or LF where they are forbidden.
+fn bare_line_ending() -> Reply {
+    Reply::new(550, Some(Status(5, 5, 2)), "bare <CR> or <LF> not allowed")
+}

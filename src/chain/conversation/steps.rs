@@ -1,0 +1,378 @@
+//! One command, from its chain to the reply.
+
+use super::run::Ran;
+use super::{Chunk, Conversation, Next};
+use crate::chain::decision::Stage;
+use crate::chain::handler::Effect;
+use crate::chain::outcome::unavailable;
+use crate::chain::ports::Ports;
+use crate::chain::{Action, Found, Link};
+use crate::log::Level;
+use crate::session::{
+    Anomaly, BodyFacts, Disposition, Exchange, Hello, Recipient, Transaction, Verdict,
+};
+use crate::smtp::command::{Arguments, Verb};
+use crate::smtp::reply::Reply;
+use crate::smtp::status::Status;
+
+fn stage_of(verb: &Verb) -> Stage {
+    match verb {
+        Verb::Helo | Verb::Ehlo => Stage::Hello,
+        Verb::Mail => Stage::Mail,
+        Verb::Rcpt => Stage::Rcpt,
+        Verb::Data | Verb::Bdat => Stage::Data,
+        _ => Stage::Other,
+    }
+}
+
+impl<'c> Conversation<'c> {
+    /// Runs the chain of a command and answers it.
+    pub(super) fn step(&mut self, mut exchange: Exchange, ports: &mut Ports<'_>) -> Action {
+        if let Some(reply) = self.session_limit(&exchange.command.verb) {
+            return self.finish(&exchange, Some(reply), Next::Close, ports);
+        }
+        if exchange.fault.is_none() {
+            exchange.fault = self.limit(&exchange);
+        }
+        let links = self.links_of(&exchange.command.verb);
+        let stage = stage_of(&exchange.command.verb);
+        let mut recipient = self.begin(&exchange, ports);
+        let ran = self.run(links, stage, Some(&exchange), recipient.as_mut(), None, ports);
+        let action = match stage {
+            Stage::Hello => self.hello(&exchange, &ran, ports),
+            Stage::Mail => self.mail(&exchange, &ran, ports),
+            Stage::Rcpt => self.rcpt(&exchange, &ran, recipient, ports),
+            Stage::Data if exchange.command.verb == Verb::Bdat => self.bdat(&exchange, &ran, ports),
+            Stage::Data => self.data(&exchange, &ran, ports),
+            _ => self.other(&exchange, &ran, ports),
+        };
+        self.concluded(links, Some(&exchange), action.reply.as_ref(), ports);
+        action
+    }
+
+    fn links_of(&self, verb: &Verb) -> &'c [Link] {
+        let chain = self.chain;
+        let own = match verb {
+            Verb::Bdat => chain.links("BDAT").or_else(|| chain.links("DATA")),
+            other => chain.links(other.name()),
+        };
+        own.or_else(|| chain.links("__DEFAULT__")).unwrap_or_default()
+    }
+
+    /// Limits of the session: beyond them it ends.
+    fn session_limit(&self, verb: &Verb) -> Option<Reply> {
+        let over = *verb == Verb::Mail && self.session.counters.messages >= self.limits.maximum_messages;
+        over.then(|| Reply::new(421, Some(Status(4, 7, 0)), "too many messages in one session"))
+    }
+
+    /// Limits of the transaction, as a fault of the exchange.
+    fn limit(&self, exchange: &Exchange) -> Option<Reply> {
+        match &exchange.command.parsed {
+            Ok(Arguments::Mail { parameters, .. }) => {
+                let limit = self.limits.message_size;
+                let size = parameters.size.unwrap_or(0);
+                (limit > 0 && size > limit).then(too_big)
+            }
+            Ok(Arguments::Rcpt { .. }) => {
+                let recipients = self.session.transaction.as_ref().map_or(0, |transaction| transaction.recipients.len());
+                let full = recipients >= usize::try_from(self.limits.maximum_recipients).unwrap_or(usize::MAX);
+                full.then(|| Reply::new(452, Some(Status::TOO_MANY_RECIPIENTS), "too many recipients"))
+            }
+            _ => None,
+        }
+    }
+
+    /// Opens what the command opens if it succeeds, so that handlers can see and note it.
+    fn begin(&mut self, exchange: &Exchange, ports: &mut Ports<'_>) -> Option<Recipient> {
+        if exchange.fault.is_some() {
+            return None;
+        }
+        match &exchange.command.parsed {
+            Ok(Arguments::Mail { reverse_path, parameters }) => {
+                let number = self.session.counters.transactions.saturating_add(1);
+                self.session.counters.transactions = number;
+                let (path, parameters) = (reverse_path.clone(), parameters.clone());
+                self.session.transaction = Some(Transaction::new(&self.session.id, number, path, parameters));
+                ports.body.reset();
+                None
+            }
+            Ok(Arguments::Rcpt { forward_path, .. }) => Some(Recipient::new(forward_path.clone())),
+            _ => None,
+        }
+    }
+
+    fn hello(&mut self, exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
+        let (verdict, reply, next) = self.answer(exchange, ran, &Reply::new(250, None, "hello"));
+        if verdict.is_positive()
+            && let Ok(Arguments::Hello(name)) = &exchange.command.parsed
+        {
+            self.forget_transaction(ports);
+            let esmtp = exchange.command.verb == Verb::Ehlo;
+            self.session.greet(Hello { esmtp, name: name.as_str().to_owned() });
+            let lines = reply.iter().flat_map(|reply| reply.lines.iter().skip(1));
+            self.session.offered = if esmtp { lines.cloned().collect() } else { Vec::new() };
+        }
+        self.keep(Stage::Hello, ran);
+        self.finish(exchange, reply, next, ports)
+    }
+
+    fn mail(&mut self, exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
+        let ok = Reply::new(250, Some(Status::SENDER_OK), "sender OK");
+        let (verdict, reply, next) = self.answer(exchange, ran, &ok);
+        let opened = exchange.fault.is_none();
+        if verdict.is_positive() {
+            self.apply(ran);
+            self.keep(Stage::Mail, ran);
+        }
+        let action = self.finish(exchange, reply, next, ports);
+        if opened && !verdict.is_positive() {
+            self.session.reset();
+        }
+        action
+    }
+
+    fn rcpt(&mut self, exchange: &Exchange, ran: &Ran, recipient: Option<Recipient>, ports: &mut Ports<'_>) -> Action {
+        let mut mailboxes = Vec::new();
+        for effect in ran.effects() {
+            if let Effect::Route(route) = effect {
+                mailboxes.clone_from(route);
+            }
+        }
+        let ok = Reply::new(250, Some(Status::RECIPIENT_OK), "recipient OK");
+        let (mut verdict, mut reply, mut next) = self.answer(exchange, ran, &ok);
+        // RFC 5321 §4.5.1: no policy refuses postmaster where the mailbox is ours.
+        let exempt = recipient.as_ref().is_some_and(Recipient::is_postmaster) && !mailboxes.is_empty();
+        if exempt && !verdict.is_positive() && exchange.fault.is_none() {
+            (verdict, reply, next) = (Verdict::Accept, Some(ok), Next::Command);
+        }
+        let routed = !mailboxes.is_empty();
+        match (recipient, &mut self.session.transaction) {
+            (Some(mut recipient), Some(transaction)) if verdict.is_positive() && routed => {
+                recipient.mailboxes = mailboxes;
+                if verdict == Verdict::Quarantine {
+                    recipient.disposition = Disposition::Quarantine;
+                }
+                if !exempt {
+                    recipient.kept.clone_from(&ran.decision.waiting);
+                }
+                transaction.recipients.push(recipient);
+                self.session.counters.recipients = self.session.counters.recipients.saturating_add(1);
+                self.apply(ran);
+            }
+            (recipient, transaction) => {
+                if let (Some(recipient), true) = (&recipient, verdict.is_positive() || verdict == Verdict::None) {
+                    reply = Some(self.chain.closed(&recipient.forward_path));
+                }
+                if recipient.is_some()
+                    && let Some(transaction) = transaction
+                {
+                    transaction.refused = transaction.refused.saturating_add(1);
+                }
+                self.session.counters.rejected_recipients = self.session.counters.rejected_recipients.saturating_add(1);
+            }
+        }
+        self.finish(exchange, reply, next, ports)
+    }
+
+    fn data(&mut self, exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
+        let ok = Reply::new(354, None, "end data with <CR><LF>.<CR><LF>");
+        let (verdict, reply, next) = self.answer(exchange, ran, &ok);
+        if !verdict.is_positive() || exchange.fault.is_some() {
+            return self.finish(exchange, reply, next, ports);
+        }
+        if exchange.pipelined {
+            self.session.observe(Anomaly::DataBeforeReply);
+        }
+        self.apply(ran);
+        self.keep(Stage::Data, ran);
+        self.begin_body(false, exchange, ports);
+        // Only a 354 lets the text come.
+        let reply = reply.filter(|reply| reply.code == 354).unwrap_or(ok);
+        self.finish(exchange, Some(reply), Next::Data, ports)
+    }
+
+    fn bdat(&mut self, exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
+        let Ok(Arguments::Bdat { size, last }) = exchange.command.parsed else {
+            // How much to skip is unknown, and what follows must not be read as commands.
+            let next = if exchange.command.argument.is_empty() { Next::Command } else { Next::Close };
+            let (_, reply, _) = self.answer(exchange, ran, &unavailable());
+            return self.finish(exchange, reply, next, ports);
+        };
+        let (verdict, reply, _) = self.answer(exchange, ran, &Reply::new(250, Some(Status::OK), "OK"));
+        let mut refused = (!verdict.is_positive() || exchange.fault.is_some()).then_some((verdict, reply));
+        if refused.is_none() {
+            self.apply(ran);
+            self.keep(Stage::Data, ran);
+            if !self.session.transaction.as_ref().is_some_and(Transaction::is_chunking) {
+                self.begin_body(true, exchange, ports);
+            }
+            refused = self.announce(size).map(|reply| (Verdict::Reject, Some(reply)));
+        }
+        self.chunk = Some(Chunk { size, last, refused });
+        self.act(None, Next::Chunk { size, last })
+    }
+
+    /// Counts announced octets: a chunk beyond the limit is refused before any of it is kept.
+    fn announce(&mut self, size: u64) -> Option<Reply> {
+        let body = self.session.transaction.as_mut().and_then(|transaction| transaction.body.as_mut())?;
+        body.announced = body.announced.saturating_add(size);
+        let limit = self.limits.message_size;
+        body.too_big |= limit > 0 && body.announced > limit;
+        body.too_big.then(too_big)
+    }
+
+    fn other(&mut self, exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
+        let verb = &exchange.command.verb;
+        let known = self.chain.links(verb.name()).is_some();
+        if !known {
+            let counters = &mut self.session.counters;
+            counters.unknown_commands = counters.unknown_commands.saturating_add(1);
+        }
+        let (verdict, reply, mut next) = self.answer(exchange, ran, &Reply::new(250, Some(Status::OK), "OK"));
+        let done = verdict.is_positive() && exchange.fault.is_none();
+        if done && *verb == Verb::Rset {
+            self.forget_transaction(ports);
+        }
+        if done && *verb == Verb::Quit {
+            next = Next::Close;
+        }
+        self.keep(Stage::Other, ran);
+        self.finish(exchange, reply, next, ports)
+    }
+
+    fn begin_body(&mut self, chunked: bool, exchange: &Exchange, ports: &mut Ports<'_>) {
+        ports.body.reset();
+        self.sink_failure = None;
+        if let Some(transaction) = &mut self.session.transaction {
+            transaction.body = Some(BodyFacts { chunked, ..BodyFacts::default() });
+        }
+        let chain = self.chain;
+        let links = chain.links("__DATA__").unwrap_or_default();
+        let mut readers = Vec::with_capacity(links.len());
+        for link in links {
+            let reader = match link.mode {
+                crate::chain::Mode::Off => None,
+                _ => self.with_context(link, Some(exchange), ports, |context| link.handler.body(context)),
+            };
+            readers.push(reader);
+        }
+        self.readers = readers;
+    }
+
+    /// Drops the transaction and whatever has come of its body.
+    pub(super) fn forget_transaction(&mut self, ports: &mut Ports<'_>) {
+        if let Some(transaction) = &self.session.transaction {
+            self.message_ended |= transaction.body.is_some();
+            ports.body.reset();
+        }
+        self.readers.clear();
+        self.sink_failure = None;
+        self.session.reset();
+    }
+
+    /// The decision as verdict, reply and what follows; an acceptance of a faulty command becomes its fault.
+    fn answer(&self, exchange: &Exchange, ran: &Ran, ok: &Reply) -> (Verdict, Option<Reply>, Next) {
+        let decision = &ran.decision;
+        let verdict = decision.verdict;
+        if let Some(fault) = &exchange.fault
+            && verdict <= Verdict::Quarantine
+        {
+            return (Verdict::None, Some(fault.clone()), Next::Command);
+        }
+        let given = decision.reply.clone();
+        match verdict {
+            Verdict::None => (verdict, Some(unavailable()), Next::Command),
+            Verdict::Accept | Verdict::Quarantine => (verdict, Some(given.unwrap_or_else(|| ok.clone())), Next::Command),
+            Verdict::Defer | Verdict::Reject => (verdict, Some(refusal(verdict, given)), Next::Command),
+            Verdict::Disconnect => (verdict, Some(refusal(verdict, given)), Next::Close),
+            Verdict::Drop => (verdict, None, Next::Close),
+        }
+    }
+
+    /// Counts and logs a reply, and ends a session with too many errors.
+    pub(super) fn finish(
+        &mut self,
+        exchange: &Exchange,
+        mut reply: Option<Reply>,
+        mut next: Next,
+        ports: &mut Ports<'_>,
+    ) -> Action {
+        let verb = &exchange.command.verb;
+        if reply.as_ref().is_none_or(|reply| reply.code >= 400) {
+            self.log_refusal(verb.name(), exchange, reply.as_ref());
+        }
+        let negative = reply.as_ref().is_some_and(|reply| reply.code >= 400);
+        // Refused recipients count once they are more than a transaction may have: RFC 5321 §4.5.3.1.10.
+        let counts = match verb {
+            Verb::Rcpt => {
+                let refused = self.session.counters.rejected_recipients;
+                exchange.command.parsed.is_err() || refused > self.limits.maximum_recipients
+            }
+            _ => true,
+        };
+        if negative && counts {
+            self.session.counters.errors = self.session.counters.errors.saturating_add(1);
+        }
+        let counters = self.session.counters;
+        let too_many = if counters.unknown_commands > self.limits.maximum_unknown_commands {
+            Some("too many unknown commands")
+        } else if counters.errors > self.limits.maximum_errors {
+            Some("too many errors")
+        } else {
+            None
+        };
+        if let (Some(text), true, true) = (too_many, negative, next != Next::Close) {
+            reply = Some(Reply::new(421, Some(Status(4, 7, 0)), text));
+            next = Next::Close;
+            self.forget_transaction(ports);
+        }
+        self.act(reply, next)
+    }
+
+    fn log_refusal(&mut self, verb: &str, exchange: &Exchange, reply: Option<&Reply>) {
+        let name = match reply.map(|reply| reply.code) {
+            None => "drop",
+            Some(500..) => "reject",
+            Some(_) => "defer",
+        };
+        // Client-given: a verb that we do not know may hold anything.
+        let mut event = self.event(name).quoted("verb", verb.as_bytes());
+        if let Some(reply) = reply {
+            event = event.field("code", reply.code);
+            if let Some(status) = reply.status {
+                event = event.field("status", status);
+            }
+        }
+        event = event.field("fault", exchange.fault.is_some()).quoted("argument", &exchange.command.argument);
+        self.log.push((Level::Info, event.text()));
+    }
+}
+
+impl crate::chain::Chain {
+    /// The answer to a recipient that nobody took: fail closed.
+    fn closed(&self, path: &crate::smtp::address::ForwardPath) -> Reply {
+        match self.directory.look_up(path) {
+            Found::ForeignDomain => Reply::new(550, Some(Status::REFUSED), "relaying not allowed"),
+            _ => Reply::new(550, Some(Status::UNKNOWN_MAILBOX), "no such mailbox"),
+        }
+    }
+}
+
+/// 552 5.3.4 (RFC 1870 §6).
+pub(super) fn too_big() -> Reply {
+    Reply::new(552, Some(Status::TOO_BIG), "message too big")
+}
+
+/// A negative reply for a verdict, whatever the handler gave.
+pub(super) fn refusal(verdict: Verdict, given: Option<Reply>) -> Reply {
+    let fits = |reply: &Reply| match verdict {
+        Verdict::Defer => (400..500).contains(&reply.code),
+        Verdict::Reject => (500..600).contains(&reply.code),
+        _ => (400..600).contains(&reply.code) || reply.code == 221,
+    };
+    given.filter(fits).unwrap_or_else(|| match verdict {
+        Verdict::Defer => Reply::new(451, Some(Status::GREYLISTED), "try again later"),
+        Verdict::Disconnect => Reply::new(421, Some(Status(4, 7, 0)), "closing connection"),
+        _ => Reply::new(550, Some(Status::REFUSED), "refused by policy"),
+    })
+}

@@ -1,0 +1,158 @@
+//! What a handler is and what it may say.
+
+use super::context::Context;
+use super::outcome::{Message, Taken};
+use crate::session::{At, Mailbox, Verdict};
+use crate::smtp::reply::Reply;
+
+/// Fixed facts about a handler, for the registry, the manual and `rsmtpd chain`.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts {
+    /// Its name in YAML, also the name of its file.
+    pub id: &'static str,
+    /// Class name of the original, accepted in its place.
+    pub class: &'static str,
+    /// Chains it makes sense in; empty means every one but `__DATA__` and `__CLOSE__`.
+    pub verbs: &'static [&'static str],
+    /// Verdicts it may give.
+    pub decides: &'static [Verdict],
+    /// Whether it takes messages over; exactly one such entry ends `__DATA__`.
+    pub taker: bool,
+    /// One line for people.
+    pub about: &'static str,
+}
+
+/// A symbol with a value: what a handler found, whatever is decided.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evidence {
+    /// Name of the symbol.
+    pub symbol: &'static str,
+    /// Its value, or the error.
+    pub value: String,
+    /// Weight for scoring.
+    pub score: f64,
+    /// Whether `value` says why nothing could be found out.
+    pub error: bool,
+}
+
+/// Something besides the reply that is to happen.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Adds a header field in front of the message: complete, ending with CRLF.
+    AddField(String),
+    /// Puts a word on the message.
+    Label(String),
+    /// RCPT only: the recipient's final mailboxes. An accepted recipient needs one.
+    Route(Vec<Mailbox>),
+    /// Keeps a copy in the quarantine though the message is refused.
+    KeepCopy,
+    /// The entry with this id does not run in this exchange.
+    Skip(String),
+}
+
+/// What a handler returns.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Outcome {
+    /// What it wants to become of the command.
+    pub verdict: Verdict,
+    /// When that may bite.
+    pub at: At,
+    /// The reply that goes with it.
+    pub reply: Option<Reply>,
+    /// What it found.
+    pub evidence: Vec<Evidence>,
+    /// What else is to happen.
+    pub effects: Vec<Effect>,
+}
+
+impl Outcome {
+    /// No opinion.
+    pub fn none() -> Outcome {
+        Outcome::default()
+    }
+
+    /// Go on, with this reply.
+    pub fn accept(reply: Reply) -> Outcome {
+        Outcome { verdict: Verdict::Accept, reply: Some(reply), ..Outcome::default() }
+    }
+
+    /// Refuse for good.
+    pub fn reject(reply: Reply) -> Outcome {
+        Outcome { verdict: Verdict::Reject, reply: Some(reply), ..Outcome::default() }
+    }
+
+    /// Refuse for now.
+    pub fn defer(reply: Reply) -> Outcome {
+        Outcome { verdict: Verdict::Defer, reply: Some(reply), ..Outcome::default() }
+    }
+
+    /// Adds an effect.
+    #[must_use]
+    pub fn with(mut self, effect: Effect) -> Outcome {
+        self.effects.push(effect);
+        self
+    }
+
+    /// Adds evidence.
+    #[must_use]
+    pub fn evidence(mut self, symbol: &'static str, value: impl Into<String>, score: f64) -> Outcome {
+        self.evidence.push(Evidence { symbol, value: value.into(), score, error: false });
+        self
+    }
+}
+
+/// A handler could not do its work; what follows is the entry's `on_error`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HandlerError {
+    /// Something it waited for did not come in time.
+    #[error("no answer in time from {0}")]
+    TimedOut(String),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Looks at one step of a session and says what it thinks. It never writes to the client and reaches the outside only
+/// through [`Context`].
+pub trait Handler: Send + Sync {
+    /// Who it is.
+    fn facts(&self) -> &'static Facts;
+
+    /// Judges the exchange; in `__DATA__` called when the whole message is there, unless [`Handler::body`] gave a reader.
+    ///
+    /// # Errors
+    /// It cannot work; the entry's `on_error` counts.
+    fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError>;
+
+    /// `__DATA__` only, at the beginning of a body: a reader that sees every octet.
+    fn body(&self, context: &mut Context<'_>) -> Option<Box<dyn BodyReader>> {
+        let _ = context;
+        None
+    }
+
+    /// Takers only: takes the message over for good, or says what the client is told instead.
+    ///
+    /// # Errors
+    /// The reply to the client; nothing was kept for its real recipients.
+    fn take(&self, context: &mut Context<'_>, message: Message) -> Result<Taken, Reply> {
+        let _ = (context, message);
+        Err(super::outcome::unavailable())
+    }
+
+    /// Told the final reply of an exchange it ran in.
+    fn concluded(&self, context: &Context<'_>, reply: Option<&Reply>) {
+        let _ = (context, reply);
+    }
+}
+
+/// Sees a body pass by.
+pub trait BodyReader: Send {
+    /// The next octets, dot-stuffing removed.
+    fn chunk(&mut self, octets: &[u8]);
+
+    /// The end, in chain order.
+    ///
+    /// # Errors
+    /// As [`Handler::handle`].
+    fn end(self: Box<Self>, context: &mut Context<'_>) -> Result<Outcome, HandlerError>;
+}

@@ -1,0 +1,36 @@
+//! Limits of a session that the conversation keeps; RFC 5321 §4.5.3.1.
+
+use crate::smtp::receiver::LineEndings;
+
+/// Numbers from `worker.yaml`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest message in octets, 0 for none.
+    pub message_size: u64,
+    /// Recipients of one transaction; beyond them 452 4.5.3.
+    pub maximum_recipients: u32,
+    /// Messages of one session; beyond them 421 4.7.0.
+    pub maximum_messages: u32,
+    /// Faulty commands of one session; beyond them 421 4.7.0.
+    pub maximum_errors: u32,
+    /// Unknown commands of one session; beyond them 421 4.7.0.
+    pub maximum_unknown_commands: u32,
+    /// `Received` fields of a message; beyond them 554 5.4.6.
+    pub maximum_received: u32,
+    /// What to do with bare CR and LF.
+    pub line_endings: LineEndings,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            message_size: 64 << 20,
+            maximum_recipients: 1000,
+            maximum_messages: 1000,
+            maximum_errors: 20,
+            maximum_unknown_commands: 5,
+            maximum_received: 100,
+            line_endings: LineEndings::Normalize,
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The end of a message: who has it now, and what the client is told.
+//!
+//! [`Taken`] is the only way to a 250 after end-of-data. [`fold`] is its only constructor, so "somebody other than the
+//! worker has it on disk" can be checked by reading this file.
+
+use crate::ipc::delivery::{Body, Disposition, Recipient, RecipientResult};
+use crate::smtp::reply::Reply;
+use crate::smtp::status::Status;
+
+/// A whole message on its way to the taker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Its id, also the transaction's.
+    pub id: String,
+    /// Mailboxes and what is to become of it for each, without duplicates.
+    pub copies: Vec<Recipient>,
+    /// Where the octets are.
+    pub body: Body,
+}
+
+/// Proof that the message is kept by somebody else.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Taken {
+    results: Vec<RecipientResult>,
+}
+
+impl Taken {
+    /// What became of each copy.
+    pub fn results(&self) -> &[RecipientResult] {
+        &self.results
+    }
+
+    /// The 250 for the message with this id.
+    pub fn reply(&self, id: &str) -> Reply {
+        Reply::new(250, Some(Status(2, 0, 0)), format!("{id} accepted"))
+    }
+}
+
+/// 451 4.3.0, for everything that failed on our side.
+pub fn unavailable() -> Reply {
+    Reply::new(451, Some(Status(4, 3, 0)), "local error, try again later")
+}
+
+/// Folds what became of each copy into one answer: only copies to be delivered decide; where there are none, the
+/// quarantine copies do.
+///
+/// # Errors
+/// The reply when no real recipient got the message.
+pub fn fold(copies: &[Recipient], results: Vec<RecipientResult>) -> Result<Taken, Reply> {
+    if results.len() != copies.len() || copies.is_empty() {
+        return Err(unavailable());
+    }
+    let of = |disposition: Disposition| {
+        let pairs = copies.iter().zip(&results);
+        pairs.filter(move |(copy, _)| copy.disposition == disposition).map(|(_, result)| result).collect::<Vec<_>>()
+    };
+    let real = of(Disposition::Deliver);
+    if real.is_empty() {
+        let kept = of(Disposition::Quarantine).iter().all(|result| is_kept(result));
+        return if kept { Ok(Taken { results }) } else { Err(unavailable()) };
+    }
+    if real.iter().any(|result| is_kept(result)) {
+        return Ok(Taken { results });
+    }
+    Err(refusal(&real))
+}
+
+fn is_kept(result: &RecipientResult) -> bool {
+    matches!(
+        result,
+        RecipientResult::Delivered
+            | RecipientResult::Spooled
+            | RecipientResult::Quarantined
+            | RecipientResult::Discarded
+    )
+}
+
+/// None of them got it: 452 for space, else 451 if any may work later, else the first 5xx.
+fn refusal(real: &[&RecipientResult]) -> Reply {
+    let mut permanent = None;
+    let mut temporary = None;
+    for result in real {
+        match result {
+            RecipientResult::Temporary { code: 452, status, text } => return reply(452, *status, text),
+            RecipientResult::Temporary { status, text, .. } => {
+                temporary.get_or_insert_with(|| reply(451, *status, text));
+            }
+            RecipientResult::Permanent { code, status, text } => {
+                permanent.get_or_insert_with(|| reply(*code, *status, text));
+            }
+            _ => {}
+        }
+    }
+    temporary.or(permanent).unwrap_or_else(unavailable)
+}
+
+/// A reply whose code and status agree, whatever the agent said.
+fn reply(code: u16, status: [u16; 3], text: &str) -> Reply {
+    let class: u8 = if (500..600).contains(&code) { 5 } else { 4 };
+    let code = if (400..600).contains(&code) { code } else { 451 };
+    let [given, subject, detail] = status;
+    let status = if given == u16::from(class) { Status(class, subject, detail) } else { Status(class, 3, 0) };
+    Reply::new(code, Some(status), text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use RecipientResult::{Delivered, Quarantined, Spooled};
+
+    fn copy(disposition: Disposition) -> Recipient {
+        Recipient { original: "a@b".into(), domain: "b".into(), mailbox: "a".into(), disposition }
+    }
+
+    fn temporary(code: u16) -> RecipientResult {
+        RecipientResult::Temporary { code, status: [4, 3, 1], text: "later".into() }
+    }
+
+    fn permanent(code: u16) -> RecipientResult {
+        RecipientResult::Permanent { code, status: [5, 2, 2], text: "over quota".into() }
+    }
+
+    fn answer(cells: &[(Disposition, RecipientResult)]) -> u16 {
+        let copies: Vec<_> = cells.iter().map(|(disposition, _)| copy(*disposition)).collect();
+        let results = cells.iter().map(|(_, result)| result.clone()).collect();
+        match fold(&copies, results) {
+            Ok(taken) => taken.reply("x.1").code,
+            Err(reply) => reply.code,
+        }
+    }
+
+    #[test]
+    fn the_table() {
+        use Disposition::{Deliver, Discard, Quarantine};
+        let cases: &[(&[(Disposition, RecipientResult)], u16)] = &[
+            (&[(Deliver, Delivered), (Deliver, Delivered)], 250),
+            (&[(Deliver, permanent(552)), (Deliver, Delivered)], 250),
+            (&[(Deliver, Delivered), (Deliver, Spooled)], 250),
+            (&[(Deliver, temporary(451)), (Deliver, permanent(550))], 451),
+            (&[(Deliver, temporary(450)), (Deliver, temporary(452))], 452),
+            (&[(Deliver, permanent(552)), (Deliver, permanent(550))], 552),
+            (&[(Quarantine, Quarantined)], 250),
+            (&[(Quarantine, temporary(452))], 451),
+            (&[(Quarantine, permanent(550))], 451),
+            (&[(Quarantine, Quarantined), (Deliver, permanent(550))], 550),
+            (&[(Quarantine, temporary(451)), (Deliver, Delivered)], 250),
+            (&[(Discard, RecipientResult::Discarded)], 250),
+        ];
+        for (cells, code) in cases {
+            assert_eq!(answer(cells), *code, "{cells:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_number_of_results_is_no_success() {
+        assert_eq!(fold(&[copy(Disposition::Deliver)], Vec::new()).map_err(|reply| reply.code), Err(451));
+        assert_eq!(fold(&[], Vec::new()).map_err(|reply| reply.code), Err(451));
+    }
+
+    #[test]
+    fn code_and_status_agree() {
+        let odd = RecipientResult::Permanent { code: 250, status: [2, 0, 0], text: String::new() };
+        let Err(reply) = fold(&[copy(Disposition::Deliver)], vec![odd]) else { panic!("taken") };
+        assert_eq!((reply.code, reply.status), (451, Some(Status(4, 3, 0))));
+    }
+}

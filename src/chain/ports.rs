@@ -1,0 +1,54 @@
+//! What the conversation needs from its surroundings: the way to delivery, a place for the body, the time.
+
+use std::io;
+
+use crate::ipc::delivery::{Body, Commit, Outcome};
+
+/// The way to delivery. The body was staged by the owner of the port.
+pub trait DeliveryPort {
+    /// Hands a message over and waits for what became of it.
+    ///
+    /// # Errors
+    /// Delivery is silent, full or gone; nothing may be assumed kept.
+    fn commit(&mut self, commit: Commit) -> Result<Outcome, DeliveryError>;
+}
+
+/// Delivery did not answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("delivery: {0}")]
+pub struct DeliveryError(String);
+
+impl DeliveryError {
+    /// With the reason, for the log.
+    pub fn new(reason: impl Into<String>) -> DeliveryError {
+        DeliveryError(reason.into())
+    }
+}
+
+/// Where the octets of a body go.
+pub trait BodySink {
+    /// Takes the next octets.
+    ///
+    /// # Errors
+    /// No space, or no delivery: the client is told 452 4.3.1.
+    fn write(&mut self, octets: &[u8]) -> io::Result<()>;
+
+    /// The whole body; the sink is empty afterwards.
+    ///
+    /// # Errors
+    /// As [`BodySink::write`].
+    fn finish(&mut self) -> io::Result<Body>;
+
+    /// Forgets what was written.
+    fn reset(&mut self);
+}
+
+/// All of them, for the time of one call.
+pub struct Ports<'a> {
+    /// The way to delivery.
+    pub delivery: &'a mut dyn DeliveryPort,
+    /// The body under way.
+    pub body: &'a mut dyn BodySink,
+    /// Unix time in microseconds.
+    pub now: i64,
+}

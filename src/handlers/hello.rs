@@ -1,0 +1,113 @@
+//! HELO and EHLO (RFC 5321 §4.1.1.1): greets the client by the name it gave, and names the extensions after EHLO.
+//!
+//! Never refuses because of the name. Notes: reads none, writes none.
+
+use crate::chain::registry::Material;
+use crate::chain::{Context, Facts, Handler, HandlerError, Outcome};
+use crate::session::Verdict;
+use crate::smtp::reply::Reply;
+use crate::smtp::command::Verb;
+
+/// Who it is.
+pub const FACTS: Facts = Facts {
+    id: "hello",
+    class: "HelloHandler",
+    verbs: &["HELO", "EHLO"],
+    decides: &[Verdict::Accept],
+    taker: false,
+    about: "250 and, after EHLO, the extensions",
+};
+
+/// `hello.yaml`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// First line of the reply.
+    pub message: String,
+    /// Whether PIPELINING is named. It always works; a client that uses it unasked is worth noting.
+    pub advertise_pipelining_extension: bool,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            message: "<server_name> Hello <client.advertised_name> (<client.ip> port <client.port>)".into(),
+            advertise_pipelining_extension: true,
+        }
+    }
+}
+
+struct Hello {
+    config: Config,
+}
+
+/// Makes one from its settings.
+pub fn make(material: &mut Material) -> Box<dyn Handler> {
+    let mut config = Config::default();
+    material.settings.text("message", &mut config.message);
+    material.settings.boolean("advertise_pipelining_extension", &mut config.advertise_pipelining_extension);
+    Box::new(Hello { config })
+}
+
+impl Hello {
+    fn extensions(&self, context: &Context<'_>) -> Vec<String> {
+        let limits = context.limits();
+        let mut lines = Vec::with_capacity(8);
+        if self.config.advertise_pipelining_extension {
+            lines.push("PIPELINING".to_owned());
+        }
+        lines.push(format!("SIZE {}", limits.message_size));
+        lines.push("8BITMIME".to_owned());
+        lines.push("SMTPUTF8".to_owned());
+        lines.push("ENHANCEDSTATUSCODES".to_owned());
+        if context.chunking() {
+            lines.push("CHUNKING".to_owned());
+        }
+        lines.push(format!("LIMITS MAILMAX={} RCPTMAX={}", limits.maximum_messages, limits.maximum_recipients));
+        if context.verbs().iter().any(|verb| verb == "HELP") {
+            lines.push("HELP".to_owned());
+        }
+        lines
+    }
+}
+
+impl Handler for Hello {
+    fn facts(&self) -> &'static Facts {
+        &FACTS
+    }
+
+    fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
+        let mut reply = Reply::new(250, None, context.expand(&self.config.message));
+        if context.exchange().is_some_and(|exchange| exchange.command.verb == Verb::Ehlo) {
+            reply.lines.extend(self.extensions(context));
+        }
+        Ok(Outcome::accept(reply))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::chain::conversation::tests::Peer;
+
+    #[test]
+    fn ehlo_names_the_extensions() {
+        let reply = Peer::open().say("EHLO client.example");
+        assert_eq!(
+            reply,
+            "250-mail.example.com Hello client.example (192.0.2.7 port 4711)\r\n250-PIPELINING\r\n250-SIZE 1000\r\n\
+             250-8BITMIME\r\n250-SMTPUTF8\r\n250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n\
+             250-LIMITS MAILMAX=3 RCPTMAX=3\r\n250 HELP\r\n"
+        );
+    }
+
+    #[test]
+    fn helo_names_none() {
+        let reply = Peer::open().say("HELO client.example");
+        assert_eq!(reply, "250 mail.example.com Hello client.example (192.0.2.7 port 4711)\r\n");
+    }
+
+    #[test]
+    fn the_name_is_not_expanded_again() {
+        let reply = Peer::open().say("HELO <version>");
+        assert!(!reply.contains(env!("CARGO_PKG_VERSION")), "{reply}");
+    }
+}

@@ -1,0 +1,73 @@
+//! The end of the session by QUIT (RFC 5321 §4.1.1.10).
+//!
+//! Notes: reads none, writes none.
+
+use crate::chain::registry::Material;
+use crate::chain::{Context, Facts, Handler, HandlerError, Outcome};
+use crate::session::Verdict;
+use crate::smtp::reply::Reply;
+use crate::smtp::status::Status;
+
+/// Who it is.
+pub const FACTS: Facts = Facts {
+    id: "quit",
+    class: "Quit",
+    verbs: &["QUIT"],
+    decides: &[Verdict::Accept],
+    taker: false,
+    about: "221, then the connection is closed",
+};
+
+/// `quit.yaml`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Text of the farewell.
+    pub message: String,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config { message: "<server_name> closing connection".into() }
+    }
+}
+
+struct Quit {
+    config: Config,
+}
+
+/// Makes one from its settings.
+pub fn make(material: &mut Material) -> Box<dyn Handler> {
+    let mut config = Config::default();
+    material.settings.text("message", &mut config.message);
+    Box::new(Quit { config })
+}
+
+impl Handler for Quit {
+    fn facts(&self) -> &'static Facts {
+        &FACTS
+    }
+
+    fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
+        let text = context.expand(&self.config.message);
+        Ok(Outcome::accept(Reply::new(221, Some(Status::OK), text)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::chain::conversation::tests::Peer;
+
+    #[test]
+    fn says_goodbye_and_closes() {
+        let mut peer = Peer::open();
+        assert_eq!(peer.say("QUIT"), "221 2.0.0 mail.example.com closing connection\r\n");
+        assert!(peer.is_closed());
+    }
+
+    #[test]
+    fn an_argument_is_a_fault() {
+        let mut peer = Peer::open();
+        assert!(peer.say("QUIT now").starts_with("501 "));
+        assert!(!peer.is_closed());
+    }
+}
