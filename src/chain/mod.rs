@@ -5,6 +5,7 @@
 //! of the receiver, replies go out as values, and the rest of the world is behind [`ports::Ports`]. Chains must never
 //! trust a handler with the protocol: order, limits and the meaning of a 250 are kept by [`Conversation`] itself.
 
+pub mod configured;
 pub mod context;
 pub mod conversation;
 pub mod decision;

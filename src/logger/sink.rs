@@ -25,6 +25,16 @@ pub enum Destination {
     Stderr,
 }
 
+impl Destination {
+    /// The directory that must stay writable for it.
+    pub fn directory(&self) -> Option<&Path> {
+        match self {
+            Destination::File(path) => path.parent(),
+            Destination::Syslog(_) | Destination::Stderr => None,
+        }
+    }
+}
+
 /// Pause between attempts to reach a syslog daemon that is away.
 const RETRY: Duration = Duration::from_secs(1);
 

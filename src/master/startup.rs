@@ -9,9 +9,12 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::config;
 use crate::delivery;
 use crate::helper::EX_SOFTWARE;
 use crate::ipc::control::ToHelper;
@@ -83,7 +86,18 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
         log.say(Level::Notice, Event::new("listening").field("address", address));
     }
     let path = plan.directory.clone();
-    Ok(Ready { served, path, directory, listeners, addresses, helpers, log, notify, signals })
+    let destination = destination(&served, &state);
+    Ok(Ready { served, path, directory, listeners, addresses, destination, helpers, log, notify, signals })
+}
+
+/// Where mail goes, for people.
+fn destination(served: &Served, state: &Path) -> String {
+    let delivery = served.delivery();
+    match delivery.agent {
+        config::Agent::Maildir => format!("{}/mail/<domain>/<local part>/", state.display()),
+        config::Agent::DovecotLda => format!("{}", delivery.dovecot_lda.path.display()),
+        config::Agent::Lmtp => format!("LMTP at {}", delivery.lmtp.socket.display()),
+    }
 }
 
 fn bind(served: &Served) -> Result<(Vec<OwnedFd>, Vec<SocketAddr>)> {
@@ -107,12 +121,12 @@ impl Users {
             return Ok(Users { service: None, logger: None, delivery: None, invented: false });
         }
         let mut invented = false;
-        let mut pick = |name: &str, group: Option<&str>, nth: u32| -> Result<Identity> {
+        let mut pick = |name: &str, group: Option<&str>, nth: usize| -> Result<Identity> {
             if let Some(identity) = privilege::lookup(name, group)? {
                 return Ok(identity);
             }
             invented = true;
-            Ok(privilege::dynamic_identity(nth))
+            Ok(privilege::dynamic_identity(nth)?)
         };
         let service = pick(&served.daemon.user, served.daemon.group.as_deref(), 0)?;
         let logger = pick("rsmtpd-log", None, 1)?;
@@ -166,7 +180,7 @@ fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result
         File::options().append(true).create_new(true).open(path).with_context(|| format!("{}", path.display()))?;
         nix::unistd::chown(path, Some(user.uid()), Some(user.gid()))?;
     }
-    let profile = sandbox::Profile::logger(&plan.destination.directory());
+    let profile = sandbox::Profile::logger(plan.destination.directory());
     let mode = served.sandbox;
     let destination = plan.destination.clone();
     let work = move |control: OwnedFd, _| {
@@ -191,14 +205,15 @@ fn start_delivery(
 ) -> Result<Helper> {
     let (door, voice) = pair()?;
     let level = served.log_level();
-    let settings = served.delivery_settings(state);
-    let profile = sandbox::Profile::delivery(&plan.directory, state, &settings.programs());
+    let settings = delivery_settings(served.delivery(), state, served.daemon.grace_time);
+    let profile = sandbox::Profile::delivery(&plan.directory, state, &programs(&settings));
     let mode = served.sandbox;
     let parents = voice.try_clone()?;
     let lock = state.join("lock");
     let work = move |control: OwnedFd, _| {
         let Ok(voice) = voice.try_clone() else { return EX_SOFTWARE };
         let log = Log::new(voice, level);
+        let log: delivery::Log = Arc::new(move |level, text| log.line(Level::from_number(level), text));
         if sandbox::enter(&profile, mode).is_err() {
             return EX_SOFTWARE;
         }
@@ -213,6 +228,42 @@ fn start_delivery(
         .with_context(|| format!("state directory {}", state.display()))?;
     logger.tell(&ToHelper::Door { worker: 0, pid: helper.pid.as_raw() }, &[door.as_fd()]);
     Ok(helper)
+}
+
+/// The delivery process's settings from delivery.yaml.
+fn delivery_settings(delivery: &config::Delivery, state: &Path, grace: Duration) -> delivery::Settings {
+    let agent = match delivery.agent {
+        config::Agent::Maildir => delivery::Agent::Maildir,
+        config::Agent::DovecotLda => delivery::Agent::DovecotLda {
+            path: delivery.dovecot_lda.path.clone(),
+            userdb: delivery.dovecot_lda.userdb,
+            home: delivery.dovecot_lda.home.clone().unwrap_or_default(),
+        },
+        config::Agent::Lmtp => delivery::Agent::Lmtp { socket: delivery.lmtp.socket.clone() },
+    };
+    let acknowledge = match delivery.acknowledge {
+        config::Acknowledge::Delivered => delivery::Acknowledge::Delivered,
+        config::Acknowledge::Spooled => delivery::Acknowledge::Spooled,
+    };
+    delivery::Settings {
+        agent,
+        acknowledge,
+        writers: delivery.writers,
+        lda_jobs: delivery.lda_jobs,
+        queue: delivery.queue,
+        timeout: delivery.timeout,
+        give_up: delivery.give_up,
+        grace,
+        ..delivery::Settings::new(state)
+    }
+}
+
+/// Programs that delivery runs.
+fn programs(settings: &delivery::Settings) -> Vec<PathBuf> {
+    match &settings.agent {
+        delivery::Agent::DovecotLda { path, .. } => vec![path.clone()],
+        _ => Vec::new(),
+    }
 }
 
 /// Takes the lock of the state directory for as long as this process and its children live, and leaves the

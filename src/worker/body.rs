@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::chain::{BodySink, DeliveryError, DeliveryPort};
-use crate::delivery::client::Client;
+use crate::delivery::client::{Client, Error};
 use crate::ipc::delivery::{Body, Commit, INLINE_BODY, Outcome};
 use crate::ipc::link::Role;
 
@@ -32,20 +32,45 @@ impl Delivery {
         Delivery { door: Some(door), link }
     }
 
-    fn with<T>(&mut self, call: impl Fn(&mut Client) -> Result<T, crate::delivery::client::Error>) -> io::Result<T> {
-        let mut door = match self.door.take() {
-            Some(door) if !door.is_closed() => door,
-            _ => Client::new(self.link.open(Role::Delivery)?, PATIENCE),
-        };
-        let result = call(&mut door).map_err(io::Error::other)?;
+    /// The door, if it is still open; else a new one.
+    fn door(&mut self) -> io::Result<Client> {
+        match self.door.take() {
+            Some(door) if !door.is_closed() => Ok(door),
+            _ => Ok(Client::new(self.link.open(Role::Delivery)?, PATIENCE)),
+        }
+    }
+
+    /// A file for a body; 452 territory when there is no space.
+    fn begin(&mut self) -> io::Result<File> {
+        let door = self.door()?;
+        let file = door.begin(0).map_err(|error| match error {
+            Error::Full => io::ErrorKind::StorageFull.into(),
+            other => io::Error::other(other),
+        })?;
         self.door = Some(door);
-        Ok(result)
+        Ok(file)
+    }
+
+    /// After a failure the door is given up: its answers would belong to the wrong message.
+    fn commit(&mut self, commit: Commit) -> Result<Outcome, DeliveryError> {
+        let door = match (&commit.body, self.door.take()) {
+            // The staged file belongs to this very door.
+            (Body::Staged { .. }, Some(door)) => door,
+            (Body::Staged { .. }, None) => return Err(DeliveryError::new("the door closed behind the body")),
+            (Body::Inline(_), door) => {
+                self.door = door;
+                self.door().map_err(|error| DeliveryError::new(error.to_string()))?
+            }
+        };
+        let outcome = door.commit(commit).map_err(|error| DeliveryError::new(error.to_string()))?;
+        self.door = Some(door);
+        Ok(outcome)
     }
 }
 
 impl DeliveryPort for Rc<RefCell<Delivery>> {
     fn commit(&mut self, commit: Commit) -> Result<Outcome, DeliveryError> {
-        self.borrow_mut().with(|door| door.commit(&commit)).map_err(|error| DeliveryError::new(error.to_string()))
+        self.borrow_mut().commit(commit)
     }
 }
 
@@ -69,7 +94,7 @@ impl Staging {
     fn spill(&mut self) -> io::Result<&mut Store> {
         if let Store::Memory(bytes) = &mut self.store {
             let bytes = std::mem::take(bytes);
-            let mut file = self.delivery.borrow_mut().with(|door| door.begin(0))?;
+            let mut file = self.delivery.borrow_mut().begin()?;
             file.write_all(&bytes)?;
             self.store = Store::File { file, length: bytes.len() as u64 };
         }
