@@ -44,6 +44,11 @@ struct Header {
 }
 
 impl BodyFacts {
+    /// Nothing has come yet; `chunked` by BDAT.
+    pub fn new(chunked: bool) -> BodyFacts {
+        BodyFacts { chunked, ..BodyFacts::default() }
+    }
+
     /// Looks at the next octets of the body, dot-stuffing removed.
     pub fn chunk(&mut self, octets: &[u8]) {
         let mut rest = octets;

@@ -13,10 +13,11 @@ pub(crate) mod tests;
 use super::decision::Stage;
 use super::handler::BodyReader;
 use super::limits::Limits;
-use super::ports::Ports;
+use super::ports::{BodySink, DeliveryError, DeliveryPort, Ports};
+use crate::ipc::delivery::{Body, Commit, Outcome};
 use super::Chain;
 use crate::log::{Event, Level};
-use crate::session::{Anomaly, Exchange, Session, Verdict, order};
+use crate::session::{Anomaly, Counters, Exchange, Session, Verdict, order};
 use crate::smtp::command::{Advertised, Verb, parse};
 use crate::smtp::receiver::{BodyEnd, LineEndings};
 use crate::smtp::line::{CommandLine, LineEnding};
@@ -57,8 +58,8 @@ pub struct Action {
 /// The end of a session.
 #[derive(Debug)]
 pub struct Summary {
-    /// The session as it ended.
-    pub session: Session,
+    /// What happened how often.
+    pub counters: Counters,
     /// Finished lines for the log.
     pub lines: Vec<(Level, String)>,
 }
@@ -80,6 +81,7 @@ pub struct Conversation<'c> {
     sink_failure: Option<String>,
     chunk: Option<Chunk>,
     in_body: bool,
+    now: i64,
     ended: bool,
     message_ended: bool,
     log: Vec<(Level, String)>,
@@ -96,6 +98,7 @@ impl<'c> Conversation<'c> {
             sink_failure: None,
             chunk: None,
             in_body: false,
+            now: 0,
             ended: false,
             message_ended: false,
             log: Vec::new(),
@@ -115,6 +118,7 @@ impl<'c> Conversation<'c> {
     /// The greeting, by `__OPEN__`. Without one the client is told 554 and asked to leave.
     pub fn open(&mut self, ports: &mut Ports<'_>) -> Action {
         self.session.began = ports.now;
+        self.now = ports.now;
         let mut event = self.event("connect").field("port", self.session.peer.port());
         event = event.field("local", self.session.local);
         self.log.push((Level::Info, event.text()));
@@ -137,6 +141,7 @@ impl<'c> Conversation<'c> {
 
     /// One command line. `pipelined` says whether more input was there already.
     pub fn command(&mut self, line: CommandLine, pipelined: bool, ports: &mut Ports<'_>) -> Action {
+        self.now = ports.now;
         if self.ended {
             return self.act(None, Next::Close);
         }
@@ -188,18 +193,18 @@ impl<'c> Conversation<'c> {
         if self.ended || !self.in_body {
             return self.act(None, if self.ended { Next::Close } else { Next::Command });
         }
+        self.now = ports.now;
         self.in_body = false;
         self.end_of_body(&end, ports)
     }
 
     /// The end of the connection: `__CLOSE__` runs, the transaction under way is dropped.
-    pub fn close(mut self, reason: &str, ports: &mut Ports<'_>) -> Summary {
+    pub fn close(&mut self, reason: &str) -> Summary {
         let chain = self.chain;
+        let (mut delivery, mut body) = (Nowhere, Nowhere);
+        let ports = &mut Ports { delivery: &mut delivery, body: &mut body, now: self.now };
         if reason == "lost" {
             self.session.observe(Anomaly::NoQuit);
-        }
-        if self.session.transaction.is_some() {
-            ports.body.reset();
         }
         let links = chain.links("__CLOSE__").unwrap_or_default();
         self.run(links, Stage::Other, None, None, Some(reason), ports);
@@ -216,7 +221,9 @@ impl<'c> Conversation<'c> {
             .field("anomalies", self.session.anomalies.len())
             .field("ms", ports.now.saturating_sub(self.session.began).max(0) / 1000);
         self.log.push((Level::Info, line.text()));
-        Summary { session: self.session, lines: self.log }
+        self.ended = true;
+        self.session.reset();
+        Summary { counters, lines: std::mem::take(&mut self.log) }
     }
 
     fn serves_chunks(&self) -> bool {
@@ -248,6 +255,27 @@ impl<'c> Conversation<'c> {
         let message_ended = std::mem::take(&mut self.message_ended);
         Action { reply, next, message_ended, log: std::mem::take(&mut self.log) }
     }
+}
+
+/// What the end of a session can still reach: nothing.
+struct Nowhere;
+
+impl DeliveryPort for Nowhere {
+    fn commit(&mut self, _: Commit) -> Result<Outcome, DeliveryError> {
+        Err(DeliveryError::new("the session has ended"))
+    }
+}
+
+impl BodySink for Nowhere {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn finish(&mut self) -> std::io::Result<Body> {
+        Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn reset(&mut self) {}
 }
 
 /// The reply to bare CR or LF where they are forbidden.

@@ -244,7 +244,7 @@ impl<'c> Conversation<'c> {
         ports.body.reset();
         self.sink_failure = None;
         if let Some(transaction) = &mut self.session.transaction {
-            transaction.body = Some(BodyFacts { chunked, ..BodyFacts::default() });
+            transaction.body = Some(BodyFacts::new(chunked));
         }
         let chain = self.chain;
         let links = chain.links("__DATA__").unwrap_or_default();
