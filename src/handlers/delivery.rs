@@ -41,7 +41,9 @@ impl Handler for Delivery {
     fn take(&self, context: &mut Context<'_>, message: Message) -> Result<Taken, Reply> {
         let now = context.now();
         let session = context.session();
-        let Some(transaction) = &session.transaction else { return Err(unavailable()) };
+        let Some(transaction) = &session.transaction else {
+            return Err(unavailable());
+        };
         let copies = message.copies.clone();
         let commit = Commit {
             fields: fields(session, transaction, now),
@@ -52,7 +54,11 @@ impl Handler for Delivery {
             smtputf8: transaction.parameters.smtputf8,
             received_at: now.div_euclid(1_000_000),
             peer: session.peer.ip().to_string(),
-            helo: session.hello.as_ref().map(|hello| hello.name.clone()).unwrap_or_default(),
+            helo: session
+                .hello
+                .as_ref()
+                .map(|hello| hello.name.clone())
+                .unwrap_or_default(),
         };
         match context.delivery().commit(commit) {
             Ok(outcome) => fold(&copies, outcome.results),
@@ -69,7 +75,11 @@ fn fields(session: &Session, transaction: &Transaction, now: i64) -> Vec<u8> {
         peer_name: None,
         peer: session.peer.ip(),
         by: &session.server_name,
-        with: With { extended: session.is_esmtp(), utf8: transaction.parameters.smtputf8, ..With::default() },
+        with: With {
+            extended: session.is_esmtp(),
+            utf8: transaction.parameters.smtputf8,
+            ..With::default()
+        },
         id: &transaction.id,
         recipient: single(transaction),
         date: &date(now),
@@ -107,10 +117,19 @@ mod tests {
     #[test]
     fn one_recipient_is_named_and_several_are_not() {
         let mut peer = Peer::with_recipient();
-        assert!(peer.data("Subject: x\r\n\r\nhello\r\n").starts_with("250 2.0.0 6f1c.1 accepted"));
+        assert!(
+            peer.data("Subject: x\r\n\r\nhello\r\n")
+                .starts_with("250 2.0.0 6f1c.1 accepted")
+        );
         let fields = peer.fields(0);
-        assert!(fields.starts_with("Received: from client.example ([192.0.2.7])\r\n"), "{fields}");
-        assert!(fields.contains("with ESMTP id 6f1c.1") && fields.contains("for <user@example.com>"), "{fields}");
+        assert!(
+            fields.starts_with("Received: from client.example ([192.0.2.7])\r\n"),
+            "{fields}"
+        );
+        assert!(
+            fields.contains("with ESMTP id 6f1c.1") && fields.contains("for <user@example.com>"),
+            "{fields}"
+        );
         peer.say("MAIL FROM:<>");
         peer.say("RCPT TO:<user@example.com>");
         peer.say("RCPT TO:<other@example.com>");

@@ -30,7 +30,12 @@ impl Conversation<'_> {
             return self.body_refused(reply, if close { Next::Close } else { Next::Command }, ports);
         }
         self.observe_body(end);
-        let Some(body) = self.session.transaction.as_mut().and_then(|transaction| transaction.body.as_mut()) else {
+        let Some(body) = self
+            .session
+            .transaction
+            .as_mut()
+            .and_then(|transaction| transaction.body.as_mut())
+        else {
             return self.body_refused(Some(unavailable()), Next::Command, ports);
         };
         body.end(end);
@@ -64,10 +69,16 @@ impl Conversation<'_> {
     fn observe_body(&mut self, end: &BodyEnd) {
         let first = end.first_bare;
         if end.bare_lf > 0 {
-            self.session.observe(Anomaly::BareLf { count: end.bare_lf, first });
+            self.session.observe(Anomaly::BareLf {
+                count: end.bare_lf,
+                first,
+            });
         }
         if end.bare_cr > 0 {
-            self.session.observe(Anomaly::BareCr { count: end.bare_cr, first });
+            self.session.observe(Anomaly::BareCr {
+                count: end.bare_cr,
+                first,
+            });
         }
         for &offset in &end.lookalikes {
             self.session.observe(Anomaly::EndOfDataLookalike { offset });
@@ -81,7 +92,11 @@ impl Conversation<'_> {
     }
 
     fn observe_size(&mut self, received: u64) {
-        let announced = self.session.transaction.as_ref().and_then(|transaction| transaction.parameters.size);
+        let announced = self
+            .session
+            .transaction
+            .as_ref()
+            .and_then(|transaction| transaction.parameters.size);
         if let Some(announced) = announced
             && announced != received
             && announced > 0
@@ -107,7 +122,11 @@ impl Conversation<'_> {
     fn sink_failed(&mut self, error: &str, ports: &mut Ports<'_>) -> Action {
         let line = self.event("body-failed").quoted("error", error.as_bytes());
         self.log.push((Level::Error, line.text()));
-        let reply = Reply::new(452, Some(Status::SYSTEM_FULL), "no space for the message, try again later");
+        let reply = Reply::new(
+            452,
+            Some(Status::SYSTEM_FULL),
+            "no space for the message, try again later",
+        );
         self.log_message("defer", Some(&reply), None, &[]);
         self.forget_transaction(ports);
         self.message_ended = true;
@@ -124,6 +143,10 @@ impl Conversation<'_> {
             Some(transaction) => settle(transaction, &ran),
             None => return self.body_refused(Some(unavailable()), Next::Command, ports),
         };
+        if ran.decision.would_be >= Verdict::Defer && settled.refused.is_none() {
+            let line = self.event("would_be").field("verdict", ran.decision.would_be.name());
+            self.log.push((Level::Info, line.text()));
+        }
         let taken = if settled.copies.is_empty() {
             ports.body.reset();
             Err(unavailable())
@@ -158,7 +181,12 @@ impl Conversation<'_> {
 
     /// Gives the copies to the taker; its 250 is the only one after end-of-data.
     fn hand_over(&mut self, copies: Vec<ipc::Recipient>, ports: &mut Ports<'_>) -> Result<Reply, Reply> {
-        let id = self.session.transaction.as_ref().map(|transaction| transaction.id.clone()).unwrap_or_default();
+        let id = self
+            .session
+            .transaction
+            .as_ref()
+            .map(|transaction| transaction.id.clone())
+            .unwrap_or_default();
         let chain = self.chain;
         let mut links = chain.links("__DATA__").unwrap_or_default().iter();
         let Some(link) = links.find(|link| link.mode != Mode::Off && link.handler.facts().taker) else {
@@ -169,10 +197,18 @@ impl Conversation<'_> {
             Err(error) => {
                 let line = self.event("body-failed").quoted("error", error.to_string().as_bytes());
                 self.log.push((Level::Error, line.text()));
-                return Err(Reply::new(452, Some(Status::SYSTEM_FULL), "no space for the message, try again later"));
+                return Err(Reply::new(
+                    452,
+                    Some(Status::SYSTEM_FULL),
+                    "no space for the message, try again later",
+                ));
             }
         };
-        let message = Message { id: id.clone(), copies: copies.clone(), body };
+        let message = Message {
+            id: id.clone(),
+            copies: copies.clone(),
+            body,
+        };
         let result = self.with_context(link, None, ports, |context| link.handler.take(context, message));
         match result {
             Ok(taken) => {
@@ -184,7 +220,9 @@ impl Conversation<'_> {
     }
 
     fn log_taken(&mut self, copies: &[ipc::Recipient], results: &[RecipientResult]) {
-        let Some(transaction) = &self.session.transaction else { return };
+        let Some(transaction) = &self.session.transaction else {
+            return;
+        };
         let octets = transaction.body.as_ref().map_or(0, |body| body.octets);
         let line = self
             .event("message")
@@ -209,7 +247,11 @@ impl Conversation<'_> {
                 .quoted("to", copy.original.as_bytes())
                 .quoted("mailbox", format!("{}@{}", copy.mailbox, copy.domain).as_bytes())
                 .field("result", word);
-            let line = if text.is_empty() { line } else { line.quoted("text", text.as_bytes()) };
+            let line = if text.is_empty() {
+                line
+            } else {
+                line.quoted("text", text.as_bytes())
+            };
             lines.push((Level::Info, line.text()));
         }
         self.log.extend(lines);
@@ -266,8 +308,11 @@ fn settle(transaction: &Transaction, ran: &Ran) -> Settled {
         let refused = if soft || postmaster {
             None
         } else if denied {
-            let Decided { verdict, reply, by } = Decided::of(ran);
-            Some(Refused { verdict, reply, by })
+            Some(Refused {
+                verdict: decision.verdict,
+                reply: decision.reply.clone(),
+                by: decision.by.clone(),
+            })
         } else {
             own_refusal(recipient)
         };
@@ -293,27 +338,24 @@ fn settle(transaction: &Transaction, ran: &Ran) -> Settled {
     }
     // What the chain decided is what real recipients' sender hears; a recipient's own refusal only if nobody got it.
     let refused = if denied { first } else { first.filter(|_| welcome == 0) };
-    Settled { copies: copies.list, refused }
-}
-
-struct Decided {
-    verdict: Verdict,
-    reply: Option<Reply>,
-    by: Option<String>,
-}
-
-impl Decided {
-    fn of(ran: &Ran) -> Decided {
-        let decision = &ran.decision;
-        Decided { verdict: decision.verdict, reply: decision.reply.clone(), by: decision.by.clone() }
+    Settled {
+        copies: copies.list,
+        refused,
     }
 }
 
 /// The recipient's most severe kept verdict, where it refuses.
 fn own_refusal(recipient: &Recipient) -> Option<Refused> {
-    let due = recipient.kept.iter().filter(|kept| kept.at != At::Never && kept.verdict >= Verdict::Defer);
+    let due = recipient
+        .kept
+        .iter()
+        .filter(|kept| kept.at != At::Never && kept.verdict >= Verdict::Defer);
     let worst = due.reduce(|worst, kept| if kept.verdict > worst.verdict { kept } else { worst })?;
-    Some(Refused { verdict: worst.verdict, reply: worst.reply.clone(), by: Some(worst.by.clone()) })
+    Some(Refused {
+        verdict: worst.verdict,
+        reply: worst.reply.clone(),
+        by: Some(worst.by.clone()),
+    })
 }
 
 fn is_quarantined(recipient: &Recipient, decided: Verdict) -> bool {

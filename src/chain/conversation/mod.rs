@@ -10,17 +10,17 @@ mod steps;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use super::Chain;
 use super::decision::Stage;
 use super::handler::BodyReader;
 use super::limits::Limits;
 use super::ports::{BodySink, DeliveryError, DeliveryPort, Ports};
 use crate::ipc::delivery::{Body, Commit, Outcome};
-use super::Chain;
 use crate::log::{Event, Level};
 use crate::session::{Anomaly, Counters, Exchange, Session, Verdict, order};
 use crate::smtp::command::{Advertised, Verb, parse};
-use crate::smtp::receiver::{BodyEnd, LineEndings};
 use crate::smtp::line::{CommandLine, LineEnding};
+use crate::smtp::receiver::{BodyEnd, LineEndings};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
@@ -84,6 +84,7 @@ pub struct Conversation<'c> {
     now: i64,
     ended: bool,
     message_ended: bool,
+    by: Option<String>,
     log: Vec<(Level, String)>,
 }
 
@@ -101,6 +102,7 @@ impl<'c> Conversation<'c> {
             now: 0,
             ended: false,
             message_ended: false,
+            by: None,
             log: Vec::new(),
         }
     }
@@ -134,7 +136,11 @@ impl<'c> Conversation<'c> {
             Verdict::None => Some(Reply::new(421, Some(Status(4, 3, 0)), "service not available")),
             _ => Some(reply.unwrap_or_else(|| Reply::new(554, Some(Status(5, 7, 1)), "no service for you"))),
         };
-        let next = if verdict.is_positive() { Next::Command } else { Next::Close };
+        let next = if verdict.is_positive() {
+            Next::Command
+        } else {
+            Next::Close
+        };
         self.concluded(links, None, reply.as_ref(), ports);
         self.act(reply, next)
     }
@@ -157,10 +163,16 @@ impl<'c> Conversation<'c> {
             self.session.observe(Anomaly::Command(oddity.clone()));
         }
         if pipelined && self.is_illegal_pipelining(&command.verb) {
-            self.session.observe(Anomaly::IllegalPipelining(command.verb.name().to_owned()));
+            self.session
+                .observe(Anomaly::IllegalPipelining(command.verb.name().to_owned()));
         }
         let fault = order(&self.session, &command);
-        let exchange = Exchange { command, ending: line.ending, pipelined, fault };
+        let exchange = Exchange {
+            command,
+            ending: line.ending,
+            pipelined,
+            fault,
+        };
         if self.limits.line_endings == LineEndings::Strict && line.ending == LineEnding::Lf {
             return self.act(Some(bare_line_ending()), Next::Close);
         }
@@ -173,7 +185,12 @@ impl<'c> Conversation<'c> {
         if refused || self.ended || !self.in_body {
             return;
         }
-        let Some(body) = self.session.transaction.as_mut().and_then(|transaction| transaction.body.as_mut()) else {
+        let Some(body) = self
+            .session
+            .transaction
+            .as_mut()
+            .and_then(|transaction| transaction.body.as_mut())
+        else {
             return;
         };
         body.chunk(octets);
@@ -202,7 +219,11 @@ impl<'c> Conversation<'c> {
     pub fn close(&mut self, reason: &str) -> Summary {
         let chain = self.chain;
         let (mut delivery, mut body) = (Nowhere, Nowhere);
-        let ports = &mut Ports { delivery: &mut delivery, body: &mut body, now: self.now };
+        let ports = &mut Ports {
+            delivery: &mut delivery,
+            body: &mut body,
+            now: self.now,
+        };
         if reason == "lost" {
             self.session.observe(Anomaly::NoQuit);
         }
@@ -223,7 +244,10 @@ impl<'c> Conversation<'c> {
         self.log.push((Level::Info, line.text()));
         self.ended = true;
         self.session.reset();
-        Summary { counters, lines: std::mem::take(&mut self.log) }
+        Summary {
+            counters,
+            lines: std::mem::take(&mut self.log),
+        }
     }
 
     fn serves_chunks(&self) -> bool {
@@ -253,7 +277,12 @@ impl<'c> Conversation<'c> {
         self.ended |= next == Next::Close;
         self.in_body = matches!(next, Next::Data | Next::Chunk { .. });
         let message_ended = std::mem::take(&mut self.message_ended);
-        Action { reply, next, message_ended, log: std::mem::take(&mut self.log) }
+        Action {
+            reply,
+            next,
+            message_ended,
+            log: std::mem::take(&mut self.log),
+        }
     }
 }
 

@@ -10,8 +10,14 @@ type Judge = fn(&Context<'_>) -> Result<Outcome, HandlerError>;
 
 struct Policy(Judge);
 
-static FACTS: Facts =
-    Facts { id: "policy", class: "Policy", verbs: &[], decides: &[Verdict::Reject], taker: false, about: "a test" };
+static FACTS: Facts = Facts {
+    id: "policy",
+    class: "Policy",
+    verbs: &[],
+    decides: &[Verdict::Reject],
+    taker: false,
+    about: "a test",
+};
 
 impl Handler for Policy {
     fn facts(&self) -> &'static Facts {
@@ -26,7 +32,9 @@ impl Handler for Policy {
 /// The standard chain with a policy in front of the entries of a verb.
 fn peer(verb: &str, mode: Mode, judge: Judge) -> Peer {
     let directory: Arc<dyn crate::chain::Directory> = Arc::new(FakeDirectory);
-    let Ok(mut chain) = Chain::build(&Layout::standard(), &|_| None, &directory) else { panic!("chain") };
+    let Ok(mut chain) = Chain::build(&Layout::standard(), &|_| None, &directory) else {
+        panic!("chain")
+    };
     let link = Link {
         id: "policy".into(),
         handler: Box::new(Policy(judge)),
@@ -42,7 +50,10 @@ fn peer(verb: &str, mode: Mode, judge: Judge) -> Peer {
 }
 
 fn reject(at: At) -> Outcome {
-    Outcome { at, ..Outcome::reject(Reply::new(550, Some(Status(5, 7, 1)), "policy")) }
+    Outcome {
+        at,
+        ..Outcome::reject(Reply::new(550, Some(Status(5, 7, 1)), "policy"))
+    }
 }
 
 #[test]
@@ -65,7 +76,11 @@ fn a_verdict_of_one_transaction_ends_with_it() {
     .hello();
     peer.begin(&["user", "soft"]);
     assert_eq!(peer.data("x\r\n"), "550 5.7.1 policy\r\n");
-    assert_eq!(peer.copies(0), [("soft".to_owned(), Disposition::Quarantine)], "the soft copy is kept all the same");
+    assert_eq!(
+        peer.copies(0),
+        [("soft".to_owned(), Disposition::Quarantine)],
+        "the soft copy is kept all the same"
+    );
     peer.begin(&["user"]);
     assert!(peer.data("x\r\n").starts_with("250 "));
 }
@@ -82,7 +97,12 @@ fn only_soft_recipients_hear_no_policy() {
 
 #[test]
 fn reject_and_keep_a_copy() {
-    let mut peer = peer("__DATA__", Mode::Enforce, |_| Ok(reject(At::Now).with(Effect::KeepCopy))).hello();
+    let mut peer = peer(
+        "__DATA__",
+        Mode::Enforce,
+        |_| Ok(reject(At::Now).with(Effect::KeepCopy)),
+    )
+    .hello();
     peer.begin(&["user"]);
     assert!(peer.data("x\r\n").starts_with("550 "));
     assert_eq!(peer.copies(0), [("user".to_owned(), Disposition::Quarantine)]);
@@ -90,7 +110,12 @@ fn reject_and_keep_a_copy() {
 
 #[test]
 fn quarantine_is_answered_with_250() {
-    let quarantine: Judge = |_| Ok(Outcome { verdict: Verdict::Quarantine, ..Outcome::default() });
+    let quarantine: Judge = |_| {
+        Ok(Outcome {
+            verdict: Verdict::Quarantine,
+            ..Outcome::default()
+        })
+    };
     for verb in ["__OPEN__", "EHLO", "MAIL", "RCPT", "DATA", "__DATA__"] {
         let mut peer = peer(verb, Mode::Enforce, quarantine).hello();
         peer.begin(&["user"]);
@@ -102,7 +127,9 @@ fn quarantine_is_answered_with_250() {
 #[test]
 fn a_refusal_of_one_recipient_is_its_own() {
     let mut peer = peer("RCPT", Mode::Enforce, |context| {
-        let other = context.recipient().is_some_and(|recipient| recipient.address().starts_with("other"));
+        let other = context
+            .recipient()
+            .is_some_and(|recipient| recipient.address().starts_with("other"));
         Ok(if other { reject(At::EndOfData) } else { Outcome::none() })
     })
     .hello();
@@ -118,14 +145,21 @@ fn a_refusal_of_one_recipient_is_its_own() {
 fn observed_verdicts_change_nothing() {
     let mut peer = peer("RCPT", Mode::Observe, |_| Ok(reject(At::Now))).hello();
     peer.begin(&["user"]);
-    assert!(peer.log.iter().any(|line| line.contains("event=observed") && line.contains("verdict=reject")));
+    assert!(
+        peer.log
+            .iter()
+            .any(|line| line.contains("event=observed") && line.contains("verdict=reject"))
+    );
 }
 
 #[test]
 fn a_failed_handler_defers() {
     let mut peer = peer("MAIL", Mode::Enforce, |_| Err(HandlerError::Failed("broken".into()))).hello();
     assert!(peer.say("MAIL FROM:<>").starts_with("451 4.3.0"));
-    assert!(peer.say("RCPT TO:<user@example.com>").starts_with("503 "), "no transaction was opened");
+    assert!(
+        peer.say("RCPT TO:<user@example.com>").starts_with("503 "),
+        "no transaction was opened"
+    );
 }
 
 #[test]
@@ -139,7 +173,33 @@ fn an_acceptance_opens_no_relay_and_cures_no_fault() {
 
 #[test]
 fn drop_closes_without_a_word() {
-    let mut peer = peer("MAIL", Mode::Enforce, |_| Ok(Outcome { verdict: Verdict::Drop, ..Outcome::default() })).hello();
+    let mut peer = peer("MAIL", Mode::Enforce, |_| {
+        Ok(Outcome {
+            verdict: Verdict::Drop,
+            ..Outcome::default()
+        })
+    })
+    .hello();
     assert_eq!(peer.say("MAIL FROM:<>"), "");
     assert!(peer.is_closed());
+}
+
+#[test]
+fn a_refusal_at_data_waits_for_a_soft_copy() {
+    let mut peer = peer("DATA", Mode::Enforce, |_| Ok(reject(At::Now))).hello();
+    peer.begin(&["user"]);
+    assert!(peer.say("DATA").starts_with("550 5.7.1"));
+    assert!(peer.say("RSET").starts_with("250 "));
+    peer.begin(&["user", "soft", "postmaster"]);
+    assert!(peer.data("x\r\n").starts_with("550 5.7.1"));
+    let kept = [
+        ("soft".to_owned(), Disposition::Quarantine),
+        ("postmaster".to_owned(), Disposition::Deliver),
+    ];
+    assert_eq!(peer.copies(0), kept);
+    assert!(
+        peer.log
+            .iter()
+            .any(|line| line.contains("event=reject") && line.contains("by=policy"))
+    );
 }
