@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod delivery;
 pub mod handlers;
+mod helper;
 pub mod ipc;
 pub mod log;
 pub mod logger;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::handler_files::{Greeting, Hello, Settings};
-use super::load::Node;
+use super::load::{Node, Value};
 use super::section::{Field, alternatives};
 
 /// Handlers a chain may name, in the order of the manual. The registry of handlers holds the same ones.
@@ -147,9 +147,16 @@ impl ChainFile {
         let Some(section) = root.section() else {
             return chain;
         };
-        for (name, at, value) in section.all() {
+        let keys = section.all();
+        if keys.iter().all(|(name, _, _)| name == "_chain") {
+            root.fault("expected handlers for at least one verb, found none".to_owned());
+        }
+        let mut seen: Vec<String> = Vec::new();
+        for (name, at, value) in keys {
             if name == "_chain" {
-                chain.read_options(&value);
+                if value.node().value != Value::Null {
+                    chain.read_options(&value);
+                }
             } else if !is_verb(&name) {
                 at.fault(format!(
                     "expected a verb, __OPEN__, __DATA__, __DEFAULT__, __CLOSE__ or _chain, found {}",
@@ -158,15 +165,13 @@ impl ChainFile {
             } else {
                 let verb = name.to_ascii_uppercase();
                 let entries = read_entries(&value, files);
-                if chain.verbs.contains_key(&verb) {
+                if seen.contains(&verb) {
                     at.fault(format!("expected {verb} once, found it again"));
                 } else if let Some(entries) = entries {
-                    chain.verbs.insert(verb, entries);
+                    chain.verbs.insert(verb.clone(), entries);
                 }
+                seen.push(verb);
             }
-        }
-        if chain.verbs.is_empty() {
-            root.fault("expected handlers for at least one verb, found none".to_owned());
         }
         chain
     }

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, EnumAccess, Error as _, MapAccess, SeqAccess, Visitor};
 
 /// A value of a configuration file.
 #[derive(Debug, Clone, PartialEq)]
@@ -197,6 +197,10 @@ impl<'de> Visitor<'de> for NodeVisitor<'_> {
 
     fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Node, E> {
         self.node(Value::Text(value.to_owned()))
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, _: A) -> Result<Node, A::Error> {
+        Err(A::Error::custom("a tag, where none is known"))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {

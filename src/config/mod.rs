@@ -203,7 +203,7 @@ fn read_worker_set(
 ) -> WorkerSet {
     let mut reader = Reader::new(fd);
     let worker = reader
-        .optional(&["worker.yaml"], |root| Worker::read(root))
+        .optional(&["worker.yaml"], Worker::read)
         .unwrap_or_default();
     let mut greeting = Greeting::default();
     reader.optional(&handler_names("greeting", "GreetingHandler"), |root| {
@@ -275,7 +275,7 @@ impl<'fd> Reader<'fd> {
     }
 
     fn daemon(&mut self) -> Daemon {
-        self.optional(&["rsmtpd.yaml"], |root| Daemon::read(root))
+        self.optional(&["rsmtpd.yaml"], Daemon::read)
             .unwrap_or_else(|| {
                 self.missing("rsmtpd.yaml");
                 Daemon::default()
@@ -283,11 +283,11 @@ impl<'fd> Reader<'fd> {
     }
 
     fn delivery(&mut self) -> Delivery {
-        if let Some(delivery) = self.optional(&["delivery.yaml"], |root| Delivery::read(root)) {
+        if let Some(delivery) = self.optional(&["delivery.yaml"], Delivery::read) {
             return delivery;
         }
         let names = handler_names("dovecot_delivery", "DovecotDelivery");
-        self.optional(&names, |root| Delivery::read_dovecot_delivery(root))
+        self.optional(&names, Delivery::read_dovecot_delivery)
             .unwrap_or_default()
     }
 
@@ -297,7 +297,7 @@ impl<'fd> Reader<'fd> {
             "simple_recipient_validator.yaml",
             "SimpleRecipientValidator.yaml",
         ];
-        let Some((file, name)) = self.find(&names) else {
+        let Some((file, _)) = self.find(&names) else {
             if needed {
                 self.missing("simple_recipient_validator.yaml");
             }
@@ -306,7 +306,6 @@ impl<'fd> Reader<'fd> {
         let Some(file) = file else {
             return Recipients::default();
         };
-        let _ = name;
         let mut lists = Vec::new();
         let mut recipients = Recipients::default();
         if let Some(node) = file.parse(&mut self.faults) {

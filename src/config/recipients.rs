@@ -6,7 +6,7 @@ use std::sync::Arc;
 /// What a recipient is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup {
-    /// Mail goes to these mailboxes, (domain, local part) in the spelling of the configuration; never empty.
+    /// Mail goes to these mailboxes, (domain in lower case, local part in the spelling of the configuration); never empty.
     Valid {
         /// One or, for an alias, several.
         deliver_to: Vec<(String, String)>,
@@ -33,7 +33,7 @@ pub struct Recipients {
 /// The recipients of one domain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct DomainRecipients {
-    /// Spelling of the configuration.
+    /// Lower case.
     pub(super) name: String,
     pub(super) allow_soft_delivery: bool,
     pub(super) tagging: Tagging,
@@ -50,6 +50,8 @@ pub(super) struct DomainRecipients {
 pub(super) struct Recipient {
     pub(super) enabled: bool,
     pub(super) tagging: Tagging,
+    /// `deliver_to` was given.
+    pub(super) alias: bool,
     pub(super) deliver_to: Vec<(String, String)>,
 }
 
@@ -137,8 +139,20 @@ impl DomainRecipients {
         }
     }
 
+    /// The configured spelling of a mailbox of its own, `local` in lower case.
+    pub(super) fn spelling(&self, local: &str) -> Option<String> {
+        match self.recipients.get(local) {
+            Some(entry) if entry.alias => None,
+            Some(entry) => entry
+                .deliver_to
+                .first()
+                .map(|(_, spelling)| spelling.clone()),
+            None => self.table.as_ref()?.find(local).map(str::to_owned),
+        }
+    }
+
     /// An entry of this very name; with `tagged` only if the entry itself cuts that local part so.
-    pub(super) fn named(&self, local: &str, tagged: Option<&str>) -> Option<Lookup> {
+    fn named(&self, local: &str, tagged: Option<&str>) -> Option<Lookup> {
         if let Some(entry) = self.recipients.get(local) {
             if tagged.is_some_and(|whole| entry.tagging.cut(whole) != Some(local)) {
                 return None;
@@ -239,3 +253,50 @@ impl PartialEq for Table {
 }
 
 impl Eq for Table {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_finds_each_name_and_no_other() {
+        for count in 0..40 {
+            let names: Vec<String> = (0..count)
+                .map(|number| format!("User{}", number * 7 % 41))
+                .collect();
+            let table = Table::new(names.iter().map(String::as_str).collect());
+            for name in &names {
+                assert_eq!(
+                    table.find(&name.to_lowercase()),
+                    Some(name.as_str()),
+                    "{count}"
+                );
+            }
+            for other in ["", "a", "user", "user0a", "user99", "zzz"] {
+                assert_eq!(table.find(other), None, "{count} {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_can_lie_elsewhere() {
+        let table = Table::new(vec!["b", "A", "a"]);
+        assert_eq!(table.bytes(), b"A\nb\n");
+        let copy = Table::over(Arc::new(table.bytes().to_vec()));
+        assert_eq!(copy.find("a"), Some("A"));
+        assert_eq!(copy, table);
+    }
+
+    #[test]
+    fn a_table_of_any_bytes_never_panics() {
+        for bytes in [
+            &b"no line feed"[..],
+            b"\n\n\n",
+            b"\xff\xfe\n",
+            b"a\n\xff\nz\n",
+        ] {
+            let table = Table::over(Arc::new(bytes.to_vec()));
+            assert_eq!(table.find("m"), None);
+        }
+    }
+}

@@ -41,7 +41,7 @@ pub(super) fn read(
                 at.fault("expected each domain once, found it again".to_owned());
             } else {
                 let mut domain = DomainRecipients {
-                    name,
+                    name: key.clone(),
                     allow_soft_delivery: soft,
                     tagging: tagging.clone(),
                     ..DomainRecipients::default()
@@ -59,6 +59,7 @@ pub(super) fn read(
         root.fault("expected domains with at least one domain, found none".to_owned());
     }
     check_targets(&all, &targets);
+    spell_targets(&mut all);
     all
 }
 
@@ -115,6 +116,7 @@ fn read_recipient<'a>(
     let mut entry = Recipient {
         enabled: true,
         tagging: domain.tagging.clone(),
+        alias: false,
         deliver_to: Vec::new(),
     };
     let mut named = item.clone();
@@ -131,10 +133,10 @@ fn read_recipient<'a>(
             if let (Some(inner), false) =
                 (value.as_ref().and_then(Field::section), section.has_more())
             {
-                read_options(&mut entry, &inner, &domain.name, targets);
+                read_options(&mut entry, &inner, targets);
                 inner.finish();
             } else {
-                read_options(&mut entry, &section, &domain.name, targets);
+                read_options(&mut entry, &section, targets);
             }
             section.finish();
             Some(name)
@@ -169,18 +171,13 @@ fn read_recipient<'a>(
     }
 }
 
-fn read_options<'a>(
-    entry: &mut Recipient,
-    section: &Section<'a>,
-    domain: &str,
-    targets: &mut Vec<Target<'a>>,
-) {
-    let _ = domain;
+fn read_options<'a>(entry: &mut Recipient, section: &Section<'a>, targets: &mut Vec<Target<'a>>) {
     entry.tagging = read_tagging(section, &entry.tagging);
     section.read("enabled", &mut entry.enabled, Field::boolean);
     let Some(field) = section.get("deliver_to") else {
         return;
     };
+    entry.alias = true;
     let items = field.items(true).unwrap_or_default();
     if items.is_empty() {
         field.fault("expected at least one address, found none".to_owned());
@@ -191,15 +188,13 @@ fn read_options<'a>(
             Some((local, at))
                 if is_local_part(local) && local != "*" && is_domain(&at.to_lowercase()) =>
             {
-                let mailbox = (at.to_owned(), local.to_owned());
+                let mailbox = (at.to_lowercase(), local.to_owned());
                 targets.push(Target {
                     field: item,
                     domain: at.to_lowercase(),
                     local: local.to_lowercase(),
                 });
-                if !entry.deliver_to.contains(&mailbox) {
-                    entry.deliver_to.push(mailbox);
-                }
+                entry.deliver_to.push(mailbox);
             }
             _ => item.expected("an address with its domain"),
         }
@@ -217,14 +212,10 @@ fn check_targets(all: &Recipients, targets: &[Target<'_>]) {
         };
         match domain.recipients.get(&target.local) {
             Some(entry) if !entry.enabled => target.field.expected("a recipient that is enabled"),
-            Some(entry) => {
-                let own = entry.deliver_to.iter().all(|(name, local)| {
-                    name.to_lowercase() == target.domain && local.to_lowercase() == target.local
-                });
-                if !own || entry.deliver_to.len() != 1 {
-                    target.field.expected("a recipient that is no alias itself");
-                }
+            Some(entry) if entry.alias => {
+                target.field.expected("a recipient that is no alias itself")
             }
+            Some(_) => {}
             None if domain
                 .table
                 .as_ref()
@@ -234,6 +225,35 @@ fn check_targets(all: &Recipients, targets: &[Target<'_>]) {
                     "is not among the recipients; mail goes to its mailbox all the same".to_owned(),
                 );
             }
+        }
+    }
+}
+
+/// Gives each alias's targets the spelling of their own entries, so that one mailbox has one name.
+fn spell_targets(all: &mut Recipients) {
+    let known = all.clone();
+    for domain in all.domains.values_mut() {
+        for entry in domain
+            .recipients
+            .values_mut()
+            .chain(domain.catch_all.as_mut())
+            .filter(|entry| entry.alias)
+        {
+            for (at, local) in &mut entry.deliver_to {
+                let spelling = known
+                    .domains
+                    .get(at)
+                    .and_then(|domain| domain.spelling(&local.to_lowercase()));
+                if let Some(spelling) = spelling {
+                    *local = spelling;
+                }
+            }
+            let mut seen = Vec::new();
+            entry.deliver_to.retain(|mailbox| {
+                let new = !seen.contains(mailbox);
+                seen.push(mailbox.clone());
+                new
+            });
         }
     }
 }

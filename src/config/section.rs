@@ -448,9 +448,73 @@ fn format_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
         0 => "0s".to_owned(),
-        _ if seconds % 86400 == 0 => format!("{}d", seconds / 86400),
-        _ if seconds % 3600 == 0 => format!("{}h", seconds / 3600),
-        _ if seconds % 60 == 0 => format!("{}m", seconds / 60),
+        _ if seconds.is_multiple_of(86400) => format!("{}d", seconds / 86400),
+        _ if seconds.is_multiple_of(3600) => format!("{}h", seconds / 3600),
+        _ if seconds.is_multiple_of(60) => format!("{}m", seconds / 60),
         _ => format!("{seconds}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, seconds) in [
+            ("5m", Some(300)),
+            ("30s", Some(30)),
+            ("1h", Some(3600)),
+            ("5d", Some(432_000)),
+        ] {
+            assert_eq!(
+                parse_duration(text).map(|duration| duration.as_secs()),
+                seconds,
+                "{text}"
+            );
+        }
+        assert_eq!(parse_duration("1h30m"), Some(Duration::from_secs(5400)));
+        assert_eq!(parse_duration("90"), Some(Duration::from_secs(90)));
+        for bad in [
+            "",
+            "m",
+            "5",
+            "5x",
+            "-5m",
+            "5 minutes",
+            "99999999999999999999s",
+            "18446744073709551615d",
+            "5µ",
+            "5m 3",
+        ] {
+            assert_eq!(parse_duration(bad).is_some(), bad == "5", "{bad}");
+        }
+        assert_eq!(format_duration(Duration::from_secs(540)), "9m");
+    }
+
+    #[test]
+    fn truth_in_every_spelling() {
+        let text = "[yes, No, ON, off, true, False, y, n, 'yes', maybe, 1]";
+        let file = File::new("x.yaml", text.to_owned());
+        let node = file.parse(&mut Vec::new()).unwrap();
+        let found: Vec<Option<bool>> = file
+            .root(&node)
+            .items(false)
+            .unwrap()
+            .iter()
+            .map(Field::boolean)
+            .collect();
+        let (t, f) = (Some(true), Some(false));
+        assert_eq!(found, [t, f, t, f, t, f, t, f, t, None, None]);
+        let mut faults = Vec::new();
+        file.finish(&mut faults, &mut Vec::new());
+        let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            faults,
+            [
+                "x.yaml:1:46: [9]: expected yes or no, found \"maybe\"",
+                "x.yaml:1:53: [10]: expected yes or no, found 1"
+            ]
+        );
     }
 }

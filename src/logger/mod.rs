@@ -1,1 +1,158 @@
-//! logger
+//! The logger process: takes lines from the other processes, writes them to syslog, a file or standard error.
+//!
+//! It may assume that the master tells the truth about who speaks through a door. It must never let one
+//! speaker hold up another, wait for a syslog daemon, or believe a line's own word about its origin.
+
+pub mod client;
+mod sink;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+pub use sink::{Destination, Sink};
+
+use crate::ipc::channel::{Channel, Fault};
+use crate::ipc::control::{FromHelper, ToHelper};
+use crate::ipc::log::ToLogger;
+use crate::log::{Event, Level};
+use crate::sys::socket;
+
+/// The master's end of a logger's control channel.
+type Control = Channel<FromHelper, ToHelper>;
+/// The logger's end of a speaker's door.
+type Door = Channel<(), ToLogger>;
+
+const CONTROL: Token = Token(usize::MAX);
+/// Lines taken from one door before the others have their turn.
+const TURN: usize = 64;
+
+struct Speaker {
+    door: Door,
+    pid: u32,
+}
+
+struct Logger {
+    poll: Poll,
+    control: Control,
+    sink: Sink,
+    speakers: BTreeMap<usize, Speaker>,
+    ready: BTreeSet<usize>,
+    next: usize,
+    threshold: Level,
+}
+
+/// Serves until the control channel ends; the exit status of the process.
+///
+/// # Errors
+/// The event loop cannot be made, or the control channel is broken.
+pub fn run(control: OwnedFd, sink: Sink, threshold: Level) -> io::Result<()> {
+    let poll = Poll::new()?;
+    let control = Control::new(control);
+    socket::set_nonblocking(&control, true)?;
+    poll.registry().register(&mut SourceFd(&control.as_raw_fd()), CONTROL, Interest::READABLE)?;
+    let mut logger =
+        Logger { poll, control, sink, speakers: BTreeMap::new(), ready: BTreeSet::new(), next: 0, threshold };
+    logger.control.send(&FromHelper::Ready).map_err(io::Error::other)?;
+    logger.serve()
+}
+
+impl Logger {
+    fn serve(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(256);
+        let mut ending = false;
+        loop {
+            let timeout = (ending || !self.ready.is_empty()).then_some(Duration::ZERO);
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            }
+            let mut control = false;
+            for event in &events {
+                match event.token() {
+                    CONTROL => control = true,
+                    Token(number) => {
+                        self.ready.insert(number);
+                    }
+                }
+            }
+            if control && !ending {
+                ending = !self.hear_master()?;
+            }
+            for number in std::mem::take(&mut self.ready) {
+                self.hear_speaker(number);
+            }
+            if ending && self.ready.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes what the master says; false when it is gone or wants us to end.
+    fn hear_master(&mut self) -> io::Result<bool> {
+        loop {
+            match self.control.receive() {
+                Ok((ToHelper::Door { pid, .. }, Some(fd))) => self.admit(Door::new(fd), pid)?,
+                Ok((ToHelper::Reload, _)) => {
+                    if let Err(error) = self.sink.reopen() {
+                        let line = Event::new("log-reopen-failed").quoted("error", error.to_string().as_bytes()).text();
+                        self.sink.write(Level::Error, std::process::id(), &line);
+                    }
+                }
+                Ok(_) => {}
+                Err(Fault::WouldBlock) => return Ok(true),
+                Err(Fault::Closed) => return Ok(false),
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+    }
+
+    fn admit(&mut self, door: Door, pid: i32) -> io::Result<()> {
+        socket::set_nonblocking(&door, true)?;
+        let number = self.next;
+        self.next += 1;
+        self.poll.registry().register(&mut SourceFd(&door.as_raw_fd()), Token(number), Interest::READABLE)?;
+        self.speakers.insert(number, Speaker { door, pid: pid.unsigned_abs() });
+        Ok(())
+    }
+
+    fn hear_speaker(&mut self, number: usize) {
+        let Some(speaker) = self.speakers.get_mut(&number) else { return };
+        for _ in 0..TURN {
+            match speaker.door.receive() {
+                Ok((ToLogger::Line { level, text }, _)) => {
+                    let level = Level::from_number(level);
+                    if level <= self.threshold {
+                        self.sink.write(level, speaker.pid, &one_line(&text));
+                    }
+                }
+                Err(Fault::WouldBlock) => return,
+                Err(_) => {
+                    self.speakers.remove(&number);
+                    return;
+                }
+            }
+        }
+        self.ready.insert(number);
+    }
+}
+
+/// The text with anything that is not printable ASCII replaced: a speaker that was taken over can forge
+/// values, but neither lines nor terminal sequences.
+fn one_line(text: &str) -> String {
+    text.chars().take(crate::log::LINE_MAX).map(|c| if (' '..='~').contains(&c) { c } else { '?' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::one_line;
+
+    #[test]
+    fn a_line_cannot_become_two() {
+        assert_eq!(one_line("event=a\nevent=b\x1b[1m"), "event=a?event=b?[1m");
+    }
+}

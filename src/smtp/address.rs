@@ -333,10 +333,8 @@ fn literal_domain(inside: &str) -> Result<Domain, AddressFault> {
         return Ok(Domain::Literal(IpAddr::V4(ip)));
     };
     if tag.eq_ignore_ascii_case("IPv6") {
-        let ip = content.parse::<Ipv6Addr>();
-        return ip
-            .map(|ip| Domain::Literal(IpAddr::V6(ip)))
-            .map_err(|_| AddressFault("bad IPv6 literal"));
+        let ip = ipv6(content).ok_or(AddressFault("bad IPv6 literal"))?;
+        return Ok(Domain::Literal(IpAddr::V6(ip)));
     }
     let tag_fits = tag.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
         && tag.ends_with(|c: char| c.is_ascii_alphanumeric());
@@ -361,6 +359,20 @@ fn ipv4(text: &str) -> Option<Ipv4Addr> {
     parts.next().is_none().then(|| Ipv4Addr::from(octets))
 }
 
+/// As usual, but `::` stands for two groups at least (RFC 5321 §4.1.3).
+fn ipv6(text: &str) -> Option<Ipv6Addr> {
+    let width = |group: &str| match group {
+        "" => 0,
+        dotted if dotted.contains('.') => 2,
+        _ => 1,
+    };
+    let groups: usize = text.split(':').map(width).sum();
+    if text.contains("::") && groups > 6 {
+        return None;
+    }
+    text.parse().ok()
+}
+
 fn is_dot_string(text: &str) -> bool {
     text.split('.')
         .all(|atom| !atom.is_empty() && atom.chars().all(is_atext))
@@ -373,4 +385,217 @@ fn is_atext(c: char) -> bool {
 /// Non-ASCII that is neither a control nor a space of another script.
 fn is_utf8_text(c: char) -> bool {
     !c.is_ascii() && !c.is_control() && !c.is_whitespace()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::path::PathBuf;
+
+    fn forward(text: &str) -> Result<(String, Vec<Oddity>), AddressFault> {
+        let mut oddities = Vec::new();
+        let (path, rest) = forward_path(text, &mut oddities)?;
+        assert_eq!(rest, "", "{text}");
+        Ok((path.to_string(), oddities))
+    }
+
+    #[test]
+    fn paths_are_read_with_what_was_odd() {
+        use Oddity::*;
+        let cases: [(&str, &str, Vec<Oddity>); 11] = [
+            ("<a@b.co>", "<a@b.co>", vec![]),
+            ("a@b.co", "<a@b.co>", vec![MissingBrackets]),
+            (
+                "<@x.org,@[192.0.2.1]:u@c.org>",
+                "<u@c.org>",
+                vec![SourceRoute],
+            ),
+            ("<@x:u@c>", "<u@c>", vec![SourceRoute]),
+            ("<POSTmaster>", "<Postmaster>", vec![]),
+            ("postmaster", "<Postmaster>", vec![MissingBrackets]),
+            ("<postmaster@b.co>", "<postmaster@b.co>", vec![]),
+            ("<\"a\"@B.co>", "<a@B.co>", vec![]),
+            ("<\"a b\\\"c>\"@b.co>", "<\"a b\\\"c>\"@b.co>", vec![]),
+            (
+                "<a@[IPV6:2001:DB8:0:0::1]>",
+                "<a@[IPv6:2001:db8::1]>",
+                vec![],
+            ),
+            ("<a@[x400:c=us;o=y]>", "<a@[x400:c=us;o=y]>", vec![]),
+        ];
+        for (text, shown, odd) in cases {
+            assert_eq!(forward(text), Ok((shown.to_owned(), odd)), "{text}");
+        }
+        let long = format!("<{}@b.co>", "x".repeat(65));
+        assert_eq!(forward(&long), Ok((long.clone(), vec![LongLocalPart])));
+    }
+
+    #[test]
+    fn what_is_no_path_is_refused() {
+        let wrong = [
+            "",
+            "<>",
+            "<",
+            "<a>",
+            "<a@>",
+            "<@b>",
+            "<a@b",
+            "< a@b>",
+            "<a@b >",
+            "<.a@b>",
+            "<a.@b>",
+            "<a..b@c>",
+            "<a@b..c>",
+            "<a@-b>",
+            "<a@b->",
+            "<a@b_c>",
+            "<a@.b>",
+            "<a@b.>",
+            "<@a:>",
+            "<@a,b:c@d>",
+            "<@a@b>",
+            "<a@[1.2.3]>",
+            "<a@[1.2.3.256]>",
+            "<a@[IPv6:1]>",
+            "<a@[x:]>",
+            "<a@[:x]>",
+            "<a@[]>",
+            "<a@[1.2.3.4>",
+            "<\"a@b>",
+            "<\"a\"b@c>",
+            "<a b@c>",
+            "<postmaster",
+            "<a\u{1}@b>",
+            "<\"\u{7f}\"@b>",
+            "<a\u{a0}@b>",
+        ];
+        for text in wrong {
+            let mut oddities = Vec::new();
+            let read = forward_path(text, &mut oddities);
+            assert!(read.is_err(), "{text}: {read:?}");
+        }
+        assert!("a@b>".parse::<Mailbox>().is_err());
+    }
+
+    #[test]
+    fn local_parts_keep_their_case_and_domains_do_not_matter() {
+        let one: Mailbox = "Joe@Example.ORG".parse().unwrap();
+        let two: Mailbox = "\"Joe\"@example.org".parse().unwrap();
+        assert_eq!(one.local_part(), two.local_part());
+        assert!(one.domain().matches(two.domain()));
+        assert!(!one.is_utf8());
+        assert!("j\u{fc}rgen@x.org".parse::<Mailbox>().unwrap().is_utf8());
+        assert!("j@m\u{fc}nchen.de".parse::<Mailbox>().unwrap().is_utf8());
+    }
+
+    /// The published cases: what SMTP allows is read, all else is refused.
+    #[test]
+    fn agrees_with_the_isemail_suite() {
+        let Some(root) = std::env::var_os("RSMTPD_VECTORS") else {
+            eprintln!("skipped: RSMTPD_VECTORS does not name the directory of published vectors");
+            return;
+        };
+        let file = PathBuf::from(root).join("addresses/isemail-tests-odd.xml");
+        let Ok(text) = std::fs::read_to_string(&file) else {
+            eprintln!("skipped: no {}", file.display());
+            return;
+        };
+        let mut seen = 0;
+        for test in text.split("<test ").skip(1) {
+            let field = |name: &str| {
+                let (_, rest) = test.split_once(&format!("<{name}>")).unwrap_or_default();
+                rest.split_once("</").unwrap_or_default().0.to_owned()
+            };
+            let diagnosis = field("diagnosis");
+            if diagnosis == "ISEMAIL_RFC5322_LOCAL_TOOLONG"
+                || diagnosis == "ISEMAIL_RFC5322_TOOLONG"
+            {
+                continue; // limits that a receiver may exceed
+            }
+            let address = decode(&field("address"));
+            let category = field("category");
+            let valid = [
+                "ISEMAIL_VALID_CATEGORY",
+                "ISEMAIL_DNSWARN",
+                "ISEMAIL_RFC5321",
+            ];
+            let expected = valid.contains(&category.as_str());
+            let read = address.parse::<Mailbox>();
+            assert_eq!(
+                read.is_ok(),
+                expected,
+                "{address:?} {category} {diagnosis} {read:?}"
+            );
+            seen += 1;
+        }
+        assert!(seen > 60, "only {seen} cases");
+    }
+
+    /// XML references, and the pictures of control characters that the suite uses.
+    fn decode(text: &str) -> String {
+        let mut out = String::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('&') {
+            let (name, after) = after.split_once(';').unwrap_or((after, ""));
+            out.push_str(before);
+            let hex = name
+                .strip_prefix("#x")
+                .map(|hex| u32::from_str_radix(hex, 16));
+            let decimal = name.strip_prefix('#').map(str::parse);
+            out.push(match (name, hex, decimal) {
+                ("lt", ..) => '<',
+                ("gt", ..) => '>',
+                ("quot", ..) => '"',
+                ("apos", ..) => '\'',
+                (_, Some(Ok(code)), _) | (_, _, Some(Ok(code))) => char::from_u32(code).unwrap(),
+                _ => '&',
+            });
+            rest = after;
+        }
+        out.push_str(rest);
+        let control = |c: char| match c as u32 {
+            code @ 0x2400..=0x241f => char::from_u32(code - 0x2400).unwrap(),
+            _ => c,
+        };
+        out.chars().map(control).collect()
+    }
+
+    fn domains() -> impl Strategy<Value = Domain> {
+        prop_oneof![
+            "[A-Za-z0-9]([a-z0-9-]{0,5}[a-z0-9])?(\\.[a-z\u{e0}-\u{ff}]{1,5}){0,3}"
+                .prop_map(Domain::Name),
+            any::<[u8; 4]>().prop_map(|ip| Domain::Literal(IpAddr::from(ip))),
+            any::<[u16; 8]>().prop_map(|ip| Domain::Literal(IpAddr::from(ip))),
+            prop::array::uniform8(0u16..2).prop_map(|ip| Domain::Literal(IpAddr::from(ip))),
+            "[a-z]{1,3}[0-9]:[!-Z^-~]{1,9}".prop_map(Domain::General),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn reading_undoes_writing(
+            local in prop_oneof!["[ -~]{0,20}", "[a-z.]{1,9}", "[\u{a1}-\u{17f}a\" ]{1,9}"],
+            domain in domains(),
+        ) {
+            let mailbox = Mailbox::new(&local, domain).unwrap();
+            let shown = mailbox.to_string();
+            prop_assert_eq!(shown.parse::<Mailbox>(), Ok(mailbox.clone()));
+            let forward = ForwardPath::Mailbox(mailbox.clone());
+            let mut odd = Vec::new();
+            let text = forward.to_string();
+            prop_assert_eq!(forward_path(&text, &mut odd), Ok((forward, "")));
+            let reverse = ReversePath::Mailbox(mailbox);
+            let text = reverse.to_string();
+            prop_assert_eq!(reverse_path(&text, &mut odd), Ok((reverse, "")));
+        }
+
+        #[test]
+        fn what_is_read_can_be_written(text in "[a\"\\\\@.<>\\[\\]:, 1\u{e4}-]{0,16}") {
+            if let Ok(mailbox) = text.parse::<Mailbox>() {
+                prop_assert_eq!(mailbox.to_string().parse::<Mailbox>(), Ok(mailbox));
+            }
+            let _ = forward_path(&text, &mut Vec::new());
+        }
+    }
 }

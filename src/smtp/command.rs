@@ -7,79 +7,7 @@ use super::params::{self, MailParameters, Parameter};
 use super::status::Status;
 use std::fmt;
 
-/// The word that begins a command.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs)]
-pub enum Verb {
-    Helo,
-    Ehlo,
-    Mail,
-    Rcpt,
-    Data,
-    Bdat,
-    Rset,
-    Noop,
-    Quit,
-    Vrfy,
-    Expn,
-    Help,
-    StartTls,
-    Auth,
-    Etrn,
-    Turn,
-    Xclient,
-    /// Any other, in capitals, at most 64 characters.
-    Other(String),
-}
-
-const VERBS: [(Verb, &str); 17] = [
-    (Verb::Helo, "HELO"),
-    (Verb::Ehlo, "EHLO"),
-    (Verb::Mail, "MAIL"),
-    (Verb::Rcpt, "RCPT"),
-    (Verb::Data, "DATA"),
-    (Verb::Bdat, "BDAT"),
-    (Verb::Rset, "RSET"),
-    (Verb::Noop, "NOOP"),
-    (Verb::Quit, "QUIT"),
-    (Verb::Vrfy, "VRFY"),
-    (Verb::Expn, "EXPN"),
-    (Verb::Help, "HELP"),
-    (Verb::StartTls, "STARTTLS"),
-    (Verb::Auth, "AUTH"),
-    (Verb::Etrn, "ETRN"),
-    (Verb::Turn, "TURN"),
-    (Verb::Xclient, "XCLIENT"),
-];
-
-impl Verb {
-    /// The verb in capitals.
-    pub fn name(&self) -> &str {
-        match self {
-            Verb::Other(name) => name,
-            known => VERBS
-                .iter()
-                .find(|(verb, _)| verb == known)
-                .map_or("", |(_, name)| name),
-        }
-    }
-
-    fn read(word: &[u8]) -> Verb {
-        for (verb, name) in &VERBS {
-            if word.eq_ignore_ascii_case(name.as_bytes()) {
-                return verb.clone();
-            }
-        }
-        let shown = word.get(..64).unwrap_or(word);
-        Verb::Other(String::from_utf8_lossy(shown).to_ascii_uppercase())
-    }
-}
-
-impl fmt::Display for Verb {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+pub use super::verb::Verb;
 
 /// What the argument of HELO or EHLO looks like.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -496,4 +424,217 @@ fn trim_end(mut text: &[u8]) -> &[u8] {
         text = rest;
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::params::Body;
+    use super::super::verb::VERBS;
+    use super::*;
+    use proptest::prelude::*;
+
+    const OFFERED: Advertised = Advertised {
+        size_limit: 1000,
+        smtputf8: true,
+        eightbit: true,
+        chunking: true,
+    };
+
+    fn read(bytes: &[u8]) -> Command {
+        let line = CommandLine {
+            bytes: bytes.to_vec(),
+            ending: LineEnding::CrLf,
+            too_long: false,
+        };
+        parse(&line, &OFFERED)
+    }
+
+    fn refusal(text: &str) -> (u16, String) {
+        match read(text.as_bytes()).parsed {
+            Err(fault) => (fault.code, fault.status.to_string()),
+            Ok(arguments) => (250, format!("{arguments:?}")),
+        }
+    }
+
+    #[test]
+    fn verbs_are_known_in_any_case() {
+        for (verb, name) in &VERBS {
+            assert_eq!(&read(name.as_bytes()).verb, verb);
+            assert_eq!(read(name.to_lowercase().as_bytes()).verb.name(), *name);
+        }
+        assert_eq!(read(b"noop").oddities, [Oddity::LowerCaseVerb]);
+        assert_eq!(read(b"Noop").oddities, [Oddity::MixedCaseVerb]);
+        assert_eq!(read(b"get / HTTP/1.0").verb, Verb::Other("GET".to_owned()));
+    }
+
+    #[test]
+    fn refusals_have_their_codes() {
+        let cases = [
+            ("", 500, "5.5.2"),
+            ("BLAH", 500, "5.5.2"),
+            ("EHLO", 501, "5.5.4"),
+            ("HELO  ", 501, "5.5.4"),
+            ("EHLO m\u{fc}nchen", 501, "5.5.4"),
+            ("RSET x", 501, "5.5.4"),
+            ("QUIT x", 501, "5.5.4"),
+            ("DATA x", 501, "5.5.4"),
+            ("STARTTLS x", 501, "5.5.4"),
+            ("VRFY", 501, "5.5.4"),
+            ("NOOP\0", 501, "5.5.2"),
+            ("NOOP \rQUIT", 501, "5.5.2"),
+            ("MAIL", 501, "5.5.4"),
+            ("MAIL TO:<a@b>", 501, "5.5.4"),
+            ("MAIL FROM <a@b>", 501, "5.5.4"),
+            ("MAIL FROM:", 501, "5.1.7"),
+            ("MAIL FROM:<a>", 501, "5.1.7"),
+            ("MAIL FROM:<a@b>SIZE=1", 501, "5.1.7"),
+            ("MAIL FROM:<> SIZE=1001", 552, "5.3.4"),
+            ("MAIL FROM:<> SIZE=99999999999999999999", 552, "5.3.4"),
+            ("MAIL FROM:<> SIZE=100000000000000000000", 501, "5.5.4"),
+            ("MAIL FROM:<> SIZE", 501, "5.5.4"),
+            ("MAIL FROM:<> SIZE=", 501, "5.5.4"),
+            ("MAIL FROM:<> SIZE=-1", 501, "5.5.4"),
+            ("MAIL FROM:<> SIZE=1 size=1", 501, "5.5.4"),
+            ("MAIL FROM:<> BODY=BINARYMIME", 501, "5.5.4"),
+            ("MAIL FROM:<> BODY", 501, "5.5.4"),
+            ("MAIL FROM:<> SMTPUTF8=1", 501, "5.5.4"),
+            ("MAIL FROM:<> RET=FULL", 555, "5.5.4"),
+            ("MAIL FROM:<> =x", 501, "5.5.4"),
+            ("MAIL FROM:<\u{e4}@b>", 553, "5.6.7"),
+            ("MAIL FROM:<a@\u{e4}> SIZE=1", 553, "5.6.7"),
+            ("RCPT TO:<>", 501, "5.1.3"),
+            ("RCPT TO:<a>", 501, "5.1.3"),
+            ("RCPT FROM:<a@b>", 501, "5.5.4"),
+            ("RCPT TO:<a@b> NOTIFY=NEVER", 555, "5.5.4"),
+            ("BDAT", 501, "5.5.4"),
+            ("BDAT x", 501, "5.5.4"),
+            ("BDAT +1", 501, "5.5.4"),
+            ("BDAT 1 FIRST", 501, "5.5.4"),
+            ("BDAT 1 LAST x", 501, "5.5.4"),
+            ("BDAT 99999999999999999999", 501, "5.5.4"),
+        ];
+        for (text, code, status) in cases {
+            assert_eq!(refusal(text), (code, status.to_owned()), "{text:?}");
+        }
+        assert_eq!(
+            read(b"MAIL FROM:<\xff@b> SMTPUTF8").parsed,
+            Err(Fault::BAD_SENDER)
+        );
+    }
+
+    #[test]
+    fn what_was_not_offered_is_unknown() {
+        let line = |text: &str| {
+            let bytes = text.as_bytes().to_vec();
+            let line = CommandLine {
+                bytes,
+                ending: LineEnding::Lf,
+                too_long: false,
+            };
+            parse(&line, &Advertised::default())
+        };
+        for text in ["MAIL FROM:<> BODY=7BIT", "MAIL FROM:<> SMTPUTF8"] {
+            assert_eq!(line(text).parsed, Err(Fault::UNKNOWN_PARAMETER), "{text}");
+        }
+        assert_eq!(
+            line("RCPT TO:<\u{e4}@b>").parsed,
+            Err(Fault::NON_ASCII_ADDRESS)
+        );
+        assert_eq!(line("BDAT 1").parsed, Err(Fault::NO_CHUNKING));
+        assert!(line("MAIL FROM:<> SIZE=99999999999").parsed.is_ok());
+        assert_eq!(line("NOOP").oddities, [Oddity::BareLf]);
+    }
+
+    #[test]
+    fn mail_and_rcpt_are_understood() {
+        let command = read(b"MAIL FROM:<j\xc3\xbc@b.co> SIZE=10 BODY=8bitmime smtputf8");
+        let Ok(Arguments::Mail {
+            reverse_path,
+            parameters,
+        }) = command.parsed
+        else {
+            panic!("{command:?}");
+        };
+        assert_eq!(reverse_path.address(), "j\u{fc}@b.co");
+        let body = Some(Body::EightBitMime);
+        assert_eq!(
+            parameters,
+            MailParameters {
+                size: Some(10),
+                body,
+                smtputf8: true
+            }
+        );
+        assert_eq!(command.oddities, []);
+        let command = read(b"RCPT TO:<a@b.co>");
+        assert_eq!(command.argument, b"TO:<a@b.co>");
+        assert!(matches!(command.parsed, Ok(Arguments::Rcpt { .. })));
+    }
+
+    #[test]
+    fn what_is_tolerated_is_noted() {
+        use Oddity::*;
+        let cases: [(&str, Vec<Oddity>); 10] = [
+            ("MAIL FROM: <a@b>", vec![SpaceAfterColon]),
+            ("MAIL from :<a@b>", vec![SpaceBeforeColon]),
+            ("MAIL FROM:a@b SIZE=1", vec![MissingBrackets]),
+            ("RCPT TO:<@x:a@b>", vec![SourceRoute]),
+            (" NOOP", vec![LeadingSpace]),
+            ("QUIT ", vec![TrailingSpace]),
+            ("NOOP  x", vec![ExtraSpaces]),
+            ("MAIL FROM:<a@b>  SIZE=1", vec![ExtraSpaces]),
+            ("EHLO my_host", vec![MalformedHello]),
+            ("NOOP anything <goes>", vec![]),
+        ];
+        for (text, odd) in cases {
+            let command = read(text.as_bytes());
+            assert!(command.parsed.is_ok(), "{text} {command:?}");
+            assert_eq!(command.oddities, odd, "{text}");
+        }
+        let command = read(b"MAIL FROM:<> RET=FULL ENVID=x");
+        let unknown = |name: &str| UnknownParameter(name.to_owned());
+        assert_eq!(command.oddities, [unknown("RET"), unknown("ENVID")]);
+    }
+
+    #[test]
+    fn greetings_and_chunks_are_understood() {
+        let kind = |text: &str| match read(text.as_bytes()).parsed {
+            Ok(Arguments::Hello(name)) => name.kind,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(kind("EHLO a.example"), HelloKind::Name);
+        assert!(matches!(
+            kind("HELO [192.0.2.1]"),
+            HelloKind::Literal(Domain::Literal(_))
+        ));
+        assert_eq!(kind("EHLO two words"), HelloKind::Malformed);
+        let bdat = |size, last| Ok(Arguments::Bdat { size, last });
+        assert_eq!(read(b"BDAT 12").parsed, bdat(12, false));
+        assert_eq!(read(b"bdat 0 last").parsed, bdat(0, true));
+    }
+
+    #[test]
+    fn long_lines_are_refused() {
+        let bytes = b"NOOP xxx".to_vec();
+        let line = CommandLine {
+            bytes,
+            ending: LineEnding::CrLf,
+            too_long: true,
+        };
+        let command = parse(&line, &OFFERED);
+        assert_eq!(
+            (command.verb, command.parsed),
+            (Verb::Noop, Err(Fault::LINE_TOO_LONG))
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_breaks_the_parser(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            for verb in ["", "MAIL FROM:", "RCPT TO:<", "EHLO ", "BDAT ", "MAIL FROM:<> "] {
+                let command = read(&[verb.as_bytes(), &bytes].concat());
+                prop_assert!(!command.verb.name().contains(' '));
+            }
+        }
+    }
 }

@@ -24,6 +24,7 @@ pub mod receiver;
 pub mod reply;
 pub mod status;
 pub mod trace;
+mod verb;
 
 pub use address::{AddressFault, Domain, ForwardPath, Mailbox, ReversePath};
 pub use command::{

@@ -35,9 +35,9 @@ pub struct MailParameters {
 /// Splits what follows the path. Fault: not of the form keyword or keyword=value.
 pub(super) fn split(text: &str, oddities: &mut Vec<Oddity>) -> Result<Vec<Parameter>, Fault> {
     let mut parameters = Vec::new();
-    for (index, word) in text.split([' ', '\t']).enumerate() {
+    for word in text.split([' ', '\t']) {
         if word.is_empty() {
-            if index > 0 && !text.is_empty() {
+            if !text.is_empty() {
                 Oddity::add(oddities, Oddity::ExtraSpaces);
             }
             continue;

@@ -1,0 +1,43 @@
+//! `rsmtpd status`: asks the master by SIGUSR1 and prints what delivery wrote down.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{Failure, exit};
+
+/// How long the daemon may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Prints the state of the daemon that holds the configured state directory.
+pub fn run(config: Option<&std::path::Path>) -> Result<(), Failure> {
+    let state = super::check::state_directory(config)?;
+    let lock = state.join("lock");
+    let text = fs::read_to_string(&lock).map_err(|error| {
+        let status =
+            if error.kind() == std::io::ErrorKind::PermissionDenied { exit::NOPERM } else { exit::UNAVAILABLE };
+        Failure::new(status, format!("{}: {error}", lock.display()))
+    })?;
+    let master: i32 =
+        text.trim().parse().map_err(|_| Failure::new(exit::UNAVAILABLE, format!("{}: no process id", lock.display())))?;
+    if fs::File::open(&lock).is_ok_and(|file| file.try_lock().is_ok()) {
+        return Err(Failure::new(exit::UNAVAILABLE, "no daemon is running on this state directory"));
+    }
+    let answer = state.join("status");
+    let written = || fs::metadata(&answer).and_then(|metadata| metadata.modified()).ok();
+    let before = written();
+    kill(Pid::from_raw(master), Signal::SIGUSR1)
+        .map_err(|error| Failure::new(exit::NOPERM, format!("cannot ask process {master}: {error}")))?;
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        if written() != before {
+            let text = fs::read_to_string(&answer).map_err(|error| Failure::new(exit::OSERR, error))?;
+            print!("{text}");
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Err(Failure::new(exit::UNAVAILABLE, format!("process {master} did not answer within {} s", PATIENCE.as_secs())))
+}

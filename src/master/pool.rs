@@ -1,0 +1,152 @@
+//! How many spare workers to have: a pure function of counts and time.
+//!
+//! Policy only. It forks nothing, knows no descriptor and reads no clock; the master tells it what
+//! happened and obeys what it answers.
+
+use std::time::{Duration, Instant};
+
+/// The configured sizes of the pool, in workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Spares kept waiting when nothing happens.
+    pub min_spare: usize,
+    /// Spares kept waiting under load.
+    pub max_spare: usize,
+    /// Workers of all kinds.
+    pub max: usize,
+}
+
+/// What the master should do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Advice {
+    /// How many workers to fork.
+    pub fork: usize,
+    /// How many spares to retire.
+    pub retire: usize,
+    /// Whether clients must be refused, since no worker can be had for them.
+    pub refuse: bool,
+    /// When to ask again, though nothing happened.
+    pub again: Option<Instant>,
+}
+
+/// How long a raised number of spares is kept after the load has gone.
+const SHRINK_AFTER: Duration = Duration::from_secs(10);
+/// Pauses after failed forks and crashes double from here to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// The pool's memory.
+#[derive(Debug)]
+pub struct Pool {
+    sizes: Sizes,
+    wanted: usize,
+    last_busy: Instant,
+    pause: Duration,
+    paused_until: Option<Instant>,
+    trouble_at: Option<Instant>,
+}
+
+impl Pool {
+    /// A pool that wants `sizes.min_spare` spares at once.
+    pub fn new(sizes: Sizes, now: Instant) -> Pool {
+        Pool {
+            sizes,
+            wanted: sizes.min_spare,
+            last_busy: now,
+            pause: PAUSE_MIN,
+            paused_until: None,
+            trouble_at: None,
+        }
+    }
+
+    /// Takes new sizes from a reload.
+    pub fn resize(&mut self, sizes: Sizes) {
+        self.sizes = sizes;
+        self.wanted = self.wanted.clamp(sizes.min_spare, sizes.max_spare);
+    }
+
+    /// A spare took a connection and `spares` are left: wants more spares when they run low.
+    pub fn taken(&mut self, spares: usize, now: Instant) {
+        self.last_busy = now;
+        if spares * 2 < self.wanted {
+            self.wanted = (self.wanted + 4).min(self.sizes.max_spare);
+        }
+    }
+
+    /// A fork failed or a worker crashed: forking pauses, longer each time until a quiet minute has passed.
+    pub fn trouble(&mut self, now: Instant) {
+        let quiet = self.trouble_at.is_none_or(|at| now.duration_since(at) > Duration::from_secs(60));
+        self.pause = if quiet { PAUSE_MIN } else { (self.pause * 2).min(PAUSE_MAX) };
+        self.trouble_at = Some(now);
+        self.paused_until = Some(now + self.pause);
+    }
+
+    /// What to do with `spares` waiting and `busy` serving workers.
+    pub fn advise(&mut self, spares: usize, busy: usize, now: Instant) -> Advice {
+        if self.wanted > self.sizes.min_spare && now.duration_since(self.last_busy) > SHRINK_AFTER {
+            self.wanted = self.sizes.min_spare;
+        }
+        let room = self.sizes.max.saturating_sub(spares + busy);
+        let missing = self.wanted.saturating_sub(spares).min(room);
+        let paused = self.paused_until.filter(|&until| until > now);
+        let shrink = (self.wanted > self.sizes.min_spare).then(|| self.last_busy + SHRINK_AFTER + PAUSE_MIN);
+        Advice {
+            fork: if paused.is_some() { 0 } else { missing },
+            retire: spares.saturating_sub(self.sizes.max_spare.max(self.wanted)),
+            refuse: spares == 0 && (room == 0 || paused.is_some()),
+            again: paused.or(shrink),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZES: Sizes = Sizes { min_spare: 4, max_spare: 16, max: 20 };
+
+    #[test]
+    fn fills_up_to_the_minimum_and_stays() {
+        let now = Instant::now();
+        let mut pool = Pool::new(SIZES, now);
+        assert_eq!(pool.advise(0, 0, now).fork, 4);
+        assert_eq!(pool.advise(4, 0, now), Advice { fork: 0, retire: 0, refuse: false, again: None });
+    }
+
+    #[test]
+    fn load_raises_the_number_of_spares_and_quiet_lowers_it() {
+        let now = Instant::now();
+        let mut pool = Pool::new(SIZES, now);
+        for _ in 0..5 {
+            pool.taken(0, now);
+        }
+        assert_eq!(pool.advise(0, 1, now).fork, 16);
+        let later = now + Duration::from_secs(11);
+        assert_eq!(pool.advise(4, 0, later).fork, 0);
+        assert_eq!(pool.advise(20, 0, later).retire, 4);
+    }
+
+    #[test]
+    fn the_maximum_holds_and_clients_are_refused_at_it() {
+        let now = Instant::now();
+        let mut pool = Pool::new(SIZES, now);
+        let advice = pool.advise(0, 20, now);
+        assert!(advice.refuse && advice.fork == 0);
+        assert_eq!(pool.advise(0, 18, now).fork, 2);
+    }
+
+    #[test]
+    fn trouble_pauses_forking_for_longer_each_time() {
+        let now = Instant::now();
+        let mut pool = Pool::new(SIZES, now);
+        pool.trouble(now);
+        let advice = pool.advise(0, 0, now);
+        assert!(advice.fork == 0 && advice.refuse);
+        assert_eq!(advice.again, Some(now + PAUSE_MIN));
+        assert_eq!(pool.advise(0, 0, now + PAUSE_MIN).fork, 4);
+        for _ in 0..20 {
+            pool.trouble(now);
+        }
+        assert_eq!(pool.advise(0, 0, now).again, Some(now + PAUSE_MAX));
+    }
+}

@@ -1,0 +1,229 @@
+//! Start-up, in the only order that is safe; every step is fatal.
+//!
+//! Bind every listener → fork the helpers and await each → drop root and prove it → enter the sandbox.
+//! From then on no process of the daemon has user id 0.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::delivery;
+use crate::helper::EX_SOFTWARE;
+use crate::ipc::control::ToHelper;
+use crate::ipc::link::Role;
+use crate::log::{Event, Level};
+use crate::logger::{self, Destination, Sink, client::Client as Log};
+use crate::sys::notify::Notify;
+use crate::sys::privilege::{self, Identity};
+use crate::sys::signals::Signals;
+use nix::sys::signal::Signal;
+use crate::sys::{detach, process, sandbox, socket};
+
+use super::Ready;
+use super::helpers::{Helper, Helpers};
+use crate::worker::served::Served;
+use super::workers::{MASTER_DESCRIPTORS, pair};
+
+/// What the command line says beside the configuration.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The configuration directory.
+    pub directory: PathBuf,
+    /// The state directory.
+    pub state: PathBuf,
+    /// Where lines go.
+    pub destination: Destination,
+}
+
+/// Users of the roles; None where we were not started as root and stay who we are.
+struct Users {
+    service: Option<Identity>,
+    logger: Option<Identity>,
+    delivery: Option<Identity>,
+    invented: bool,
+}
+
+/// Starts every process but the workers; what the master needs from then on.
+///
+/// # Errors
+/// Any step failed; nothing is left running then but helpers that see their channel end.
+pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
+    detach::raise_descriptor_limit();
+    process::set_name("rsmtpd: master")?;
+    let (listeners, addresses) = bind(&served)?;
+    let signals = Signals::new(&[Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD, Signal::SIGUSR1], MASTER_DESCRIPTORS)?;
+    let notify = Notify::from_env()?.moved(MASTER_DESCRIPTORS)?;
+    let state = plan.state.clone();
+    let users = Users::choose(&served, &state)?;
+    prepare_state(&state, users.delivery.as_ref())?;
+
+    let (voice, logger) = start_logger(&served, plan, users.logger.as_ref())?;
+    let log = Log::new(voice, served.log_level());
+    let delivery = start_delivery(&served, plan, users.delivery.as_ref(), &state, &logger)?;
+    let helpers = Helpers { logger, delivery };
+
+    if let Some(identity) = &users.service {
+        privilege::drop_to(identity, &[]).context("dropping root")?;
+    }
+    let missing = sandbox::enter(&sandbox::Profile::master_and_worker(&plan.directory), served.sandbox)
+        .context("sandbox (set `sandbox: best_effort` in rsmtpd.yaml to run without what the kernel lacks)")?;
+    process::set_dumpable(false)?;
+    for layer in missing {
+        log.say(Level::Warning, Event::new("sandbox-layer-missing").field("layer", layer));
+    }
+    if users.invented {
+        warn_about_users(&users, &log);
+    }
+    for address in &addresses {
+        log.say(Level::Notice, Event::new("listening").field("address", address));
+    }
+    let path = plan.directory.clone();
+    Ok(Ready { served, path, directory, listeners, addresses, helpers, log, notify, signals })
+}
+
+fn bind(served: &Served) -> Result<(Vec<OwnedFd>, Vec<SocketAddr>)> {
+    let mut listeners = Vec::new();
+    let mut addresses = Vec::new();
+    for address in served.addresses() {
+        let listener = socket::listen(address, 4096).with_context(|| format!("cannot listen on {address}"))?;
+        addresses.push(socket::local_addr(&listener)?);
+        listeners.push(listener);
+    }
+    if listeners.is_empty() {
+        bail!("no address to listen on");
+    }
+    Ok((listeners, addresses))
+}
+
+impl Users {
+    fn choose(served: &Served, state: &Path) -> Result<Users> {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("rsmtpd: warning: not started as root, so all processes run as one user");
+            return Ok(Users { service: None, logger: None, delivery: None, invented: false });
+        }
+        let mut invented = false;
+        let mut pick = |name: &str, group: Option<&str>, nth: u32| -> Result<Identity> {
+            if let Some(identity) = privilege::lookup(name, group)? {
+                return Ok(identity);
+            }
+            invented = true;
+            Ok(privilege::dynamic_identity(nth))
+        };
+        let service = pick(&served.daemon.user, served.daemon.group.as_deref(), 0)?;
+        let logger = pick("rsmtpd-log", None, 1)?;
+        let mut delivery = pick(&served.delivery().user, served.delivery().group.as_deref(), 2)?;
+        if let Ok(metadata) = fs::metadata(state)
+            && metadata.uid() != 0
+        {
+            delivery = Identity::numeric(metadata.uid(), metadata.gid());
+        }
+        for identity in [&service, &logger, &delivery] {
+            if identity.is_root() {
+                bail!("no role may run as root; name an unprivileged user in rsmtpd.yaml and delivery.yaml");
+            }
+        }
+        Ok(Users { service: Some(service), logger: Some(logger), delivery: Some(delivery), invented })
+    }
+}
+
+fn warn_about_users(users: &Users, log: &Log) {
+    let mut event = Event::new("service-users-missing");
+    for (role, identity) in [("service", &users.service), ("logger", &users.logger), ("delivery", &users.delivery)] {
+        if let Some(identity) = identity {
+            event = event.field(role, identity.uid());
+        }
+    }
+    log.say(Level::Warning, event.quoted("remedy", b"systemd-sysusers, or adduser --system rsmtpd"));
+}
+
+/// Makes the state directory, 0700 and owned by the user who keeps mail.
+fn prepare_state(state: &Path, owner: Option<&Identity>) -> Result<()> {
+    if !state.exists() {
+        if let Some(parent) = state.parent() {
+            fs::create_dir_all(parent).with_context(|| format!("{}", parent.display()))?;
+        }
+        fs::DirBuilder::new().mode(0o700).create(state).with_context(|| format!("{}", state.display()))?;
+        if let Some(owner) = owner {
+            nix::unistd::chown(state, Some(owner.uid()), Some(owner.gid()))?;
+        }
+    }
+    Ok(())
+}
+
+fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result<(OwnedFd, Helper)> {
+    let (door, voice) = pair()?;
+    let voice = socket::move_fd_at_least(voice, MASTER_DESCRIPTORS)?;
+    let parents = voice.try_clone()?;
+    let level = served.log_level();
+    if let (Destination::File(path), Some(user)) = (&plan.destination, user)
+        && !path.exists()
+    {
+        File::options().append(true).create_new(true).open(path).with_context(|| format!("{}", path.display()))?;
+        nix::unistd::chown(path, Some(user.uid()), Some(user.gid()))?;
+    }
+    let profile = sandbox::Profile::logger(&plan.destination.directory());
+    let mode = served.sandbox;
+    let destination = plan.destination.clone();
+    let work = move |control: OwnedFd, _| {
+        let Ok(sink) = Sink::open(destination.clone()) else { return crate::helper::EX_CONFIG };
+        if sandbox::enter(&profile, mode).is_err() {
+            return EX_SOFTWARE;
+        }
+        logger::run(control, sink, level).map_or(EX_SOFTWARE, |()| 0)
+    };
+    let helper = Helper::start(Role::Logger, user, || Ok(Log::new(parents, level)), &work)?;
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    helper.tell(&ToHelper::Door { worker: 0, pid: own }, &[door.as_fd()]);
+    Ok((voice, helper))
+}
+
+fn start_delivery(
+    served: &Served,
+    plan: &Plan,
+    user: Option<&Identity>,
+    state: &Path,
+    logger: &Helper,
+) -> Result<Helper> {
+    let (door, voice) = pair()?;
+    let level = served.log_level();
+    let settings = served.delivery_settings(state);
+    let profile = sandbox::Profile::delivery(&plan.directory, state, &settings.programs());
+    let mode = served.sandbox;
+    let parents = voice.try_clone()?;
+    let lock = state.join("lock");
+    let work = move |control: OwnedFd, _| {
+        let Ok(voice) = voice.try_clone() else { return EX_SOFTWARE };
+        let log = Log::new(voice, level);
+        if sandbox::enter(&profile, mode).is_err() {
+            return EX_SOFTWARE;
+        }
+        delivery::run(control, settings.clone(), log)
+    };
+    let master = std::process::id();
+    let prepare = move || {
+        hold_lock(&lock, master)?;
+        Ok(Log::new(parents, level))
+    };
+    let helper = Helper::start(Role::Delivery, user, prepare, &work)
+        .with_context(|| format!("state directory {}", state.display()))?;
+    logger.tell(&ToHelper::Door { worker: 0, pid: helper.pid.as_raw() }, &[door.as_fd()]);
+    Ok(helper)
+}
+
+/// Takes the lock of the state directory for as long as this process and its children live, and leaves the
+/// master's process id in it.
+fn hold_lock(path: &Path, master: u32) -> io::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    file.try_lock().map_err(|_| io::Error::other("another rsmtpd holds the lock"))?;
+    file.set_len(0)?;
+    writeln!(file, "{master}")?;
+    std::mem::forget(file);
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! The body of the message under way, and the door to delivery that takes it.
+//!
+//! A small body stays in memory and travels inside the commit; a larger one goes to a file that delivery
+//! opened, passed through the door. Either way it is only *staged*: delivery makes its own copy.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, Write};
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::chain::{BodySink, DeliveryError, DeliveryPort};
+use crate::delivery::client::Client;
+use crate::ipc::delivery::{Body, Commit, INLINE_BODY, Outcome};
+use crate::ipc::link::Role;
+
+use super::link::Link;
+
+/// How long to wait for delivery to begin a body or to settle a message; below the ten minutes that a
+/// client waits for the reply after the data (RFC 5321 §4.5.3.2.6).
+pub const PATIENCE: Duration = Duration::from_secs(540);
+
+/// The door, opened again when delivery was restarted in between.
+pub struct Delivery {
+    door: Option<Client>,
+    link: Rc<Link>,
+}
+
+impl Delivery {
+    /// Uses `door`, and `link` to ask for another one.
+    pub fn new(door: Client, link: Rc<Link>) -> Delivery {
+        Delivery { door: Some(door), link }
+    }
+
+    fn with<T>(&mut self, call: impl Fn(&mut Client) -> Result<T, crate::delivery::client::Error>) -> io::Result<T> {
+        let mut door = match self.door.take() {
+            Some(door) if !door.is_closed() => door,
+            _ => Client::new(self.link.open(Role::Delivery)?, PATIENCE),
+        };
+        let result = call(&mut door).map_err(io::Error::other)?;
+        self.door = Some(door);
+        Ok(result)
+    }
+}
+
+impl DeliveryPort for Rc<RefCell<Delivery>> {
+    fn commit(&mut self, commit: Commit) -> Result<Outcome, DeliveryError> {
+        self.borrow_mut().with(|door| door.commit(&commit)).map_err(|error| DeliveryError::new(error.to_string()))
+    }
+}
+
+enum Store {
+    Memory(Vec<u8>),
+    File { file: File, length: u64 },
+}
+
+/// Collects one body after the other.
+pub struct Staging {
+    delivery: Rc<RefCell<Delivery>>,
+    store: Store,
+}
+
+impl Staging {
+    /// An empty body; `delivery` gives the file when it grows.
+    pub fn new(delivery: Rc<RefCell<Delivery>>) -> Staging {
+        Staging { delivery, store: Store::Memory(Vec::new()) }
+    }
+
+    fn spill(&mut self) -> io::Result<&mut Store> {
+        if let Store::Memory(bytes) = &mut self.store {
+            let bytes = std::mem::take(bytes);
+            let mut file = self.delivery.borrow_mut().with(|door| door.begin(0))?;
+            file.write_all(&bytes)?;
+            self.store = Store::File { file, length: bytes.len() as u64 };
+        }
+        Ok(&mut self.store)
+    }
+}
+
+impl BodySink for Staging {
+    fn write(&mut self, octets: &[u8]) -> io::Result<()> {
+        if let Store::Memory(bytes) = &mut self.store
+            && bytes.len() + octets.len() <= INLINE_BODY
+        {
+            bytes.extend_from_slice(octets);
+            return Ok(());
+        }
+        if let Store::File { file, length } = self.spill()? {
+            file.write_all(octets)?;
+            *length += octets.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> io::Result<Body> {
+        match std::mem::replace(&mut self.store, Store::Memory(Vec::new())) {
+            Store::Memory(bytes) => Ok(Body::Inline(bytes)),
+            Store::File { length, .. } => Ok(Body::Staged { length }),
+        }
+    }
+
+    fn reset(&mut self) {
+        self.store = Store::Memory(Vec::new());
+    }
+}

@@ -1,0 +1,88 @@
+//! The worker's end of its Link to the master.
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use crate::ipc::channel::{Channel, Fault};
+use crate::ipc::link::{FromWorker, Role, ToWorker};
+
+/// What the master wants of this worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Order {
+    /// Go on.
+    Serve,
+    /// Leave between connections.
+    Retire,
+    /// Answer 421 at the next command boundary.
+    Leave,
+}
+
+/// The Link and the gravest order that came over it.
+#[derive(Debug)]
+pub struct Link {
+    channel: Channel<FromWorker, ToWorker>,
+    order: Cell<Order>,
+}
+
+impl Link {
+    /// Speaks over `fd`.
+    pub fn new(fd: OwnedFd) -> Link {
+        Link { channel: Channel::new(fd), order: Cell::new(Order::Serve) }
+    }
+
+    /// Reports; a master that is gone is noted as an order to leave.
+    pub fn report(&self, report: &FromWorker) {
+        if self.channel.send(report).is_err() {
+            self.order.set(Order::Leave);
+        }
+    }
+
+    /// The gravest order so far.
+    pub fn order(&self) -> Order {
+        self.order.get()
+    }
+
+    /// Takes what the master has said, without waiting.
+    pub fn listen(&self) {
+        loop {
+            match self.channel.receive_within(Duration::ZERO) {
+                Ok((order, _)) => self.note(&order),
+                Err(Fault::TimedOut | Fault::WouldBlock) => return,
+                Err(_) => return self.order.set(Order::Leave),
+            }
+        }
+    }
+
+    /// Asks for a door to `helper` and waits for it.
+    ///
+    /// # Errors
+    /// The master gave none within five seconds.
+    pub fn open(&self, helper: Role) -> io::Result<OwnedFd> {
+        self.report(&FromWorker::Open { helper });
+        loop {
+            match self.channel.receive_within(Duration::from_secs(5)) {
+                Ok((ToWorker::Door, Some(fd))) => return Ok(fd),
+                Ok((ToWorker::Door, None)) => return Err(io::ErrorKind::NotConnected.into()),
+                Ok((order, _)) => self.note(&order),
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+    }
+
+    fn note(&self, order: &ToWorker) {
+        let order = match order {
+            ToWorker::Retire => Order::Retire,
+            ToWorker::Refuse => Order::Leave,
+            ToWorker::Door => return,
+        };
+        self.order.set(self.order.get().max(order));
+    }
+}
+
+impl AsRawFd for Link {
+    fn as_raw_fd(&self) -> RawFd {
+        self.channel.as_raw_fd()
+    }
+}

@@ -1,0 +1,238 @@
+//! One connection: octets in, conversation, octets out.
+//!
+//! All rules are the conversation's; this file moves octets, keeps time and obeys the master.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::chain::{Action, Conversation, Ports, Next};
+use crate::log::{Event, Level};
+use crate::logger::client::Client as Log;
+use crate::session::Session;
+use crate::smtp::receiver::{Event as Input, Receiver};
+use crate::smtp::reply::Reply;
+
+use super::body::{Delivery, Staging};
+use super::deadlines::{Deadlines, Late};
+use super::link::{Link, Order};
+use super::served::Served;
+use super::transport::{Heard, Transport};
+
+/// Size of the read buffer in octets; only pages that are read into cost anything.
+const BUFFER: usize = 64 * 1024;
+/// Replies gathered before they are written in any case, in octets.
+const BATCH: usize = 16 * 1024;
+
+/// Who talks with whom.
+pub struct Ends {
+    /// The session's identifier.
+    pub session: String,
+    /// The client.
+    pub peer: SocketAddr,
+    /// The address it connected to.
+    pub local: SocketAddr,
+    /// The number of the listener in the configuration.
+    pub listener: usize,
+}
+
+/// A new session identifier: 60 random bits in base 32, lower case.
+///
+/// # Errors
+/// The kernel gives no random numbers.
+pub fn identifier() -> io::Result<String> {
+    const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+    let mut bits = getrandom::u64().map_err(io::Error::other)?;
+    let mut text = String::with_capacity(12);
+    for _ in 0..12 {
+        if let Some(&digit) = DIGITS.get((bits & 31) as usize) {
+            text.push(char::from(digit));
+        }
+        bits >>= 5;
+    }
+    Ok(text)
+}
+
+/// Microseconds since the epoch.
+fn now_micros() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+
+struct Talk<'a> {
+    transport: Transport,
+    receiver: Receiver,
+    conversation: Conversation<'a>,
+    staging: Staging,
+    delivery: Rc<RefCell<Delivery>>,
+    deadlines: Deadlines,
+    out: Vec<u8>,
+    link: &'a Link,
+    log: &'a Log,
+    in_body: bool,
+}
+
+/// Serves `client` until it or we end it.
+///
+/// # Errors
+/// The event loop cannot be made. A broken connection is no error but an end.
+pub fn serve(
+    client: OwnedFd,
+    ends: Ends,
+    served: &Served,
+    link: &Rc<Link>,
+    delivery: &Rc<RefCell<Delivery>>,
+    log: &Log,
+) -> io::Result<()> {
+    let session = Session::new(ends.session, ends.peer, ends.local, served.server_name());
+    let Some(chain) = served.chain(ends.listener) else { return Ok(()) };
+    let mut talk = Talk {
+        transport: Transport::new(client, link.as_ref())?,
+        receiver: Receiver::new(served.receiver_limits()),
+        conversation: Conversation::new(session, chain, served.limits()),
+        staging: Staging::new(Rc::clone(delivery)),
+        delivery: Rc::clone(delivery),
+        deadlines: Deadlines::new(served.patience(), Instant::now()),
+        out: Vec::with_capacity(1024),
+        link,
+        log,
+        in_body: false,
+    };
+    let reason = match talk.run() {
+        Ok(reason) => reason,
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => "timeout",
+        Err(_) => "lost",
+    };
+    talk.transport.finish();
+    for line in talk.conversation.close(reason).lines {
+        log.line(Level::Info, line);
+    }
+    Ok(())
+}
+
+impl Talk<'_> {
+    /// The whole dialogue; why it ended.
+    fn run(&mut self) -> io::Result<&'static str> {
+        let action = self.with_ports(|conversation, ports| conversation.open(ports));
+        if let Some(reason) = self.act(action) {
+            self.flush()?;
+            return Ok(reason);
+        }
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            self.flush()?;
+            if self.link.order() == Order::Leave && !self.in_body {
+                return self.farewell(421, "4.3.2 Service shutting down", "shutdown");
+            }
+            match self.transport.read(&mut buffer, self.deadlines.next())? {
+                Heard::Octets(0) => return Ok("lost"),
+                Heard::Octets(length) => {
+                    let now = Instant::now();
+                    self.deadlines.heard(length, now);
+                    let input = buffer.get(..length).unwrap_or_default();
+                    if let Some(reason) = self.digest(input)? {
+                        self.flush()?;
+                        return Ok(reason);
+                    }
+                    if let Some(late) = self.deadlines.late(Instant::now()) {
+                        return self.give_up(late);
+                    }
+                }
+                Heard::Late => {
+                    let late = self.deadlines.late(Instant::now()).unwrap_or(Late::Silent);
+                    return self.give_up(late);
+                }
+                Heard::Master => self.link.listen(),
+            }
+        }
+    }
+
+    /// Feeds what was read; a reason when the connection ends.
+    fn digest(&mut self, mut input: &[u8]) -> io::Result<Option<&'static str>> {
+        while !input.is_empty() {
+            let (used, event) = self.receiver.feed(input);
+            input = input.get(used..).unwrap_or_default();
+            let Some(event) = event else { continue };
+            let now = now_micros();
+            let mut port = Rc::clone(&self.delivery);
+            let mut ports = Ports { delivery: &mut port, body: &mut self.staging, now };
+            let action = match event {
+                Input::Command(line) => self.conversation.command(line, !input.is_empty(), &mut ports),
+                Input::BodyChunk(octets) => {
+                    self.conversation.chunk(&octets, &mut ports);
+                    continue;
+                }
+                Input::BodyEnd(end) => {
+                    self.flush()?;
+                    let mut ports = Ports { delivery: &mut port, body: &mut self.staging, now };
+                    self.conversation.body_end(end, &mut ports)
+                }
+            };
+            if let Some(reason) = self.act(action) {
+                return Ok(Some(reason));
+            }
+            if self.out.len() > BATCH {
+                self.flush()?;
+            }
+        }
+        Ok(None)
+    }
+
+    fn with_ports(&mut self, call: impl FnOnce(&mut Conversation<'_>, &mut Ports<'_>) -> Action) -> Action {
+        let mut port = Rc::clone(&self.delivery);
+        let mut ports = Ports { delivery: &mut port, body: &mut self.staging, now: now_micros() };
+        call(&mut self.conversation, &mut ports)
+    }
+
+    /// Does what the conversation wants; a reason when it wants to end.
+    fn act(&mut self, action: Action) -> Option<&'static str> {
+        for line in action.log {
+            self.log.line(Level::Info, line);
+        }
+        if let Some(reply) = action.reply {
+            reply.to_wire(&mut self.out);
+        }
+        let now = Instant::now();
+        self.in_body = match action.next {
+            Next::Command => false,
+            Next::Data => {
+                self.receiver.begin_data();
+                true
+            }
+            Next::Chunk { size } => {
+                self.receiver.begin_chunk(size);
+                true
+            }
+            Next::Close => return Some("closed"),
+        };
+        self.deadlines.in_body(self.in_body, now);
+        None
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if !self.out.is_empty() {
+            self.transport.write(&self.out, self.deadlines.next())?;
+            self.out.clear();
+            self.deadlines.answered(Instant::now());
+        }
+        Ok(())
+    }
+
+    fn give_up(&mut self, late: Late) -> io::Result<&'static str> {
+        match late {
+            Late::Silent => self.farewell(421, "4.4.2 Timeout, closing connection", "timeout"),
+            Late::Session => self.farewell(421, "4.4.2 Connection lasted too long", "session-timeout"),
+            Late::TooSlow => self.farewell(421, "4.4.2 Data comes too slowly", "too-slow"),
+        }
+    }
+
+    /// One last reply; a client that does not take it at once goes without.
+    fn farewell(&mut self, code: u16, text: &str, reason: &'static str) -> io::Result<&'static str> {
+        Reply::new(code, None, text).to_wire(&mut self.out);
+        self.transport.write(&self.out, Instant::now() + Duration::from_secs(1))?;
+        self.out.clear();
+        Ok(reason)
+    }
+}

@@ -1,0 +1,117 @@
+//! The client's socket: octets with a deadline, and an ear for the master.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Instant;
+
+use mio::net::TcpStream;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+const CLIENT: Token = Token(0);
+const LINK: Token = Token(1);
+
+/// What ended a wait.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// So many octets were read; none means that the client closed its side.
+    Octets(usize),
+    /// The deadline passed.
+    Late,
+    /// The master has something to say, or is gone.
+    Master,
+}
+
+/// A client's connection.
+pub struct Transport {
+    stream: TcpStream,
+    poll: Poll,
+    events: Events,
+    link_ready: bool,
+}
+
+impl Transport {
+    /// Serves `stream`, listening to `link` beside it.
+    ///
+    /// # Errors
+    /// No event loop can be made.
+    pub fn new(stream: OwnedFd, link: &impl AsRawFd) -> io::Result<Transport> {
+        let stream = std::net::TcpStream::from(stream);
+        stream.set_nonblocking(true)?;
+        stream.set_nodelay(true)?;
+        let mut stream = TcpStream::from_std(stream);
+        let poll = Poll::new()?;
+        poll.registry().register(&mut stream, CLIENT, Interest::READABLE | Interest::WRITABLE)?;
+        poll.registry().register(&mut SourceFd(&link.as_raw_fd()), LINK, Interest::READABLE)?;
+        Ok(Transport { stream, poll, events: Events::with_capacity(4), link_ready: false })
+    }
+
+    /// Reads into `buffer`, waiting until `deadline` at most.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn read(&mut self, buffer: &mut [u8], deadline: Instant) -> io::Result<Heard> {
+        loop {
+            match self.stream.read(buffer) {
+                Ok(length) => return Ok(Heard::Octets(length)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+            if std::mem::take(&mut self.link_ready) {
+                return Ok(Heard::Master);
+            }
+            if !self.wait(deadline)? {
+                return Ok(Heard::Late);
+            }
+        }
+    }
+
+    /// Writes all of `octets`.
+    ///
+    /// # Errors
+    /// The connection broke, or the client did not take them before `deadline`.
+    pub fn write(&mut self, mut octets: &[u8], deadline: Instant) -> io::Result<()> {
+        while !octets.is_empty() {
+            match self.stream.write(octets) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(length) => octets = octets.get(length..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !self.wait(deadline)? {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that nothing more will be written, and reads what is still under way, so that the kernel does
+    /// not reset the connection before the client has read the last reply.
+    pub fn finish(&mut self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Write);
+        let mut rest = [0; 4096];
+        for _ in 0..16 {
+            match self.stream.read(&mut rest) {
+                Ok(length) if length > 0 => {}
+                _ => return,
+            }
+        }
+    }
+
+    /// Waits for an event; false when `deadline` came first.
+    fn wait(&mut self, deadline: Instant) -> io::Result<bool> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        match self.poll.poll(&mut self.events, Some(left)) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => other?,
+        }
+        self.link_ready |= self.events.iter().any(|event| event.token() == LINK);
+        Ok(true)
+    }
+}

@@ -1,0 +1,302 @@
+//! The configuration as files: what is shipped loads, what is wrong is named, what the original shipped still works.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rsmtpd::config::{
+    self, Agent, Configuration, Daemon, Delivery, Fingerprint, Greeting, Hello, Lookup, Worker,
+};
+use std::os::fd::AsFd;
+
+fn package() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A copy of the shipped files with those of `over` laid upon them.
+fn copy_with(over: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for directory in [package().join("config").as_path(), over] {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    copy
+}
+
+fn directories(below: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir(below)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn shipped_files_say_the_defaults() {
+    let shipped = Configuration::load(&package().join("config")).unwrap();
+    assert_eq!(shipped.daemon, Daemon::default());
+    assert_eq!(shipped.worker, Worker::default());
+    assert_eq!(shipped.delivery, Delivery::default());
+    assert_eq!(shipped.greeting, Greeting::default());
+    assert_eq!(shipped.hello, Hello::default());
+    assert_eq!(shipped.notes, []);
+    let chain = &shipped.chains["standard_server"];
+    for handler in config::HANDLERS {
+        assert!(chain.uses(handler), "{handler} stands in no chain");
+    }
+}
+
+/// Every key that stands commented out is valid with the value shown, and in worker.yaml that is the default.
+#[test]
+fn commented_keys_are_valid() {
+    let copy = copy_with(&package().join("config"));
+    for name in [
+        "worker.yaml",
+        "delivery.yaml",
+        "command_handler_standard_server.yaml",
+    ] {
+        let text = fs::read_to_string(copy.path().join(name)).unwrap();
+        let active: Vec<String> = text
+            .lines()
+            .map(|line| match line.split_once('#') {
+                Some((indent, key))
+                    if indent.trim().is_empty()
+                        && key.starts_with(|c: char| c.is_ascii_lowercase()) =>
+                {
+                    format!("{indent}{key}")
+                }
+                _ => line.to_owned(),
+            })
+            .collect();
+        assert_ne!(active.join("\n"), text.trim_end(), "{name}");
+        fs::write(copy.path().join(name), active.join("\n")).unwrap();
+    }
+    let loaded = Configuration::load(copy.path()).unwrap();
+    assert_eq!(loaded.worker, Worker::default());
+    assert_eq!(loaded.delivery.timeout, Delivery::default().timeout);
+    assert_eq!(loaded.delivery.give_up, Delivery::default().give_up);
+}
+
+/// Each directory below tests/bad_configs, laid over the shipped files, gives exactly the lines of its `expected`.
+#[test]
+fn bad_configurations_are_named_exactly() {
+    let mut wrong = Vec::new();
+    for case in directories(&package().join("tests/bad_configs")) {
+        let faults = Configuration::load(copy_with(&case).path())
+            .err()
+            .map(|faults| faults.to_string());
+        let found = faults.unwrap_or_else(|| "no fault".to_owned());
+        if std::env::var_os("RSMTPD_WRITE_EXPECTED").is_some() {
+            fs::write(case.join("expected"), format!("{found}\n")).unwrap();
+        }
+        let expected = fs::read_to_string(case.join("expected")).unwrap_or_default();
+        if expected.trim_end() != found {
+            wrong.push(format!(
+                "{}:\nexpected\n{expected}\nfound\n{found}\n",
+                case.display()
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn files_of_the_original_load() {
+    let Some(originals) = std::env::var_os("RSMTPD_ORIGINAL_CONFIG").map(PathBuf::from) else {
+        eprintln!("skipped: RSMTPD_ORIGINAL_CONFIG does not name the original's configuration");
+        return;
+    };
+    for version in directories(&originals).iter().filter(|path| path.is_dir()) {
+        let loaded = Configuration::load(version)
+            .unwrap_or_else(|faults| panic!("{}:\n{faults}", version.display()));
+        assert_eq!(loaded.delivery.agent, Agent::DovecotLda);
+        let valid = |local: &str| Lookup::Valid {
+            deliver_to: vec![("example.com".to_owned(), local.to_owned())],
+        };
+        assert_eq!(
+            loaded.recipients.lookup("webmaster+x", "Example.COM"),
+            valid("test")
+        );
+        assert_eq!(
+            loaded.recipients.lookup("postmaster", "example.com"),
+            valid("postmaster")
+        );
+        assert_eq!(
+            loaded.recipients.lookup("postmaster+x", "example.com"),
+            Lookup::Soft
+        );
+        assert_eq!(loaded.chains["standard_server"].verbs["__DATA__"].len(), 1);
+        assert!(
+            !loaded.chains["standard_server"]
+                .verbs
+                .contains_key("STARTTLS")
+        );
+        assert!(
+            loaded
+                .notes
+                .iter()
+                .any(|note| note.message.contains("starttls"))
+        );
+    }
+}
+
+#[test]
+fn original_chain_form_is_understood() {
+    let over = tempfile::tempdir().unwrap();
+    let chain = "__OPEN__:\n  - module: rsmtpd.handlers.greeting\n    class: GreetingHandler\nVRFY:\n  - module: \
+                 rsmtpd.handlers.verify_attempt_delivery\n    class: VerifyAttemptDelivery\n__DATA__:\n  - module: \
+                 rsmtpd.handlers.data_file\n    class: DataToFileDataHandler\n  - module: rsmtpd.handlers.dovecot_delivery\n    \
+                 class: DovecotDelivery\nSTARTTLS:\n  - module: rsmtpd.handlers.starttls\n    class: StartTLS\n";
+    fs::write(
+        over.path().join("command_handler_standard_server.yaml"),
+        chain,
+    )
+    .unwrap();
+    let loaded = Configuration::load(copy_with(over.path()).path()).unwrap();
+    let verbs = &loaded.chains["standard_server"].verbs;
+    let names: Vec<(&str, Vec<&str>)> = verbs
+        .iter()
+        .map(|(verb, entries)| {
+            (
+                verb.as_str(),
+                entries.iter().map(|entry| entry.handler.as_str()).collect(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        names,
+        [
+            ("VRFY", vec!["verify"]),
+            ("__DATA__", vec!["delivery"]),
+            ("__OPEN__", vec!["greeting"])
+        ]
+    );
+    let notes: Vec<String> = loaded.notes.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        notes,
+        [
+            "command_handler_standard_server.yaml:8:13: __DATA__[0].module: data_file is not needed: delivery keeps the message \
+             itself",
+            "command_handler_standard_server.yaml:13:13: STARTTLS[0].module: starttls is not available yet and left out",
+        ]
+    );
+}
+
+#[test]
+fn handler_files_have_three_names() {
+    for name in ["rsmtpd.handlers.hello.yaml", "HelloHandler.yaml"] {
+        let copy = copy_with(&package().join("config"));
+        fs::remove_file(copy.path().join("hello.yaml")).unwrap();
+        fs::write(
+            copy.path().join(name),
+            "advertise_pipelining_extension: No\n",
+        )
+        .unwrap();
+        assert!(
+            !Configuration::load(copy.path())
+                .unwrap()
+                .hello
+                .advertise_pipelining_extension,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn recipients_file_aliases_and_catch_all() {
+    let over = tempfile::tempdir().unwrap();
+    fs::write(
+        over.path().join("users.txt"),
+        "# who\nZoe\nanna@example.org\nmüller\n",
+    )
+    .unwrap();
+    let text = "allow_tagging: yes\ntagging_characters: '+-'\ndomains:\n  Example.org:\n    recipients_file: users.txt\n    \
+                recipients:\n      - team: {deliver_to: [anna@example.org, zOe@Example.org]}\n      - gone:\n        enabled: no\n  \
+                example.net:\n    recipients:\n      - '*':\n        deliver_to: anna@example.org\n";
+    fs::write(over.path().join("simple_recipient_validator.yaml"), text).unwrap();
+    let loaded = Configuration::load(copy_with(over.path()).path()).unwrap();
+    assert_eq!(loaded.notes, []);
+    let to = |mailboxes: &[(&str, &str)]| Lookup::Valid {
+        deliver_to: mailboxes
+            .iter()
+            .map(|(domain, local)| ((*domain).to_owned(), (*local).to_owned()))
+            .collect(),
+    };
+    let recipients = &loaded.recipients;
+    assert_eq!(
+        recipients.lookup("ZOE", "EXAMPLE.ORG"),
+        to(&[("example.org", "Zoe")])
+    );
+    assert_eq!(
+        recipients.lookup("zoe-a", "example.org"),
+        to(&[("example.org", "Zoe")])
+    );
+    assert_eq!(
+        recipients.lookup("zoe+a-b", "example.org"),
+        to(&[("example.org", "Zoe")])
+    );
+    assert_eq!(
+        recipients.lookup("zoe-a+b", "example.org"),
+        Lookup::Unknown,
+        "the first character listed cuts"
+    );
+    assert_eq!(recipients.lookup("+a", "example.org"), Lookup::Unknown);
+    assert_eq!(
+        recipients.lookup("MÜLLER", "example.org"),
+        to(&[("example.org", "müller")])
+    );
+    assert_eq!(
+        recipients.lookup("Team", "example.org"),
+        to(&[("example.org", "anna"), ("example.org", "Zoe")])
+    );
+    assert_eq!(recipients.lookup("gone", "example.org"), Lookup::Disabled);
+    assert_eq!(recipients.lookup("nobody", "example.org"), Lookup::Unknown);
+    assert_eq!(
+        recipients.lookup("anybody", "example.net"),
+        to(&[("example.org", "anna")])
+    );
+    assert_eq!(
+        recipients.lookup("postmaster", "example.net"),
+        to(&[("example.net", "postmaster")])
+    );
+    assert_eq!(
+        recipients.lookup("Postmaster", ""),
+        to(&[("example.org", "postmaster")])
+    );
+    assert_eq!(recipients.lookup("anna", ""), Lookup::ForeignDomain);
+    assert_eq!(
+        recipients.lookup("anna", "example.com"),
+        Lookup::ForeignDomain
+    );
+}
+
+#[test]
+fn a_changed_file_changes_the_fingerprint() {
+    let copy = copy_with(&package().join("config"));
+    let loaded = Configuration::load(copy.path()).unwrap();
+    let directory = config::open_directory(copy.path()).unwrap();
+    let print = || Fingerprint::of(directory.as_fd(), &loaded.files);
+    let first = print();
+    assert_eq!(print(), first);
+    assert_eq!(print().number(), first.number());
+    fs::write(
+        copy.path().join("rsmtpd.handlers.hello.yaml"),
+        "message: Hi\n",
+    )
+    .unwrap();
+    let second = print();
+    assert_ne!(second, first, "a new file that goes before another counts");
+    let set = Configuration::load_worker_set(directory.as_fd(), &loaded.listener_chains()).unwrap();
+    assert_eq!(set.hello.message, "Hi");
+    fs::remove_file(copy.path().join("rsmtpd.handlers.hello.yaml")).unwrap();
+    assert_eq!(print(), first);
+    fs::write(copy.path().join("worker.yaml"), "maximum_errors: none\n").unwrap();
+    assert_ne!(print(), first);
+    let faults = Configuration::load_worker_set(directory.as_fd(), &[]).unwrap_err();
+    assert_eq!(
+        faults.to_string(),
+        "worker.yaml:1:17: maximum_errors: expected 1 to 10000, found \"none\""
+    );
+}

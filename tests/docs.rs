@@ -1,0 +1,145 @@
+//! The manual and the README say what the program and its files say.
+
+mod common;
+
+use common::{root, run, tool};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+const PAGES: [&str; 3] = ["rsmtpd.8", "rsmtpd.yaml.5", "rsmtpd-handlers.7"];
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// A page without the escapes of the mark-up.
+fn page(name: &str) -> String {
+    read(&format!("man/{name}"))
+        .replace("\\-", "-")
+        .replace("\\_", "_")
+}
+
+#[test]
+fn pages_are_clean() {
+    let Some(mandoc) = tool("docs::pages_are_clean", "mandoc") else {
+        return;
+    };
+    for name in PAGES {
+        let mut lint = Command::new(&mandoc);
+        lint.args(["-T", "lint", "-W", "warning"])
+            .arg(root().join("man").join(name));
+        let (success, said) = run(&mut lint, b"");
+        assert!(success && said.is_empty(), "{name}:\n{said}");
+    }
+}
+
+#[test]
+fn every_flag_and_subcommand_is_in_the_manual() {
+    let page = page("rsmtpd.8");
+    let mut help = Command::new(env!("CARGO_BIN_EXE_rsmtpd"));
+    let (success, said) = run(help.arg("--help"), b"");
+    assert!(success && said.contains("--config-path"), "{said}");
+    for word in said.split([' ', ',', '\n', '=', '[', ']', '<', '>', '.']) {
+        if let Some(flag) = word.strip_prefix("--").filter(|f| !f.is_empty()) {
+            assert!(page.contains(flag), "--{flag} is not in rsmtpd.8");
+        }
+    }
+    let commands = said.split("Commands:").nth(1).unwrap_or_default();
+    for line in commands
+        .lines()
+        .skip(1)
+        .take_while(|l| !l.trim().is_empty())
+    {
+        let indented = line.len() - line.trim_start().len();
+        if let Some(name) = line.split_whitespace().next().filter(|_| indented <= 2) {
+            assert!(
+                page.contains(&format!(".Cm {name}")),
+                "{name} is not in rsmtpd.8"
+            );
+        }
+    }
+}
+
+/// The keys at the left margin of a YAML file, shown or commented out.
+fn keys(text: &str) -> Vec<String> {
+    text.lines()
+        .filter_map(|line| {
+            let line = line.strip_prefix('#').unwrap_or(line);
+            let (key, rest) = line.split_once(':')?;
+            let name = !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+            (name && (rest.is_empty() || rest.starts_with(' '))).then(|| key.to_owned())
+        })
+        .collect()
+}
+
+#[test]
+fn every_key_is_in_the_manual() {
+    let daemon = page("rsmtpd.yaml.5");
+    let handlers = page("rsmtpd-handlers.7");
+    let mut files: Vec<PathBuf> = fs::read_dir(root().join("config"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|e| e == "yaml"))
+        .collect();
+    files.sort();
+    for file in files {
+        let text = fs::read_to_string(&file).expect("shipped file");
+        let stem = file
+            .file_stem()
+            .and_then(|s| s.to_str())
+            .unwrap_or_default();
+        if stem.starts_with("command_handler_") {
+            continue;
+        }
+        let (page, name) = if ["rsmtpd", "worker", "delivery"].contains(&stem) {
+            (&daemon, "rsmtpd.yaml.5")
+        } else {
+            (&handlers, "rsmtpd-handlers.7")
+        };
+        assert!(
+            page.contains(&format!("{stem}.yaml")),
+            "{stem}.yaml is not in {name}"
+        );
+        for key in keys(&text) {
+            let found =
+                page.contains(&format!(".It Cm {key}")) || page.contains(&format!(".Cm {key}"));
+            assert!(found, "{stem}.yaml: {key} is not in {name}");
+        }
+    }
+}
+
+#[test]
+fn readme_begins_with_the_two_commands() {
+    let readme = read("README.md");
+    let first: Vec<&str> = readme.lines().take(40).collect();
+    for command in ["cargo run --release", "tests/run"] {
+        assert!(
+            first.iter().any(|l| l.contains(command)),
+            "{command} is not on the first screen"
+        );
+    }
+}
+
+#[test]
+fn continuous_integration_runs_the_tests_and_nothing_else() {
+    let script = read(".ci/run");
+    let commands: Vec<&str> = script
+        .lines()
+        .filter(|l| {
+            !l.is_empty()
+                && !l.starts_with(['#'])
+                && !l.starts_with("set ")
+                && !l.starts_with("cd ")
+        })
+        .collect();
+    assert_eq!(commands, ["exec tests/run \"$@\""]);
+}
+
+#[test]
+fn licence_is_the_original_s() {
+    assert!(read("LICENSE").contains("Apache License"));
+    assert!(read("Cargo.toml").contains("license = \"Apache-2.0\""));
+}
