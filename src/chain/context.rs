@@ -7,6 +7,7 @@ use super::ports::DeliveryPort;
 use crate::session::{
     Exchange, Hello, Note, OfRecipient, OfSession, OfTransaction, Recipient, Session, Transaction, Verdict,
 };
+use crate::smtp::command::Arguments;
 
 /// One run of one handler.
 pub struct Context<'a> {
@@ -108,6 +109,14 @@ impl Context<'_> {
         }
     }
 
+    /// The name in the HELO or EHLO under way, else the last accepted one, else `[ip:port]`.
+    fn client_name(&self) -> String {
+        match self.exchange.map(|exchange| &exchange.command.parsed) {
+            Some(Ok(Arguments::Hello(name))) => name.as_str().to_owned(),
+            _ => self.session.client_name(),
+        }
+    }
+
     /// Fills in `<server_name>`, `<version>`, `<client.ip>`, `<client.port>` and `<client.advertised_name>`; other angle
     /// brackets stay. What a client gave is not searched again.
     pub fn expand(&self, template: &str) -> String {
@@ -123,7 +132,7 @@ impl Context<'_> {
                 "<version>" => Some(env!("CARGO_PKG_VERSION").to_owned()),
                 "<client.ip>" => Some(session.peer.ip().to_string()),
                 "<client.port>" => Some(session.peer.port().to_string()),
-                "<client.advertised_name>" => Some(session.client_name()),
+                "<client.advertised_name>" => Some(self.client_name()),
                 _ => None,
             };
             match value {

@@ -115,7 +115,13 @@ pub fn decide(stage: Stage, combine: Combine, kept: &[Kept], findings: &[Finding
     let mut first_accept: Option<&Reply> = None;
     let due = kept.iter().filter(|kept| kept.at != At::Now && stage.is_due(kept.at));
     for one in due {
-        weigh(&mut decision, Combine::Severity, &one.by, one.verdict, one.reply.as_ref());
+        weigh(
+            &mut decision,
+            Combine::Severity,
+            &one.by,
+            one.verdict,
+            one.reply.as_ref(),
+        );
     }
     for finding in findings {
         let outcome = &finding.outcome;
@@ -127,7 +133,13 @@ pub fn decide(stage: Stage, combine: Combine, kept: &[Kept], findings: &[Finding
             if outcome.verdict == Verdict::Accept && first_accept.is_none() {
                 first_accept = outcome.reply.as_ref();
             }
-            weigh(&mut decision, combine, &finding.by, outcome.verdict, outcome.reply.as_ref());
+            weigh(
+                &mut decision,
+                combine,
+                &finding.by,
+                outcome.verdict,
+                outcome.reply.as_ref(),
+            );
         } else {
             decision.waiting.push(Kept {
                 by: finding.by.clone(),
@@ -166,8 +178,17 @@ mod tests {
 
     fn finding(by: &str, verdict: Verdict, at: At) -> Finding {
         let reply = (verdict > Verdict::Quarantine).then(|| Reply::new(550, None, by));
-        let outcome = Outcome { verdict, at, reply, ..Outcome::default() };
-        Finding { by: by.into(), enforced: true, outcome }
+        let outcome = Outcome {
+            verdict,
+            at,
+            reply,
+            ..Outcome::default()
+        };
+        Finding {
+            by: by.into(),
+            enforced: true,
+            outcome,
+        }
     }
 
     const ALL: [Verdict; 7] = [
@@ -212,13 +233,24 @@ mod tests {
     fn observed_findings_are_only_recorded() {
         let mut observed = finding("a", Verdict::Reject, At::Now);
         observed.enforced = false;
-        let decision = decide(Stage::Mail, Combine::Severity, &[], &[observed, finding("b", Verdict::Accept, At::Now)]);
-        assert_eq!((decision.verdict, decision.would_be), (Verdict::Accept, Verdict::Reject));
+        let decision = decide(
+            Stage::Mail,
+            Combine::Severity,
+            &[],
+            &[observed, finding("b", Verdict::Accept, At::Now)],
+        );
+        assert_eq!(
+            (decision.verdict, decision.would_be),
+            (Verdict::Accept, Verdict::Reject)
+        );
     }
 
     #[test]
     fn a_verdict_waits_for_its_time_and_never_bites_at_never() {
-        let findings = [finding("a", Verdict::Reject, At::Rcpt), finding("n", Verdict::Drop, At::Never)];
+        let findings = [
+            finding("a", Verdict::Reject, At::Rcpt),
+            finding("n", Verdict::Drop, At::Never),
+        ];
         let open = decide(Stage::Open, Combine::Severity, &[], &findings);
         assert_eq!((open.verdict, open.waiting.len()), (Verdict::None, 1));
         for (stage, verdict) in [
@@ -229,7 +261,11 @@ mod tests {
             (Stage::Data, Verdict::Reject),
             (Stage::EndOfData, Verdict::Reject),
         ] {
-            assert_eq!(decide(stage, Combine::Severity, &open.waiting, &[]).verdict, verdict, "{stage:?}");
+            assert_eq!(
+                decide(stage, Combine::Severity, &open.waiting, &[]).verdict,
+                verdict,
+                "{stage:?}"
+            );
         }
     }
 

@@ -73,17 +73,29 @@ impl Outcome {
 
     /// Go on, with this reply.
     pub fn accept(reply: Reply) -> Outcome {
-        Outcome { verdict: Verdict::Accept, reply: Some(reply), ..Outcome::default() }
+        Outcome {
+            verdict: Verdict::Accept,
+            reply: Some(reply),
+            ..Outcome::default()
+        }
     }
 
     /// Refuse for good.
     pub fn reject(reply: Reply) -> Outcome {
-        Outcome { verdict: Verdict::Reject, reply: Some(reply), ..Outcome::default() }
+        Outcome {
+            verdict: Verdict::Reject,
+            reply: Some(reply),
+            ..Outcome::default()
+        }
     }
 
     /// Refuse for now.
     pub fn defer(reply: Reply) -> Outcome {
-        Outcome { verdict: Verdict::Defer, reply: Some(reply), ..Outcome::default() }
+        Outcome {
+            verdict: Verdict::Defer,
+            reply: Some(reply),
+            ..Outcome::default()
+        }
     }
 
     /// Adds an effect.
@@ -96,7 +108,12 @@ impl Outcome {
     /// Adds evidence.
     #[must_use]
     pub fn evidence(mut self, symbol: &'static str, value: impl Into<String>, score: f64) -> Outcome {
-        self.evidence.push(Evidence { symbol, value: value.into(), score, error: false });
+        self.evidence.push(Evidence {
+            symbol,
+            value: value.into(),
+            score,
+            error: false,
+        });
         self
     }
 }

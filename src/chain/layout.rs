@@ -66,7 +66,13 @@ impl Layout {
             ("QUIT", "quit"),
             ("__DEFAULT__", "unknown_command"),
         ];
-        let verbs = plain.iter().map(|(verb, handler)| ((*verb).to_owned(), vec![Entry::new(*handler)])).collect();
-        Layout { verbs, ..Layout::default() }
+        let verbs = plain
+            .iter()
+            .map(|(verb, handler)| ((*verb).to_owned(), vec![Entry::new(*handler)]))
+            .collect();
+        Layout {
+            verbs,
+            ..Layout::default()
+        }
     }
 }

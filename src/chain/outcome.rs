@@ -52,12 +52,19 @@ pub fn fold(copies: &[Recipient], results: Vec<RecipientResult>) -> Result<Taken
     }
     let of = |disposition: Disposition| {
         let pairs = copies.iter().zip(&results);
-        pairs.filter(move |(copy, _)| copy.disposition == disposition).map(|(_, result)| result).collect::<Vec<_>>()
+        pairs
+            .filter(move |(copy, _)| copy.disposition == disposition)
+            .map(|(_, result)| result)
+            .collect::<Vec<_>>()
     };
     let real = of(Disposition::Deliver);
     if real.is_empty() {
         let kept = of(Disposition::Quarantine).iter().all(|result| is_kept(result));
-        return if kept { Ok(Taken { results }) } else { Err(unavailable()) };
+        return if kept {
+            Ok(Taken { results })
+        } else {
+            Err(unavailable())
+        };
     }
     if real.iter().any(|result| is_kept(result)) {
         return Ok(Taken { results });
@@ -81,7 +88,11 @@ fn refusal(real: &[&RecipientResult]) -> Reply {
     let mut temporary = None;
     for result in real {
         match result {
-            RecipientResult::Temporary { code: 452, status, text } => return reply(452, *status, text),
+            RecipientResult::Temporary {
+                code: 452,
+                status,
+                text,
+            } => return reply(452, *status, text),
             RecipientResult::Temporary { status, text, .. } => {
                 temporary.get_or_insert_with(|| reply(451, *status, text));
             }
@@ -99,7 +110,11 @@ fn reply(code: u16, status: [u16; 3], text: &str) -> Reply {
     let class: u8 = if (500..600).contains(&code) { 5 } else { 4 };
     let code = if (400..600).contains(&code) { code } else { 451 };
     let [given, subject, detail] = status;
-    let status = if given == u16::from(class) { Status(class, subject, detail) } else { Status(class, 3, 0) };
+    let status = if given == u16::from(class) {
+        Status(class, subject, detail)
+    } else {
+        Status(class, 3, 0)
+    };
     Reply::new(code, Some(status), text)
 }
 
@@ -109,15 +124,28 @@ mod tests {
     use RecipientResult::{Delivered, Quarantined, Spooled};
 
     fn copy(disposition: Disposition) -> Recipient {
-        Recipient { original: "a@b".into(), domain: "b".into(), mailbox: "a".into(), disposition }
+        Recipient {
+            original: "a@b".into(),
+            domain: "b".into(),
+            mailbox: "a".into(),
+            disposition,
+        }
     }
 
     fn temporary(code: u16) -> RecipientResult {
-        RecipientResult::Temporary { code, status: [4, 3, 1], text: "later".into() }
+        RecipientResult::Temporary {
+            code,
+            status: [4, 3, 1],
+            text: "later".into(),
+        }
     }
 
     fn permanent(code: u16) -> RecipientResult {
-        RecipientResult::Permanent { code, status: [5, 2, 2], text: "over quota".into() }
+        RecipientResult::Permanent {
+            code,
+            status: [5, 2, 2],
+            text: "over quota".into(),
+        }
     }
 
     fn answer(cells: &[(Disposition, RecipientResult)]) -> u16 {
@@ -153,14 +181,23 @@ mod tests {
 
     #[test]
     fn a_wrong_number_of_results_is_no_success() {
-        assert_eq!(fold(&[copy(Disposition::Deliver)], Vec::new()).map_err(|reply| reply.code), Err(451));
+        assert_eq!(
+            fold(&[copy(Disposition::Deliver)], Vec::new()).map_err(|reply| reply.code),
+            Err(451)
+        );
         assert_eq!(fold(&[], Vec::new()).map_err(|reply| reply.code), Err(451));
     }
 
     #[test]
     fn code_and_status_agree() {
-        let odd = RecipientResult::Permanent { code: 250, status: [2, 0, 0], text: String::new() };
-        let Err(reply) = fold(&[copy(Disposition::Deliver)], vec![odd]) else { panic!("taken") };
+        let odd = RecipientResult::Permanent {
+            code: 250,
+            status: [2, 0, 0],
+            text: String::new(),
+        };
+        let Err(reply) = fold(&[copy(Disposition::Deliver)], vec![odd]) else {
+            panic!("taken")
+        };
         assert_eq!((reply.code, reply.status), (451, Some(Status(4, 3, 0))));
     }
 }

@@ -55,7 +55,10 @@ mod tests {
         for one in HANDLERS {
             assert_eq!(find(one.facts.id).map(|found| found.facts.id), Some(one.facts.id));
             assert_eq!(find(one.facts.class).map(|found| found.facts.id), Some(one.facts.id));
-            assert_eq!(HANDLERS.iter().filter(|other| other.facts.id == one.facts.id).count(), 1);
+            assert_eq!(
+                HANDLERS.iter().filter(|other| other.facts.id == one.facts.id).count(),
+                1
+            );
             assert!(!one.facts.about.is_empty() && !one.facts.decides.is_empty());
         }
         assert!(find("rsmtpd.handlers.greeting").is_some());

@@ -40,7 +40,11 @@ pub struct Settings {
 impl Settings {
     /// `with` goes before `file`, key by key.
     pub fn new(file: Option<&Value>, with: Option<&Value>) -> Settings {
-        let mut settings = Settings { values: Vec::new(), known: Vec::new(), faults: Vec::new() };
+        let mut settings = Settings {
+            values: Vec::new(),
+            known: Vec::new(),
+            faults: Vec::new(),
+        };
         for source in [with, file].into_iter().flatten() {
             match source {
                 Value::Null => {}
@@ -64,7 +68,10 @@ impl Settings {
     }
 
     fn fault(&mut self, key: &str, message: String) {
-        self.faults.push(SettingFault { key: key.to_owned(), message });
+        self.faults.push(SettingFault {
+            key: key.to_owned(),
+            message,
+        });
     }
 
     /// A line of text.
@@ -116,11 +123,18 @@ impl Settings {
 
     /// The faults, with one for each key that nobody asked for.
     pub fn finish(mut self) -> Vec<SettingFault> {
-        let expected = if self.known.is_empty() { "no settings".to_owned() } else { self.known.join(", ") };
+        let expected = if self.known.is_empty() {
+            "no settings".to_owned()
+        } else {
+            self.known.join(", ")
+        };
         for (key, _) in &self.values {
             if !self.known.iter().any(|known| known == key) {
                 let message = format!("expected {expected}, found an unknown key");
-                self.faults.push(SettingFault { key: key.clone(), message });
+                self.faults.push(SettingFault {
+                    key: key.clone(),
+                    message,
+                });
             }
         }
         self.faults
@@ -145,10 +159,22 @@ mod tests {
     #[test]
     fn with_goes_before_the_file_and_every_fault_is_found() {
         let map = |entries: &[(&str, Value)]| {
-            Value::Map(entries.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect())
+            Value::Map(
+                entries
+                    .iter()
+                    .map(|(key, value)| ((*key).to_owned(), value.clone()))
+                    .collect(),
+            )
         };
-        let file = map(&[("message", Value::Text("file".into())), ("flag", Value::Text("yes".into()))]);
-        let with = map(&[("message", Value::Text("with".into())), ("odd", Value::Null), ("n", Value::Integer(1))]);
+        let file = map(&[
+            ("message", Value::Text("file".into())),
+            ("flag", Value::Text("yes".into())),
+        ]);
+        let with = map(&[
+            ("message", Value::Text("with".into())),
+            ("odd", Value::Null),
+            ("n", Value::Integer(1)),
+        ]);
         let mut settings = Settings::new(Some(&file), Some(&with));
         let (mut message, mut flag, mut number) = (String::new(), false, false);
         settings.text("message", &mut message);

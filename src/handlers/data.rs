@@ -26,7 +26,9 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Config {
-        Config { message: "end data with <CR><LF>.<CR><LF>".into() }
+        Config {
+            message: "end data with <CR><LF>.<CR><LF>".into(),
+        }
     }
 }
 

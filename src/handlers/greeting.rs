@@ -26,7 +26,9 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Config {
-        Config { message: "<server_name> service ready".into() }
+        Config {
+            message: "<server_name> service ready".into(),
+        }
     }
 }
 

@@ -5,8 +5,8 @@
 use crate::chain::registry::Material;
 use crate::chain::{Context, Facts, Handler, HandlerError, Outcome};
 use crate::session::Verdict;
-use crate::smtp::reply::Reply;
 use crate::smtp::command::Verb;
+use crate::smtp::reply::Reply;
 
 /// Who it is.
 pub const FACTS: Facts = Facts {
@@ -44,7 +44,10 @@ struct Hello {
 pub fn make(material: &mut Material) -> Box<dyn Handler> {
     let mut config = Config::default();
     material.settings.text("message", &mut config.message);
-    material.settings.boolean("advertise_pipelining_extension", &mut config.advertise_pipelining_extension);
+    material.settings.boolean(
+        "advertise_pipelining_extension",
+        &mut config.advertise_pipelining_extension,
+    );
     Box::new(Hello { config })
 }
 
@@ -62,7 +65,10 @@ impl Hello {
         if context.chunking() {
             lines.push("CHUNKING".to_owned());
         }
-        lines.push(format!("LIMITS MAILMAX={} RCPTMAX={}", limits.maximum_messages, limits.maximum_recipients));
+        lines.push(format!(
+            "LIMITS MAILMAX={} RCPTMAX={}",
+            limits.maximum_messages, limits.maximum_recipients
+        ));
         if context.verbs().iter().any(|verb| verb == "HELP") {
             lines.push("HELP".to_owned());
         }
@@ -77,7 +83,10 @@ impl Handler for Hello {
 
     fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
         let mut reply = Reply::new(250, None, context.expand(&self.config.message));
-        if context.exchange().is_some_and(|exchange| exchange.command.verb == Verb::Ehlo) {
+        if context
+            .exchange()
+            .is_some_and(|exchange| exchange.command.verb == Verb::Ehlo)
+        {
             reply.lines.extend(self.extensions(context));
         }
         Ok(Outcome::accept(reply))
@@ -102,7 +111,10 @@ mod tests {
     #[test]
     fn helo_names_none() {
         let reply = Peer::open().say("HELO client.example");
-        assert_eq!(reply, "250 mail.example.com Hello client.example (192.0.2.7 port 4711)\r\n");
+        assert_eq!(
+            reply,
+            "250 mail.example.com Hello client.example (192.0.2.7 port 4711)\r\n"
+        );
     }
 
     #[test]

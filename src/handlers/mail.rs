@@ -27,7 +27,9 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Config {
-        Config { message: "sender OK".into() }
+        Config {
+            message: "sender OK".into(),
+        }
     }
 }
 
@@ -60,12 +62,19 @@ mod tests {
     #[test]
     fn accepts_senders_and_the_null_path() {
         for path in ["<a@client.example>", "<>"] {
-            assert_eq!(Peer::greeted().say(&format!("MAIL FROM:{path}")), "250 2.1.0 sender OK\r\n");
+            assert_eq!(
+                Peer::greeted().say(&format!("MAIL FROM:{path}")),
+                "250 2.1.0 sender OK\r\n"
+            );
         }
     }
 
     #[test]
     fn needs_a_hello() {
-        assert!(Peer::open().say("MAIL FROM:<a@client.example>").starts_with("503 5.5.1"));
+        assert!(
+            Peer::open()
+                .say("MAIL FROM:<a@client.example>")
+                .starts_with("503 5.5.1")
+        );
     }
 }

@@ -27,7 +27,9 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Config {
-        Config { message: "<server_name> closing connection".into() }
+        Config {
+            message: "<server_name> closing connection".into(),
+        }
     }
 }
 

@@ -56,7 +56,10 @@ pub fn make(material: &mut Material) -> Box<dyn Handler> {
     material.settings.text("unknown", &mut config.unknown);
     material.settings.text("disabled", &mut config.disabled);
     material.settings.text("foreign", &mut config.foreign);
-    Box::new(Recipient { config, directory: Arc::clone(&material.directory) })
+    Box::new(Recipient {
+        config,
+        directory: Arc::clone(&material.directory),
+    })
 }
 
 impl Recipient {

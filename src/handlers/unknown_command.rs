@@ -5,8 +5,8 @@
 use crate::chain::registry::Material;
 use crate::chain::{Context, Facts, Handler, HandlerError, Outcome};
 use crate::session::Verdict;
-use crate::smtp::reply::Reply;
 use crate::smtp::command::Verb;
+use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
 /// Who it is.
@@ -30,7 +30,10 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Config {
-        Config { message: "command not recognized".into(), not_implemented: "command not implemented".into() }
+        Config {
+            message: "command not recognized".into(),
+            not_implemented: "command not implemented".into(),
+        }
     }
 }
 
@@ -52,9 +55,19 @@ impl Handler for UnknownCommand {
     }
 
     fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
-        let unknown = context.exchange().is_none_or(|exchange| matches!(exchange.command.verb, Verb::Other(_)));
-        let (code, text) = if unknown { (500, &self.config.message) } else { (502, &self.config.not_implemented) };
-        Ok(Outcome::reject(Reply::new(code, Some(Status::INVALID_COMMAND), context.expand(text))))
+        let unknown = context
+            .exchange()
+            .is_none_or(|exchange| matches!(exchange.command.verb, Verb::Other(_)));
+        let (code, text) = if unknown {
+            (500, &self.config.message)
+        } else {
+            (502, &self.config.not_implemented)
+        };
+        Ok(Outcome::reject(Reply::new(
+            code,
+            Some(Status::INVALID_COMMAND),
+            context.expand(text),
+        )))
     }
 }
 

@@ -27,7 +27,9 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Config {
-        Config { message: "Cannot verify the user, but will try to deliver".into() }
+        Config {
+            message: "Cannot verify the user, but will try to deliver".into(),
+        }
     }
 }
 

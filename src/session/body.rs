@@ -44,6 +44,14 @@ struct Header {
 }
 
 impl BodyFacts {
+    /// Nothing has come yet; `chunked` by BDAT.
+    pub fn new(chunked: bool) -> BodyFacts {
+        BodyFacts {
+            chunked,
+            ..BodyFacts::default()
+        }
+    }
+
     /// Looks at the next octets of the body, dot-stuffing removed.
     pub fn chunk(&mut self, octets: &[u8]) {
         let mut rest = octets;
@@ -90,7 +98,9 @@ impl BodyFacts {
 
 /// `Received :` with white space before the colon, as RFC 5322 §4.5.2 obliges to understand.
 fn is_received_with_space(start: &[u8]) -> bool {
-    start.get(..8).is_some_and(|name| name.eq_ignore_ascii_case(b"received"))
+    start
+        .get(..8)
+        .is_some_and(|name| name.eq_ignore_ascii_case(b"received"))
         && start.get(8).is_some_and(|octet| matches!(octet, b' ' | b'\t'))
 }
 

@@ -1,7 +1,7 @@
 //! One command and what the protocol itself has to say about it.
 
 use crate::smtp::command::Command;
-use crate::smtp::receiver::LineEnding;
+use crate::smtp::line::LineEnding;
 use crate::smtp::reply::Reply;
 
 /// One command of the client.

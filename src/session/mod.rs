@@ -4,6 +4,10 @@
 //! its transaction, [`Exchange`] for one command. A scope is dropped whole, so nothing of a former transaction can reach
 //! the next one. Handlers see these values through shared references only; the conversation alone changes them.
 //! This module must never read a clock, the network or the configuration.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
 
 pub mod anomaly;
 pub mod body;
@@ -124,14 +128,22 @@ impl Session {
 
     /// Whether the reply to EHLO named this extension.
     pub fn offers(&self, keyword: &str) -> bool {
-        self.offered.iter().any(|line| line.split(' ').next().is_some_and(|word| word.eq_ignore_ascii_case(keyword)))
+        self.offered.iter().any(|line| {
+            line.split(' ')
+                .next()
+                .is_some_and(|word| word.eq_ignore_ascii_case(keyword))
+        })
     }
 
     /// Records something odd about the client.
     pub(crate) fn observe(&mut self, anomaly: Anomaly) {
         if self.anomalies.len() < MAXIMUM_ANOMALIES {
             let transaction = self.transaction.as_ref().map_or(0, |transaction| transaction.number);
-            self.anomalies.push(Observed { command: self.counters.commands, transaction, anomaly });
+            self.anomalies.push(Observed {
+                command: self.counters.commands,
+                transaction,
+                anomaly,
+            });
         } else {
             self.anomalies_dropped = self.anomalies_dropped.saturating_add(1);
         }
@@ -176,7 +188,10 @@ pub(crate) mod tests {
     fn client_name_before_and_after_hello() {
         let mut session = session();
         assert_eq!(session.client_name(), "[192.0.2.7:4711]");
-        session.greet(Hello { esmtp: true, name: "client.example".into() });
+        session.greet(Hello {
+            esmtp: true,
+            name: "client.example".into(),
+        });
         assert_eq!(session.client_name(), "client.example");
         assert!(session.is_esmtp());
     }

@@ -32,7 +32,10 @@ pub struct Notes<Scope> {
 impl<Scope> Notes<Scope> {
     /// No notes yet.
     pub fn new() -> Self {
-        Notes { map: HashMap::new(), scope: PhantomData }
+        Notes {
+            map: HashMap::new(),
+            scope: PhantomData,
+        }
     }
 
     /// The note of type `N`, if its handler has written it.

@@ -63,6 +63,14 @@ impl Recipient {
         }
     }
 
+    /// The address as sent, without brackets.
+    pub fn address(&self) -> String {
+        match &self.forward_path {
+            ForwardPath::Postmaster => "Postmaster".to_owned(),
+            ForwardPath::Mailbox(mailbox) => mailbox.to_string(),
+        }
+    }
+
     /// Whether it is a postmaster address (RFC 5321 §4.5.1); whether of a domain of ours is the chain's to say.
     pub fn is_postmaster(&self) -> bool {
         match &self.forward_path {

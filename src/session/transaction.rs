@@ -59,6 +59,8 @@ impl Transaction {
 
     /// Whether some recipient gets the message into its mailbox.
     pub fn has_real_recipients(&self) -> bool {
-        self.recipients.iter().any(|recipient| recipient.disposition == Disposition::Deliver)
+        self.recipients
+            .iter()
+            .any(|recipient| recipient.disposition == Disposition::Deliver)
     }
 }

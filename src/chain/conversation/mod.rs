@@ -10,16 +10,17 @@ mod steps;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use super::Chain;
 use super::decision::Stage;
 use super::handler::BodyReader;
 use super::limits::Limits;
-use super::ports::Ports;
-use super::Chain;
+use super::ports::{BodySink, DeliveryError, DeliveryPort, Ports};
+use crate::ipc::delivery::{Body, Commit, Outcome};
 use crate::log::{Event, Level};
-use crate::session::{Anomaly, Exchange, Session, Verdict, order};
+use crate::session::{Anomaly, Counters, Exchange, Session, Verdict, order};
 use crate::smtp::command::{Advertised, Verb, parse};
-use crate::smtp::receiver::{BodyEnd, LineEndings};
 use crate::smtp::line::{CommandLine, LineEnding};
+use crate::smtp::receiver::{BodyEnd, LineEndings};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
@@ -57,8 +58,8 @@ pub struct Action {
 /// The end of a session.
 #[derive(Debug)]
 pub struct Summary {
-    /// The session as it ended.
-    pub session: Session,
+    /// What happened how often.
+    pub counters: Counters,
     /// Finished lines for the log.
     pub lines: Vec<(Level, String)>,
 }
@@ -80,8 +81,10 @@ pub struct Conversation<'c> {
     sink_failure: Option<String>,
     chunk: Option<Chunk>,
     in_body: bool,
+    now: i64,
     ended: bool,
     message_ended: bool,
+    by: Option<String>,
     log: Vec<(Level, String)>,
 }
 
@@ -96,8 +99,10 @@ impl<'c> Conversation<'c> {
             sink_failure: None,
             chunk: None,
             in_body: false,
+            now: 0,
             ended: false,
             message_ended: false,
+            by: None,
             log: Vec::new(),
         }
     }
@@ -115,6 +120,7 @@ impl<'c> Conversation<'c> {
     /// The greeting, by `__OPEN__`. Without one the client is told 554 and asked to leave.
     pub fn open(&mut self, ports: &mut Ports<'_>) -> Action {
         self.session.began = ports.now;
+        self.now = ports.now;
         let mut event = self.event("connect").field("port", self.session.peer.port());
         event = event.field("local", self.session.local);
         self.log.push((Level::Info, event.text()));
@@ -130,13 +136,18 @@ impl<'c> Conversation<'c> {
             Verdict::None => Some(Reply::new(421, Some(Status(4, 3, 0)), "service not available")),
             _ => Some(reply.unwrap_or_else(|| Reply::new(554, Some(Status(5, 7, 1)), "no service for you"))),
         };
-        let next = if verdict.is_positive() { Next::Command } else { Next::Close };
+        let next = if verdict.is_positive() {
+            Next::Command
+        } else {
+            Next::Close
+        };
         self.concluded(links, None, reply.as_ref(), ports);
         self.act(reply, next)
     }
 
     /// One command line. `pipelined` says whether more input was there already.
     pub fn command(&mut self, line: CommandLine, pipelined: bool, ports: &mut Ports<'_>) -> Action {
+        self.now = ports.now;
         if self.ended {
             return self.act(None, Next::Close);
         }
@@ -152,10 +163,16 @@ impl<'c> Conversation<'c> {
             self.session.observe(Anomaly::Command(oddity.clone()));
         }
         if pipelined && self.is_illegal_pipelining(&command.verb) {
-            self.session.observe(Anomaly::IllegalPipelining(command.verb.name().to_owned()));
+            self.session
+                .observe(Anomaly::IllegalPipelining(command.verb.name().to_owned()));
         }
         let fault = order(&self.session, &command);
-        let exchange = Exchange { command, ending: line.ending, pipelined, fault };
+        let exchange = Exchange {
+            command,
+            ending: line.ending,
+            pipelined,
+            fault,
+        };
         if self.limits.line_endings == LineEndings::Strict && line.ending == LineEnding::Lf {
             return self.act(Some(bare_line_ending()), Next::Close);
         }
@@ -168,7 +185,12 @@ impl<'c> Conversation<'c> {
         if refused || self.ended || !self.in_body {
             return;
         }
-        let Some(body) = self.session.transaction.as_mut().and_then(|transaction| transaction.body.as_mut()) else {
+        let Some(body) = self
+            .session
+            .transaction
+            .as_mut()
+            .and_then(|transaction| transaction.body.as_mut())
+        else {
             return;
         };
         body.chunk(octets);
@@ -188,18 +210,22 @@ impl<'c> Conversation<'c> {
         if self.ended || !self.in_body {
             return self.act(None, if self.ended { Next::Close } else { Next::Command });
         }
+        self.now = ports.now;
         self.in_body = false;
         self.end_of_body(&end, ports)
     }
 
     /// The end of the connection: `__CLOSE__` runs, the transaction under way is dropped.
-    pub fn close(mut self, reason: &str, ports: &mut Ports<'_>) -> Summary {
+    pub fn close(&mut self, reason: &str) -> Summary {
         let chain = self.chain;
+        let (mut delivery, mut body) = (Nowhere, Nowhere);
+        let ports = &mut Ports {
+            delivery: &mut delivery,
+            body: &mut body,
+            now: self.now,
+        };
         if reason == "lost" {
             self.session.observe(Anomaly::NoQuit);
-        }
-        if self.session.transaction.is_some() {
-            ports.body.reset();
         }
         let links = chain.links("__CLOSE__").unwrap_or_default();
         self.run(links, Stage::Other, None, None, Some(reason), ports);
@@ -216,7 +242,12 @@ impl<'c> Conversation<'c> {
             .field("anomalies", self.session.anomalies.len())
             .field("ms", ports.now.saturating_sub(self.session.began).max(0) / 1000);
         self.log.push((Level::Info, line.text()));
-        Summary { session: self.session, lines: self.log }
+        self.ended = true;
+        self.session.reset();
+        Summary {
+            counters,
+            lines: std::mem::take(&mut self.log),
+        }
     }
 
     fn serves_chunks(&self) -> bool {
@@ -246,8 +277,34 @@ impl<'c> Conversation<'c> {
         self.ended |= next == Next::Close;
         self.in_body = matches!(next, Next::Data | Next::Chunk { .. });
         let message_ended = std::mem::take(&mut self.message_ended);
-        Action { reply, next, message_ended, log: std::mem::take(&mut self.log) }
+        Action {
+            reply,
+            next,
+            message_ended,
+            log: std::mem::take(&mut self.log),
+        }
     }
+}
+
+/// What the end of a session can still reach: nothing.
+struct Nowhere;
+
+impl DeliveryPort for Nowhere {
+    fn commit(&mut self, _: Commit) -> Result<Outcome, DeliveryError> {
+        Err(DeliveryError::new("the session has ended"))
+    }
+}
+
+impl BodySink for Nowhere {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn finish(&mut self) -> std::io::Result<Body> {
+        Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn reset(&mut self) {}
 }
 
 /// The reply to bare CR or LF where they are forbidden.

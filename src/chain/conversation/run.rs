@@ -21,7 +21,10 @@ pub(super) struct Ran {
 impl Ran {
     /// Effects of enforced entries, in order.
     pub(super) fn effects(&self) -> impl Iterator<Item = &Effect> {
-        self.findings.iter().filter(|finding| finding.enforced).flat_map(|finding| &finding.outcome.effects)
+        self.findings
+            .iter()
+            .filter(|finding| finding.enforced)
+            .flat_map(|finding| &finding.outcome.effects)
     }
 }
 
@@ -37,7 +40,12 @@ impl<'c> Conversation<'c> {
         ports: &mut Ports<'_>,
     ) -> Ran {
         let mut kept = self.session.kept.clone();
-        kept.extend(self.session.transaction.iter().flat_map(|transaction| transaction.kept.iter().cloned()));
+        kept.extend(
+            self.session
+                .transaction
+                .iter()
+                .flat_map(|transaction| transaction.kept.iter().cloned()),
+        );
         let combine = self.chain.combine;
         let mut findings: Vec<Finding> = Vec::new();
         let mut readers = std::mem::take(&mut self.readers);
@@ -49,7 +57,11 @@ impl<'c> Conversation<'c> {
             if self.chain.evaluate == Evaluate::UntilDecided && so_far >= Verdict::Defer {
                 break;
             }
-            let reader = if stage == Stage::EndOfData { readers.get_mut(number).and_then(Option::take) } else { None };
+            let reader = if stage == Stage::EndOfData {
+                readers.get_mut(number).and_then(Option::take)
+            } else {
+                None
+            };
             let mut context = Context {
                 session: &mut self.session,
                 recipient: recipient.as_deref_mut(),
@@ -68,7 +80,11 @@ impl<'c> Conversation<'c> {
                 None => link.handler.handle(&mut context),
             };
             let outcome = result.unwrap_or_else(|error| self.failed(link, &error));
-            findings.push(Finding { by: link.id.clone(), enforced: link.mode == Mode::Enforce, outcome });
+            findings.push(Finding {
+                by: link.id.clone(),
+                enforced: link.mode == Mode::Enforce,
+                outcome,
+            });
         }
         if stage != Stage::EndOfData {
             self.readers = readers;
@@ -117,14 +133,22 @@ impl<'c> Conversation<'c> {
 
     fn failed(&mut self, link: &Link, error: &HandlerError) -> Outcome {
         let text = error.to_string();
-        let line = self.event("handler-failed").field("handler", &link.id).quoted("error", text.as_bytes());
+        let line = self
+            .event("handler-failed")
+            .field("handler", &link.id)
+            .quoted("error", text.as_bytes());
         self.log.push((Level::Error, line.text()));
         let mut outcome = match link.on_error {
             OnError::Pass => Outcome::none(),
             OnError::Defer => Outcome::defer(unavailable()),
             OnError::Reject => Outcome::reject(Reply::new(554, Some(Status(5, 3, 0)), "local error")),
         };
-        outcome.evidence.push(Evidence { symbol: "HANDLER_FAILED", value: text, score: 0.0, error: true });
+        outcome.evidence.push(Evidence {
+            symbol: "HANDLER_FAILED",
+            value: text,
+            score: 0.0,
+            error: true,
+        });
         outcome
     }
 
@@ -144,7 +168,10 @@ impl<'c> Conversation<'c> {
             let observed = !finding.enforced && finding.outcome.verdict > Verdict::Accept;
             if observed {
                 let verdict = finding.outcome.verdict.name();
-                let line = self.event("observed").field("by", &finding.by).field("verdict", verdict);
+                let line = self
+                    .event("observed")
+                    .field("by", &finding.by)
+                    .field("verdict", verdict);
                 self.log.push((Level::Info, line.text()));
             }
         }
@@ -172,7 +199,9 @@ impl<'c> Conversation<'c> {
 
     /// Applies effects that concern the transaction.
     pub(super) fn apply(&mut self, ran: &Ran) {
-        let Some(transaction) = &mut self.session.transaction else { return };
+        let Some(transaction) = &mut self.session.transaction else {
+            return;
+        };
         for effect in ran.effects() {
             match effect {
                 Effect::AddField(field) => transaction.fields.push(field.clone()),

@@ -8,9 +8,7 @@ use crate::chain::outcome::unavailable;
 use crate::chain::ports::Ports;
 use crate::chain::{Action, Found, Link};
 use crate::log::Level;
-use crate::session::{
-    Anomaly, BodyFacts, Disposition, Exchange, Hello, Recipient, Transaction, Verdict,
-};
+use crate::session::{Anomaly, At, BodyFacts, Disposition, Exchange, Hello, Kept, Recipient, Transaction, Verdict};
 use crate::smtp::command::{Arguments, Verb};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
@@ -38,6 +36,7 @@ impl<'c> Conversation<'c> {
         let stage = stage_of(&exchange.command.verb);
         let mut recipient = self.begin(&exchange, ports);
         let ran = self.run(links, stage, Some(&exchange), recipient.as_mut(), None, ports);
+        self.by = ran.decision.by.clone().filter(|_| exchange.fault.is_none());
         let action = match stage {
             Stage::Hello => self.hello(&exchange, &ran, ports),
             Stage::Mail => self.mail(&exchange, &ran, ports),
@@ -74,7 +73,11 @@ impl<'c> Conversation<'c> {
                 (limit > 0 && size > limit).then(too_big)
             }
             Ok(Arguments::Rcpt { .. }) => {
-                let recipients = self.session.transaction.as_ref().map_or(0, |transaction| transaction.recipients.len());
+                let recipients = self
+                    .session
+                    .transaction
+                    .as_ref()
+                    .map_or(0, |transaction| transaction.recipients.len());
                 let full = recipients >= usize::try_from(self.limits.maximum_recipients).unwrap_or(usize::MAX);
                 full.then(|| Reply::new(452, Some(Status::TOO_MANY_RECIPIENTS), "too many recipients"))
             }
@@ -88,7 +91,10 @@ impl<'c> Conversation<'c> {
             return None;
         }
         match &exchange.command.parsed {
-            Ok(Arguments::Mail { reverse_path, parameters }) => {
+            Ok(Arguments::Mail {
+                reverse_path,
+                parameters,
+            }) => {
                 let number = self.session.counters.transactions.saturating_add(1);
                 self.session.counters.transactions = number;
                 let (path, parameters) = (reverse_path.clone(), parameters.clone());
@@ -108,7 +114,10 @@ impl<'c> Conversation<'c> {
         {
             self.forget_transaction(ports);
             let esmtp = exchange.command.verb == Verb::Ehlo;
-            self.session.greet(Hello { esmtp, name: name.as_str().to_owned() });
+            self.session.greet(Hello {
+                esmtp,
+                name: name.as_str().to_owned(),
+            });
             let lines = reply.iter().flat_map(|reply| reply.lines.iter().skip(1));
             self.session.offered = if esmtp { lines.cloned().collect() } else { Vec::new() };
         }
@@ -176,7 +185,10 @@ impl<'c> Conversation<'c> {
 
     fn data(&mut self, exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
         let ok = Reply::new(354, None, "end data with <CR><LF>.<CR><LF>");
-        let (verdict, reply, next) = self.answer(exchange, ran, &ok);
+        let (mut verdict, mut reply, mut next) = self.answer(exchange, ran, &ok);
+        if self.postpone(exchange, ran) {
+            (verdict, reply, next) = (Verdict::Accept, None, Next::Command);
+        }
         if !verdict.is_positive() || exchange.fault.is_some() {
             return self.finish(exchange, reply, next, ports);
         }
@@ -194,12 +206,17 @@ impl<'c> Conversation<'c> {
     fn bdat(&mut self, exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
         let Ok(Arguments::Bdat { size, last }) = exchange.command.parsed else {
             // How much to skip is unknown, and what follows must not be read as commands.
-            let next = if exchange.command.argument.is_empty() { Next::Command } else { Next::Close };
+            let next = if exchange.command.argument.is_empty() {
+                Next::Command
+            } else {
+                Next::Close
+            };
             let (_, reply, _) = self.answer(exchange, ran, &unavailable());
             return self.finish(exchange, reply, next, ports);
         };
         let (verdict, reply, _) = self.answer(exchange, ran, &Reply::new(250, Some(Status::OK), "OK"));
-        let mut refused = (!verdict.is_positive() || exchange.fault.is_some()).then_some((verdict, reply));
+        let welcome = (verdict.is_positive() && exchange.fault.is_none()) || self.postpone(exchange, ran);
+        let mut refused = (!welcome).then_some((verdict, reply));
         if refused.is_none() {
             self.apply(ran);
             self.keep(Stage::Data, ran);
@@ -212,9 +229,35 @@ impl<'c> Conversation<'c> {
         self.act(None, Next::Chunk { size, last })
     }
 
+    /// Policy refuses the body, but a soft recipient or postmaster is to get it: the verdict waits for its end, where it
+    /// concerns the others only.
+    fn postpone(&mut self, exchange: &Exchange, ran: &Ran) -> bool {
+        let decision = &ran.decision;
+        let Some(transaction) = &mut self.session.transaction else {
+            return false;
+        };
+        let mut recipients = transaction.recipients.iter();
+        let concerned = recipients.any(|one| one.is_postmaster() || one.disposition != Disposition::Deliver);
+        if exchange.fault.is_some() || decision.verdict < Verdict::Defer || !concerned {
+            return false;
+        }
+        transaction.kept.push(Kept {
+            by: decision.by.clone().unwrap_or_default(),
+            verdict: decision.verdict,
+            reply: decision.reply.clone(),
+            at: At::EndOfData,
+            of_hello: false,
+        });
+        true
+    }
+
     /// Counts announced octets: a chunk beyond the limit is refused before any of it is kept.
     fn announce(&mut self, size: u64) -> Option<Reply> {
-        let body = self.session.transaction.as_mut().and_then(|transaction| transaction.body.as_mut())?;
+        let body = self
+            .session
+            .transaction
+            .as_mut()
+            .and_then(|transaction| transaction.body.as_mut())?;
         body.announced = body.announced.saturating_add(size);
         let limit = self.limits.message_size;
         body.too_big |= limit > 0 && body.announced > limit;
@@ -244,7 +287,7 @@ impl<'c> Conversation<'c> {
         ports.body.reset();
         self.sink_failure = None;
         if let Some(transaction) = &mut self.session.transaction {
-            transaction.body = Some(BodyFacts { chunked, ..BodyFacts::default() });
+            transaction.body = Some(BodyFacts::new(chunked));
         }
         let chain = self.chain;
         let links = chain.links("__DATA__").unwrap_or_default();
@@ -282,7 +325,9 @@ impl<'c> Conversation<'c> {
         let given = decision.reply.clone();
         match verdict {
             Verdict::None => (verdict, Some(unavailable()), Next::Command),
-            Verdict::Accept | Verdict::Quarantine => (verdict, Some(given.unwrap_or_else(|| ok.clone())), Next::Command),
+            Verdict::Accept | Verdict::Quarantine => {
+                (verdict, Some(given.unwrap_or_else(|| ok.clone())), Next::Command)
+            }
             Verdict::Defer | Verdict::Reject => (verdict, Some(refusal(verdict, given)), Next::Command),
             Verdict::Disconnect => (verdict, Some(refusal(verdict, given)), Next::Close),
             Verdict::Drop => (verdict, None, Next::Close),
@@ -343,7 +388,11 @@ impl<'c> Conversation<'c> {
                 event = event.field("status", status);
             }
         }
-        event = event.field("fault", exchange.fault.is_some()).quoted("argument", &exchange.command.argument);
+        event = match self.by.take() {
+            Some(by) => event.field("by", by),
+            None => event.field("by", "protocol"),
+        };
+        event = event.quoted("argument", &exchange.command.argument);
         self.log.push((Level::Info, event.text()));
     }
 }

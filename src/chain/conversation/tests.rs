@@ -1,0 +1,500 @@
+//! Dialogues with fake ports: no sockets, the real receiver.
+
+use std::io;
+use std::sync::Arc;
+
+use super::*;
+use crate::chain::{Entry, Found, Layout};
+use crate::ipc::delivery::{Disposition, RecipientResult};
+use crate::session::Mailbox;
+use crate::smtp::address::ForwardPath;
+use crate::smtp::receiver::{Event as Input, Limits as ReceiverLimits, Receiver};
+
+/// Delivery that keeps what it gets, and answers as it was told.
+#[derive(Default)]
+struct FakeDelivery {
+    commits: Vec<Commit>,
+    down: bool,
+    failing: Vec<(String, RecipientResult)>,
+}
+
+impl DeliveryPort for FakeDelivery {
+    fn commit(&mut self, commit: Commit) -> Result<Outcome, DeliveryError> {
+        if self.down {
+            return Err(DeliveryError::new("down"));
+        }
+        let results = commit.recipients.iter().map(|copy| {
+            let failing = self.failing.iter().find(|(mailbox, _)| *mailbox == copy.mailbox);
+            match (failing, copy.disposition) {
+                (Some((_, result)), _) => result.clone(),
+                (None, Disposition::Deliver) => RecipientResult::Delivered,
+                (None, Disposition::Quarantine) => RecipientResult::Quarantined,
+                (None, Disposition::Discard) => RecipientResult::Discarded,
+            }
+        });
+        let outcome = Outcome {
+            results: results.collect(),
+        };
+        self.commits.push(commit);
+        Ok(outcome)
+    }
+}
+
+#[derive(Default)]
+struct FakeBody {
+    octets: Vec<u8>,
+    full: bool,
+}
+
+impl BodySink for FakeBody {
+    fn write(&mut self, octets: &[u8]) -> io::Result<()> {
+        if self.full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.octets.extend_from_slice(octets);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> io::Result<Body> {
+        Ok(Body::Inline(std::mem::take(&mut self.octets)))
+    }
+
+    fn reset(&mut self) {
+        self.octets.clear();
+    }
+}
+
+struct FakeDirectory;
+
+impl crate::chain::Directory for FakeDirectory {
+    fn look_up(&self, path: &ForwardPath) -> Found {
+        let ForwardPath::Mailbox(mailbox) = path else {
+            return Found::Valid(vec![place("postmaster")]);
+        };
+        if mailbox.domain().to_string() != "example.com" {
+            return Found::ForeignDomain;
+        }
+        match mailbox.local_part() {
+            name @ ("user" | "other" | "third" | "fourth" | "postmaster") => Found::Valid(vec![place(name)]),
+            "alias" => Found::Valid(vec![place("user"), place("other")]),
+            name @ "soft" => Found::Soft(place(name)),
+            "disabled" => Found::Disabled,
+            _ => Found::UnknownMailbox,
+        }
+    }
+}
+
+fn place(mailbox: &str) -> Mailbox {
+    Mailbox {
+        domain: "example.com".into(),
+        mailbox: mailbox.into(),
+    }
+}
+
+/// A client and the server it talks to.
+pub(crate) struct Peer {
+    conversation: Conversation<'static>,
+    receiver: Receiver,
+    delivery: FakeDelivery,
+    body: FakeBody,
+    closed: bool,
+    greeting: String,
+    log: Vec<String>,
+}
+
+impl Peer {
+    /// Connected to the standard chain, with small limits.
+    pub(crate) fn new() -> Peer {
+        Peer::with(&Layout::standard(), |_| {})
+    }
+
+    fn with(layout: &Layout, change: impl FnOnce(&mut Limits)) -> Peer {
+        let directory: Arc<dyn crate::chain::Directory> = Arc::new(FakeDirectory);
+        let chain = match crate::chain::Chain::build(layout, &|_| None, &directory) {
+            Ok(chain) => chain,
+            Err(faults) => panic!("{faults:?}"),
+        };
+        Peer::on(chain, change)
+    }
+
+    fn on(chain: crate::chain::Chain, change: impl FnOnce(&mut Limits)) -> Peer {
+        let mut limits = Limits {
+            message_size: 1000,
+            maximum_recipients: 3,
+            maximum_messages: 3,
+            maximum_errors: 6,
+            maximum_unknown_commands: 2,
+            maximum_received: 2,
+            line_endings: LineEndings::Normalize,
+        };
+        change(&mut limits);
+        let receiver = Receiver::new(ReceiverLimits {
+            command_line: 512,
+            text_line: 1000,
+            message_size: limits.message_size,
+            line_endings: limits.line_endings,
+        });
+        let session = crate::session::tests::session();
+        let mut peer = Peer {
+            conversation: Conversation::new(session, Box::leak(Box::new(chain)), limits),
+            receiver,
+            delivery: FakeDelivery::default(),
+            body: FakeBody::default(),
+            closed: false,
+            greeting: String::new(),
+            log: Vec::new(),
+        };
+        let mut ports = Ports {
+            delivery: &mut peer.delivery,
+            body: &mut peer.body,
+            now: 1_700_000_000_000_000,
+        };
+        let action = peer.conversation.open(&mut ports);
+        peer.greeting = peer.act(action);
+        peer
+    }
+
+    /// The greeting.
+    pub(crate) fn opened(&self) -> &str {
+        &self.greeting
+    }
+
+    /// Connected.
+    pub(crate) fn open() -> Peer {
+        Peer::new()
+    }
+
+    /// After EHLO.
+    pub(crate) fn greeted() -> Peer {
+        Peer::new().hello()
+    }
+
+    fn hello(mut self) -> Peer {
+        assert!(self.say("EHLO client.example").starts_with("250"));
+        self
+    }
+
+    /// After MAIL and RCPT for user@example.com.
+    pub(crate) fn with_recipient() -> Peer {
+        Peer::greeted().envelope(&["user"])
+    }
+
+    fn envelope(mut self, users: &[&str]) -> Peer {
+        self.begin(users);
+        self
+    }
+
+    fn begin(&mut self, users: &[&str]) {
+        assert!(self.say("MAIL FROM:<a@client.example>").starts_with("250 "));
+        for user in users {
+            assert!(
+                self.say(&format!("RCPT TO:<{user}@example.com>")).starts_with("250 "),
+                "{user}"
+            );
+        }
+    }
+
+    /// Sends a line and returns the replies.
+    pub(crate) fn say(&mut self, line: &str) -> String {
+        self.send(format!("{line}\r\n").as_bytes())
+    }
+
+    /// Sends DATA and a text, and returns the reply to it.
+    pub(crate) fn data(&mut self, text: &str) -> String {
+        let reply = self.say("DATA");
+        assert!(reply.starts_with("354 "), "{reply}");
+        self.send(format!("{text}.\r\n").as_bytes())
+    }
+
+    fn send(&mut self, mut input: &[u8]) -> String {
+        let mut out = String::new();
+        let mut pending = true;
+        while (pending || !input.is_empty()) && !self.closed {
+            let (used, event) = self.receiver.feed(input);
+            input = &input[used..];
+            let mut ports = Ports {
+                delivery: &mut self.delivery,
+                body: &mut self.body,
+                now: 1_700_000_001_000_000,
+            };
+            let action = match event {
+                None => {
+                    pending = false;
+                    continue;
+                }
+                Some(Input::Command(line)) => self.conversation.command(line, !input.is_empty(), &mut ports),
+                Some(Input::BodyChunk(octets)) => {
+                    self.conversation.chunk(&octets, &mut ports);
+                    continue;
+                }
+                Some(Input::BodyEnd(end)) => self.conversation.body_end(end, &mut ports),
+            };
+            pending = matches!(action.next, Next::Chunk { .. });
+            out.push_str(&self.act(action));
+        }
+        out
+    }
+
+    fn act(&mut self, action: Action) -> String {
+        if action.message_ended {
+            self.receiver.end_message();
+        }
+        match action.next {
+            Next::Command => {}
+            Next::Data => self.receiver.begin_data(),
+            Next::Chunk { size, last: false } => self.receiver.begin_chunk(size),
+            Next::Chunk { size, last: true } => self.receiver.begin_last_chunk(size),
+            Next::Close => self.closed = true,
+        }
+        self.log.extend(action.log.into_iter().map(|(_, line)| line));
+        let mut out = Vec::new();
+        if let Some(reply) = action.reply {
+            reply.to_wire(&mut out);
+        }
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    /// Whether the server has closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// The header fields added to a message.
+    pub(crate) fn fields(&self, number: usize) -> String {
+        String::from_utf8_lossy(&self.delivery.commits[number].fields).into_owned()
+    }
+
+    fn copies(&self, number: usize) -> Vec<(String, Disposition)> {
+        let commit = &self.delivery.commits[number];
+        commit
+            .recipients
+            .iter()
+            .map(|copy| (copy.mailbox.clone(), copy.disposition))
+            .collect()
+    }
+
+    fn text(&self, number: usize) -> String {
+        match &self.delivery.commits[number].body {
+            Body::Inline(octets) => String::from_utf8_lossy(octets).into_owned(),
+            Body::Staged { .. } => String::new(),
+        }
+    }
+}
+
+fn codes(replies: &str) -> Vec<String> {
+    replies
+        .lines()
+        .filter(|line| line.as_bytes().get(3) == Some(&b' '))
+        .map(|line| line[..3].to_owned())
+        .collect()
+}
+
+#[test]
+fn order_of_commands() {
+    let mut peer = Peer::with(&Layout::standard(), |limits| limits.maximum_errors = 100);
+    for (line, code) in [
+        ("MAIL FROM:<a@b.example>", "503"),
+        ("RCPT TO:<user@example.com>", "503"),
+        ("DATA", "503"),
+        ("NOOP", "250"),
+        ("EHLO client.example", "250"),
+        ("RCPT TO:<user@example.com>", "503"),
+        ("DATA", "503"),
+        ("MAIL FROM:<a@b.example>", "250"),
+        ("MAIL FROM:<a@b.example>", "503"),
+        ("DATA", "503"),
+        ("RCPT TO:<nobody@example.com>", "550"),
+        ("DATA", "554"),
+        ("RCPT TO:<user@example.com>", "250"),
+        ("EHLO client.example", "250"),
+        ("RCPT TO:<user@example.com>", "503"),
+        ("MAIL FROM:broken", "501"),
+        ("MAIL FROM:<a@b.example>", "250"),
+        ("RSET", "250"),
+        ("RSET now", "501"),
+    ] {
+        let reply = peer.say(line);
+        assert_eq!(codes(&reply), [code], "{line}: {reply}");
+    }
+}
+
+#[test]
+fn a_message_is_delivered_and_the_next_has_nothing_of_it() {
+    let mut peer = Peer::with_recipient();
+    assert_eq!(
+        peer.data("Subject: 1\r\n\r\n..dot\r\n"),
+        "250 2.0.0 6f1c.1 accepted\r\n"
+    );
+    assert_eq!(peer.text(0), "Subject: 1\r\n\r\n.dot\r\n");
+    assert!(peer.say("RCPT TO:<user@example.com>").starts_with("503"));
+    peer.begin(&["other"]);
+    assert_eq!(peer.data("2\r\n"), "250 2.0.0 6f1c.2 accepted\r\n");
+    assert_eq!(peer.copies(1), [("other".to_owned(), Disposition::Deliver)]);
+    assert_eq!(peer.text(1), "2\r\n");
+}
+
+#[test]
+fn a_pipelined_group_is_answered_in_order() {
+    let mut peer = Peer::greeted();
+    let replies = peer.send(
+        b"MAIL FROM:<>\r\nRCPT TO:<nobody@example.com>\r\nRCPT TO:<user@example.com>\r\nDATA\r\nx\r\n.\r\nQUIT\r\n",
+    );
+    assert_eq!(codes(&replies), ["250", "550", "250", "354", "250", "221"]);
+    assert!(
+        peer.conversation
+            .session()
+            .anomalies
+            .iter()
+            .any(|seen| seen.anomaly == Anomaly::DataBeforeReply)
+    );
+}
+
+#[test]
+fn limits_of_a_transaction() {
+    let mut peer = Peer::greeted();
+    assert!(peer.say("MAIL FROM:<> SIZE=1001").starts_with("552 5.3.4"));
+    peer.begin(&["user", "other", "third"]);
+    assert!(peer.say("RCPT TO:<fourth@example.com>").starts_with("452 4.5.3"));
+    assert!(peer.data(&"0123456789\r\n".repeat(100)).starts_with("552 5.3.4"));
+    assert!(peer.delivery.commits.is_empty());
+    peer.begin(&["user"]);
+    assert!(
+        peer.data("Received: a\r\nReceived: b\r\nReceived: c\r\n\r\n")
+            .starts_with("554 5.4.6")
+    );
+    peer.begin(&["user"]);
+    assert!(peer.data("Received: a\r\nReceived: b\r\n\r\n").starts_with("250 "));
+}
+
+#[test]
+fn limits_of_a_session() {
+    let mut peer = Peer::greeted();
+    for _ in 0..3 {
+        peer.begin(&["user"]);
+        assert!(peer.data("x\r\n").starts_with("250 "));
+    }
+    assert!(peer.say("MAIL FROM:<>").starts_with("421 4.7.0") && peer.is_closed());
+
+    let mut peer = Peer::greeted();
+    for _ in 0..2 {
+        assert!(peer.say("WIZ").starts_with("500 5.5.1"));
+    }
+    assert!(peer.say("WIZ").starts_with("421 4.7.0") && peer.is_closed());
+
+    let mut peer = Peer::greeted();
+    for _ in 0..6 {
+        assert!(peer.say("DATA").starts_with("503 "));
+    }
+    assert!(peer.say("DATA").starts_with("421 4.7.0") && peer.is_closed());
+}
+
+#[test]
+fn recipients_share_an_answer_but_not_a_fate() {
+    let permanent = || RecipientResult::Permanent {
+        code: 552,
+        status: [5, 2, 2],
+        text: "over quota".into(),
+    };
+    let mut peer = Peer::greeted().envelope(&["user", "soft", "alias"]);
+    peer.delivery.failing.push(("other".into(), permanent()));
+    assert!(peer.data("x\r\n").starts_with("250 "));
+    let expected = [
+        ("user", Disposition::Deliver),
+        ("soft", Disposition::Quarantine),
+        ("other", Disposition::Deliver),
+    ];
+    assert_eq!(
+        peer.copies(0),
+        expected.map(|(name, disposition)| (name.to_owned(), disposition))
+    );
+    peer.begin(&["other", "soft"]);
+    assert_eq!(peer.data("x\r\n"), "552 5.2.2 over quota\r\n");
+    peer.delivery.down = true;
+    peer.begin(&["soft"]);
+    assert!(peer.data("x\r\n").starts_with("451 4.3.0"));
+}
+
+#[test]
+fn a_full_disk_is_452_and_the_session_goes_on() {
+    let mut peer = Peer::with_recipient();
+    peer.body.full = true;
+    assert!(peer.data("x\r\n").starts_with("452 4.3.1"));
+    peer.body.full = false;
+    peer.begin(&["user"]);
+    assert!(peer.data("x\r\n").starts_with("250 "));
+}
+
+#[test]
+fn chunks_make_a_message() {
+    let mut peer = Peer::with_recipient();
+    assert!(peer.send(b"BDAT 5\r\nab\r\n.").starts_with("250 2.0.0"));
+    assert!(peer.say("DATA").starts_with("503 5.5.1"));
+    assert!(peer.say("RCPT TO:<other@example.com>").starts_with("503 5.5.1"));
+    assert!(peer.say("MAIL FROM:<>").starts_with("503 5.5.1"));
+    assert!(
+        peer.send(b"BDAT 2\r\n\r\nBDAT 0 LAST\r\n")
+            .ends_with("250 2.0.0 6f1c.1 accepted\r\n")
+    );
+    assert_eq!(peer.text(0), "ab\r\n.\r\n");
+    assert_eq!(codes(&peer.send(b"BDAT 4 LAST\r\nQUITNOOP\r\n")), ["503", "250"]);
+}
+
+#[test]
+fn a_refused_chunk_is_swallowed() {
+    let mut peer = Peer::greeted();
+    assert_eq!(codes(&peer.send(b"BDAT 6 LAST\r\nQUIT\r\nNOOP\r\n")), ["503", "250"]);
+    peer.begin(&["user"]);
+    let mut chunk = b"BDAT 2000\r\n".to_vec();
+    chunk.extend(std::iter::repeat_n(b'x', 2000));
+    chunk.extend_from_slice(b"NOOP\r\n");
+    assert_eq!(codes(&peer.send(&chunk)), ["552", "250"]);
+    assert!(peer.say("BDAT 0 LAST").starts_with("503 "));
+    assert!(
+        peer.say("BDAT x").starts_with("503 ") && peer.is_closed(),
+        "how much to skip is unknown"
+    );
+    let mut peer = Peer::with_recipient();
+    assert!(peer.say("BDAT x").starts_with("501 ") && peer.is_closed());
+}
+
+#[test]
+fn strict_line_endings_end_the_session() {
+    let mut peer = Peer::with(&Layout::standard(), |limits| limits.line_endings = LineEndings::Strict).hello();
+    peer.begin(&["user"]);
+    assert!(peer.data("a\nb\r\n").starts_with("550 5.5.2") && peer.is_closed());
+    assert!(peer.delivery.commits.is_empty());
+}
+
+#[test]
+fn quit_closes_and_the_summary_counts() {
+    let mut peer = Peer::with_recipient();
+    peer.data("x\r\n");
+    assert!(peer.say("QUIT").starts_with("221 ") && peer.is_closed());
+    let summary = peer.conversation.close("quit");
+    assert_eq!((summary.counters.messages, summary.counters.recipients), (1, 1));
+    assert!(
+        summary
+            .lines
+            .iter()
+            .any(|(_, line)| line.contains("event=disconnect") && line.contains("reason=quit"))
+    );
+}
+
+#[test]
+fn a_faulty_layout_tells_every_fault() {
+    let directory: Arc<dyn crate::chain::Directory> = Arc::new(FakeDirectory);
+    let mut layout = Layout::standard();
+    layout.verbs.retain(|(verb, _)| verb != "__DATA__");
+    layout
+        .verbs
+        .push(("MAIL".into(), vec![Entry::new("nonsense"), Entry::new("quit")]));
+    let Err(faults) = crate::chain::Chain::build(&layout, &|_| None, &directory) else {
+        panic!("built")
+    };
+    let all = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    for part in ["nonsense", "quit only in QUIT", "each verb once", "found none"] {
+        assert!(all.contains(part), "{part}: {all}");
+    }
+}
+
+mod verdicts;

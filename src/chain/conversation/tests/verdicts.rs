@@ -1,0 +1,205 @@
+//! Verdicts of policies beside the protocol's own handlers.
+
+use super::*;
+use crate::chain::decision::{Mode, OnError};
+use crate::chain::handler::{Effect, Facts, Handler, HandlerError, Outcome};
+use crate::chain::{Chain, Context, Link};
+use crate::session::{At, Verdict};
+
+type Judge = fn(&Context<'_>) -> Result<Outcome, HandlerError>;
+
+struct Policy(Judge);
+
+static FACTS: Facts = Facts {
+    id: "policy",
+    class: "Policy",
+    verbs: &[],
+    decides: &[Verdict::Reject],
+    taker: false,
+    about: "a test",
+};
+
+impl Handler for Policy {
+    fn facts(&self) -> &'static Facts {
+        &FACTS
+    }
+
+    fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
+        (self.0)(context)
+    }
+}
+
+/// The standard chain with a policy in front of the entries of a verb.
+fn peer(verb: &str, mode: Mode, judge: Judge) -> Peer {
+    let directory: Arc<dyn crate::chain::Directory> = Arc::new(FakeDirectory);
+    let Ok(mut chain) = Chain::build(&Layout::standard(), &|_| None, &directory) else {
+        panic!("chain")
+    };
+    let link = Link {
+        id: "policy".into(),
+        handler: Box::new(Policy(judge)),
+        mode,
+        timeout: std::time::Duration::from_secs(1),
+        on_error: OnError::Defer,
+    };
+    match chain.verbs.iter_mut().find(|(name, _)| name == verb) {
+        Some((_, links)) => links.insert(0, link),
+        None => panic!("no {verb}"),
+    }
+    Peer::on(chain, |limits| limits.maximum_errors = 50)
+}
+
+fn reject(at: At) -> Outcome {
+    Outcome {
+        at,
+        ..Outcome::reject(Reply::new(550, Some(Status(5, 7, 1)), "policy"))
+    }
+}
+
+#[test]
+fn a_verdict_at_open_bites_at_every_rcpt() {
+    let mut peer = peer("__OPEN__", Mode::Enforce, |_| Ok(reject(At::Rcpt))).hello();
+    for _ in 0..2 {
+        assert!(peer.say("MAIL FROM:<>").starts_with("250 "));
+        assert_eq!(peer.say("RCPT TO:<user@example.com>"), "550 5.7.1 policy\r\n");
+        assert!(peer.say("RCPT TO:<postmaster@example.com>").starts_with("250 "));
+        assert!(peer.say("RSET").starts_with("250 "));
+    }
+}
+
+#[test]
+fn a_verdict_of_one_transaction_ends_with_it() {
+    let mut peer = peer("MAIL", Mode::Enforce, |context| {
+        let first = context.transaction().is_some_and(|transaction| transaction.number == 1);
+        Ok(if first { reject(At::EndOfData) } else { Outcome::none() })
+    })
+    .hello();
+    peer.begin(&["user", "soft"]);
+    assert_eq!(peer.data("x\r\n"), "550 5.7.1 policy\r\n");
+    assert_eq!(
+        peer.copies(0),
+        [("soft".to_owned(), Disposition::Quarantine)],
+        "the soft copy is kept all the same"
+    );
+    peer.begin(&["user"]);
+    assert!(peer.data("x\r\n").starts_with("250 "));
+}
+
+#[test]
+fn only_soft_recipients_hear_no_policy() {
+    let mut peer = peer("__DATA__", Mode::Enforce, |_| Ok(reject(At::Now))).hello();
+    peer.begin(&["soft"]);
+    assert!(peer.data("x\r\n").starts_with("250 "));
+    peer.begin(&["user"]);
+    assert!(peer.data("x\r\n").starts_with("550 "));
+    assert_eq!(peer.delivery.commits.len(), 1);
+}
+
+#[test]
+fn reject_and_keep_a_copy() {
+    let mut peer = peer(
+        "__DATA__",
+        Mode::Enforce,
+        |_| Ok(reject(At::Now).with(Effect::KeepCopy)),
+    )
+    .hello();
+    peer.begin(&["user"]);
+    assert!(peer.data("x\r\n").starts_with("550 "));
+    assert_eq!(peer.copies(0), [("user".to_owned(), Disposition::Quarantine)]);
+}
+
+#[test]
+fn quarantine_is_answered_with_250() {
+    let quarantine: Judge = |_| {
+        Ok(Outcome {
+            verdict: Verdict::Quarantine,
+            ..Outcome::default()
+        })
+    };
+    for verb in ["__OPEN__", "EHLO", "MAIL", "RCPT", "DATA", "__DATA__"] {
+        let mut peer = peer(verb, Mode::Enforce, quarantine).hello();
+        peer.begin(&["user"]);
+        assert!(peer.data("x\r\n").starts_with("250 "), "{verb}");
+        assert_eq!(peer.copies(0), [("user".to_owned(), Disposition::Quarantine)], "{verb}");
+    }
+}
+
+#[test]
+fn a_refusal_of_one_recipient_is_its_own() {
+    let mut peer = peer("RCPT", Mode::Enforce, |context| {
+        let other = context
+            .recipient()
+            .is_some_and(|recipient| recipient.address().starts_with("other"));
+        Ok(if other { reject(At::EndOfData) } else { Outcome::none() })
+    })
+    .hello();
+    peer.begin(&["other", "user"]);
+    assert!(peer.data("x\r\n").starts_with("250 "));
+    assert_eq!(peer.copies(0), [("user".to_owned(), Disposition::Deliver)]);
+    peer.begin(&["other"]);
+    assert!(peer.data("x\r\n").starts_with("550 "));
+    assert_eq!(peer.delivery.commits.len(), 1);
+}
+
+#[test]
+fn observed_verdicts_change_nothing() {
+    let mut peer = peer("RCPT", Mode::Observe, |_| Ok(reject(At::Now))).hello();
+    peer.begin(&["user"]);
+    assert!(
+        peer.log
+            .iter()
+            .any(|line| line.contains("event=observed") && line.contains("verdict=reject"))
+    );
+}
+
+#[test]
+fn a_failed_handler_defers() {
+    let mut peer = peer("MAIL", Mode::Enforce, |_| Err(HandlerError::Failed("broken".into()))).hello();
+    assert!(peer.say("MAIL FROM:<>").starts_with("451 4.3.0"));
+    assert!(
+        peer.say("RCPT TO:<user@example.com>").starts_with("503 "),
+        "no transaction was opened"
+    );
+}
+
+#[test]
+fn an_acceptance_opens_no_relay_and_cures_no_fault() {
+    let accept: Judge = |_| Ok(Outcome::accept(Reply::new(250, Some(Status(2, 0, 0)), "fine")));
+    let mut peer = peer("RCPT", Mode::Enforce, accept).hello();
+    assert!(peer.say("RCPT TO:<user@example.com>").starts_with("503 "));
+    assert!(peer.say("MAIL FROM:<>").starts_with("250 "));
+    assert!(peer.say("RCPT TO:<a@elsewhere.example>").starts_with("550 5.7.1"));
+}
+
+#[test]
+fn drop_closes_without_a_word() {
+    let mut peer = peer("MAIL", Mode::Enforce, |_| {
+        Ok(Outcome {
+            verdict: Verdict::Drop,
+            ..Outcome::default()
+        })
+    })
+    .hello();
+    assert_eq!(peer.say("MAIL FROM:<>"), "");
+    assert!(peer.is_closed());
+}
+
+#[test]
+fn a_refusal_at_data_waits_for_a_soft_copy() {
+    let mut peer = peer("DATA", Mode::Enforce, |_| Ok(reject(At::Now))).hello();
+    peer.begin(&["user"]);
+    assert!(peer.say("DATA").starts_with("550 5.7.1"));
+    assert!(peer.say("RSET").starts_with("250 "));
+    peer.begin(&["user", "soft", "postmaster"]);
+    assert!(peer.data("x\r\n").starts_with("550 5.7.1"));
+    let kept = [
+        ("soft".to_owned(), Disposition::Quarantine),
+        ("postmaster".to_owned(), Disposition::Deliver),
+    ];
+    assert_eq!(peer.copies(0), kept);
+    assert!(
+        peer.log
+            .iter()
+            .any(|line| line.contains("event=reject") && line.contains("by=policy"))
+    );
+}
