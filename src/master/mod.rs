@@ -130,7 +130,8 @@ impl Master {
             if let Some(status) = self.ended(now) {
                 return Ok(status);
             }
-            match self.poll.poll(&mut events, self.patience(now)) {
+            let patience = self.patience(now);
+            match self.poll.poll(&mut events, patience) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 other => other?,
             }

@@ -23,7 +23,7 @@ use crate::delivery::client::Client as DeliveryClient;
 use crate::ipc::link::FromWorker;
 use crate::log::{Event, Level};
 use crate::logger;
-use crate::sys::{process, sandbox, socket};
+use crate::sys::{sandbox, socket};
 
 pub use deadlines::Patience;
 use link::{Link, Order};

@@ -10,7 +10,7 @@ use crate::chain::{Chain, Limits, configured};
 use crate::config::{self, Configuration, Daemon, Faults, Fingerprint};
 use crate::log::Level;
 use crate::smtp::{self, receiver::LineEndings};
-use crate::sys::sandbox::Mode;
+use crate::sys::sandbox::{Mode, WorkerLimits};
 
 use super::deadlines::Patience;
 
@@ -206,12 +206,18 @@ impl Served {
         Limits {
             message_size: worker.maximum_message_size(),
             maximum_recipients: small(worker.maximum_recipients),
-            maximum_messages: u32::try_from(worker.maximum_messages).unwrap_or(u32::MAX),
+            // 0 in the file is no limit.
+            maximum_messages: u32::try_from(worker.maximum_messages).ok().filter(|&most| most > 0).unwrap_or(u32::MAX),
             maximum_errors: worker.maximum_errors,
             maximum_unknown_commands: worker.maximum_unknown_commands,
             maximum_received: small(worker.maximum_received),
             line_endings: self.line_endings(),
         }
+    }
+
+    /// What the kernel lets a worker have at most.
+    pub fn worker_limits(&self) -> WorkerLimits {
+        WorkerLimits { file_size: self.configuration.worker.maximum_message_size().saturating_mul(2).max(1 << 20) }
     }
 
     /// How long a client may take.

@@ -10,9 +10,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::chain::{Action, Conversation, Ports, Next};
-use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
-use crate::session::Session;
+use crate::session::{Anomaly, Session};
 use crate::smtp::receiver::{Event as Input, Receiver};
 use crate::smtp::reply::Reply;
 
@@ -72,6 +71,7 @@ struct Talk<'a> {
     link: &'a Link,
     log: &'a Log,
     in_body: bool,
+    chunk_begun: bool,
 }
 
 /// Serves `client` until it or we end it.
@@ -99,6 +99,7 @@ pub fn serve(
         link,
         log,
         in_body: false,
+        chunk_begun: false,
     };
     let reason = match talk.run() {
         Ok(reason) => reason,
@@ -106,8 +107,8 @@ pub fn serve(
         Err(_) => "lost",
     };
     talk.transport.finish();
-    for line in talk.conversation.close(reason).lines {
-        log.line(Level::Info, line);
+    for (level, line) in talk.conversation.close(reason).lines {
+        log.line(level, line);
     }
     Ok(())
 }
@@ -115,6 +116,9 @@ pub fn serve(
 impl Talk<'_> {
     /// The whole dialogue; why it ended.
     fn run(&mut self) -> io::Result<&'static str> {
+        if self.transport.has_input() {
+            self.conversation.observe(Anomaly::EarlyTalk);
+        }
         let action = self.with_ports(|conversation, ports| conversation.open(ports));
         if let Some(reason) = self.act(action) {
             self.flush()?;
@@ -151,7 +155,9 @@ impl Talk<'_> {
 
     /// Feeds what was read; a reason when the connection ends.
     fn digest(&mut self, mut input: &[u8]) -> io::Result<Option<&'static str>> {
-        while !input.is_empty() {
+        // A chunk of no octets ends without any input.
+        while !input.is_empty() || std::mem::take(&mut self.chunk_begun) {
+            self.chunk_begun = false;
             let (used, event) = self.receiver.feed(input);
             input = input.get(used..).unwrap_or_default();
             let Some(event) = event else { continue };
@@ -165,6 +171,9 @@ impl Talk<'_> {
                     continue;
                 }
                 Input::BodyEnd(end) => {
+                    if !input.is_empty() && !self.conversation.session().offers("PIPELINING") {
+                        self.conversation.observe(Anomaly::TalkedAfterDot);
+                    }
                     self.flush()?;
                     let mut ports = Ports { delivery: &mut port, body: &mut self.staging, now };
                     self.conversation.body_end(end, &mut ports)
@@ -188,11 +197,14 @@ impl Talk<'_> {
 
     /// Does what the conversation wants; a reason when it wants to end.
     fn act(&mut self, action: Action) -> Option<&'static str> {
-        for line in action.log {
-            self.log.line(Level::Info, line);
+        for (level, line) in action.log {
+            self.log.line(level, line);
         }
         if let Some(reply) = action.reply {
             reply.to_wire(&mut self.out);
+        }
+        if action.message_ended {
+            self.receiver.end_message();
         }
         let now = Instant::now();
         self.in_body = match action.next {
@@ -201,8 +213,13 @@ impl Talk<'_> {
                 self.receiver.begin_data();
                 true
             }
-            Next::Chunk { size } => {
-                self.receiver.begin_chunk(size);
+            Next::Chunk { size, last } => {
+                if last {
+                    self.receiver.begin_last_chunk(size);
+                } else {
+                    self.receiver.begin_chunk(size);
+                }
+                self.chunk_begun = true;
                 true
             }
             Next::Close => return Some("closed"),

@@ -67,6 +67,11 @@ impl Transport {
         }
     }
 
+    /// Whether the client has said something that was not read yet.
+    pub fn has_input(&self) -> bool {
+        matches!(self.stream.peek(&mut [0]), Ok(1))
+    }
+
     /// Writes all of `octets`.
     ///
     /// # Errors
