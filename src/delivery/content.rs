@@ -135,7 +135,11 @@ fn copy(from: &File, range: Range<u64>, mut to: &File) -> io::Result<()> {
     let wanted = range.end - range.start;
     let copied = io::copy(&mut (&own).take(wanted), &mut to)?;
     // else the worker has made its file shorter
-    if copied == wanted { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    if copied == wanted {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
 }
 
 /// The parts of a message of `length` octets, which begins with `start`, that are no `Return-Path` field.

@@ -126,3 +126,6 @@ pub(crate) fn quoted(value: &str) -> String {
         .collect();
     format!("\"{escaped}\"")
 }
+
+#[cfg(test)]
+mod tests;
