@@ -1,1 +1,52 @@
-//! sys
+//! What the kernel offers, in the kernel's terms: the only module where `unsafe` is allowed.
+//!
+//! It imports nothing of ours. It may assume that a process that forks has one thread. It must never
+//! decide: every choice (which user, which directories, which limits) is its caller's.
+#![allow(unsafe_code)]
+
+pub mod file;
+pub mod memory;
+pub mod notify;
+pub mod privilege;
+pub mod process;
+pub mod sandbox;
+pub mod signals;
+pub mod socket;
+
+use std::io;
+
+/// The result of a C call that answers -1 and `errno` on failure.
+fn checked(returned: libc::c_int) -> io::Result<libc::c_int> {
+    if returned < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(returned)
+    }
+}
+
+/// Like [`checked`], for calls that answer a count.
+fn counted(returned: libc::ssize_t) -> io::Result<usize> {
+    usize::try_from(returned).map_err(|_| io::Error::last_os_error())
+}
+
+/// Repeats a call that a signal interrupted.
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// Runs `body` in a forked child and answers how it ended: each probe of the tests is such a child.
+#[cfg(test)]
+fn in_child(body: impl FnOnce() -> i32) -> process::Ended {
+    match process::fork().expect("fork") {
+        process::Fork::Child => {
+            let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(101);
+            process::exit_now(code)
+        }
+        process::Fork::Parent(child) => process::wait(child).expect("wait"),
+    }
+}
