@@ -6,10 +6,10 @@ use std::path::Path;
 
 use crate::config;
 use crate::logger::Destination;
-use crate::worker::served::Served;
 use crate::master::startup::{self, Plan};
 use crate::master::{self, Ready};
 use crate::sys::detach;
+use crate::worker::served::Served;
 
 use super::{Failure, Overrides, check, exit};
 
@@ -23,9 +23,17 @@ pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> 
     let opened = config::open_directory(&directory).map_err(|faults| check::faults(&faults))?;
     let served = Served::new(configuration, opened.as_fd()).map_err(|faults| check::faults(&faults))?;
     let state = check::state_of(&served.daemon);
-    let plan = Plan { directory, state, destination };
-    let waiting = background.then(detach::detach).transpose().map_err(|error| Failure::new(exit::OSERR, error))?;
-    let ready = startup::start(served, opened, &plan).map_err(|error| Failure::new(exit::OSERR, format!("{error:#}")))?;
+    let plan = Plan {
+        directory,
+        state,
+        destination,
+    };
+    let waiting = background
+        .then(detach::detach)
+        .transpose()
+        .map_err(|error| Failure::new(exit::OSERR, error))?;
+    let ready =
+        startup::start(served, opened, &plan).map_err(|error| Failure::new(exit::OSERR, format!("{error:#}")))?;
     announce(&ready);
     if let Some(waiting) = waiting {
         waiting.release();
@@ -44,7 +52,11 @@ fn apply(overrides: &Overrides, daemon: &mut config::Daemon) -> Result<(), Failu
     }
     if let Some(address) = &overrides.address {
         daemon.address.clone_from(address);
-        if daemon.listening().iter().all(|listener| listener.addresses().is_empty()) {
+        if daemon
+            .listening()
+            .iter()
+            .all(|listener| listener.addresses().is_empty())
+        {
             let message = format!("--address: expected an IP address, localhost or *, found {address:?}");
             return Err(Failure::new(exit::USAGE, message));
         }
@@ -73,9 +85,7 @@ fn apply(overrides: &Overrides, daemon: &mut config::Daemon) -> Result<(), Failu
 fn destination(daemon: &config::Daemon, background: bool) -> Destination {
     match &daemon.log_path {
         Some(path) => Destination::File(path.clone()),
-        None if background || std::env::var_os("NOTIFY_SOCKET").is_some() => {
-            Destination::Syslog("/dev/log".into())
-        }
+        None if background || std::env::var_os("NOTIFY_SOCKET").is_some() => Destination::Syslog("/dev/log".into()),
         None => Destination::Stderr,
     }
 }

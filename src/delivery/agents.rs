@@ -84,10 +84,7 @@ impl Queues {
             if let Some(id) = waiting.due.pop_front() {
                 return Next::Due(id);
             }
-            waiting = self
-                .more
-                .wait(waiting)
-                .unwrap_or_else(PoisonError::into_inner);
+            waiting = self.more.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -133,10 +130,7 @@ fn watch(shared: &Arc<Shared>) {
             if let Err(error) = scan(shared, first) {
                 shared.log(
                     level::ERR,
-                    format!(
-                        "event=spool_unreadable reason={}",
-                        quoted(&error.to_string())
-                    ),
+                    format!("event=spool_unreadable reason={}", quoted(&error.to_string())),
                 );
             }
             first = false;
@@ -151,12 +145,14 @@ fn scan(shared: &Arc<Shared>, first: bool) -> io::Result<()> {
             Ok(Some(mut entry)) => {
                 for index in 0..entry.states.len() {
                     if first && entry.states.get(index) == Some(&State::Trying) {
-                        let rcpt = entry
-                            .commit
-                            .recipients
-                            .get(index)
-                            .map_or_else(String::new, address);
-                        shared.log(level::WARNING, format!("event=interrupted id={id} at=agent rcpt={} note=\"the agent may have succeeded\"", quoted(&rcpt)));
+                        let rcpt = entry.commit.recipients.get(index).map_or_else(String::new, address);
+                        shared.log(
+                            level::WARNING,
+                            format!(
+                                "event=interrupted id={id} at=agent rcpt={} note=\"the agent may have succeeded\"",
+                                quoted(&rcpt)
+                            ),
+                        );
                         entry.set_state(index, State::Waiting)?;
                     }
                 }
@@ -167,10 +163,7 @@ fn scan(shared: &Arc<Shared>, first: bool) -> io::Result<()> {
             Ok(None) => {}
             Err(error) if first => shared.log(
                 level::CRIT,
-                format!(
-                    "event=spool_damaged id={id} reason={}",
-                    quoted(&error.to_string())
-                ),
+                format!("event=spool_damaged id={id} reason={}", quoted(&error.to_string())),
             ),
             Err(_) => {}
         }
@@ -185,20 +178,14 @@ fn retry(shared: &Arc<Shared>, slot: &Slot, connection: &mut Option<lmtp::Connec
         Err(error) => {
             return shared.log(
                 level::CRIT,
-                format!(
-                    "event=spool_damaged id={id} reason={}",
-                    quoted(&error.to_string())
-                ),
+                format!("event=spool_damaged id={id} reason={}", quoted(&error.to_string())),
             );
         }
     };
     if let Err(error) = attempt(shared, slot, connection, entry) {
         shared.log(
             level::CRIT,
-            format!(
-                "event=spool_failed id={id} reason={}",
-                quoted(&error.to_string())
-            ),
+            format!("event=spool_failed id={id} reason={}", quoted(&error.to_string())),
         );
     }
 }
@@ -227,14 +214,9 @@ fn attempt(
         source,
     };
     let mut never = Vec::new();
-    deliver(
-        shared,
-        slot,
-        connection,
-        &message,
-        &real,
-        &mut |index, result| entry.set_state(index, state_after(result)),
-    );
+    deliver(shared, slot, connection, &message, &real, &mut |index, result| {
+        entry.set_state(index, state_after(result))
+    });
     let kept = maildir(shared, slot, maildir::QUARANTINE, &message, &soft);
     for (&index, result) in soft.iter().zip(&kept) {
         entry.set_state(index, state_after(Some(result)))?;
@@ -249,8 +231,7 @@ fn attempt(
     let age = u64::try_from(spool::now() - entry.spooled_at).unwrap_or(0);
     let give_up = age >= settings.give_up.as_secs();
     for (index, state) in entry.states.iter().enumerate() {
-        if *state == State::Refused || (give_up && matches!(state, State::Waiting | State::Trying))
-        {
+        if *state == State::Refused || (give_up && matches!(state, State::Waiting | State::Trying)) {
             never.push(index);
         }
     }
@@ -333,9 +314,7 @@ pub(super) fn deliver(
             let mut results = Vec::with_capacity(which.len());
             for &index in which {
                 let began = record(index, None).and_then(|()| slot.begin(id, &[]));
-                let result = match began
-                    .and_then(|()| run_lda(shared, message, index, path, *userdb, home))
-                {
+                let result = match began.and_then(|()| run_lda(shared, message, index, path, *userdb, home)) {
                     Ok(result) => result,
                     Err(error) => outcome::of_io(&error),
                 };
@@ -377,18 +356,8 @@ fn finish(
     log_result(shared, message, index, result, agent);
 }
 
-fn log_result(
-    shared: &Arc<Shared>,
-    message: &Message<'_>,
-    index: usize,
-    result: &RecipientResult,
-    agent: &str,
-) {
-    let rcpt = message
-        .commit
-        .recipients
-        .get(index)
-        .map_or_else(String::new, address);
+fn log_result(shared: &Arc<Shared>, message: &Message<'_>, index: usize, result: &RecipientResult, agent: &str) {
+    let rcpt = message.commit.recipients.get(index).map_or_else(String::new, address);
     let (level, event, reason) = match result {
         RecipientResult::Temporary { code, text, .. } => (
             level::WARNING,
@@ -448,18 +417,9 @@ pub(super) fn maildir(
     };
     let mut files = Vec::with_capacity(which.len());
     let mut results = Vec::with_capacity(which.len());
-    for recipient in which
-        .iter()
-        .filter_map(|&index| commit.recipients.get(index))
-    {
+    for recipient in which.iter().filter_map(|&index| commit.recipients.get(index)) {
         let mailbox = maildir::mailbox(tree, &recipient.domain, &recipient.mailbox);
-        match maildir::write(
-            state,
-            &mailbox,
-            &commit.id,
-            &head(commit, recipient),
-            &content,
-        ) {
+        match maildir::write(state, &mailbox, &commit.id, &head(commit, recipient), &content) {
             Ok(file) => {
                 files.push(file);
                 results.push(success.clone());
@@ -490,10 +450,7 @@ fn run_lda(
     home: &str,
 ) -> io::Result<RecipientResult> {
     let commit = message.commit;
-    let recipient = commit
-        .recipients
-        .get(index)
-        .ok_or(io::ErrorKind::InvalidInput)?;
+    let recipient = commit.recipients.get(index).ok_or(io::ErrorKind::InvalidInput)?;
     let file = Unnamed::create(&shared.settings.state.join(spool::SPOOL))?;
     Content::new(&commit.fields, message.source)?.write(&head(commit, recipient), &file.file)?;
     let run = lda::Run {

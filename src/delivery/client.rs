@@ -41,6 +41,14 @@ impl Client {
         }
     }
 
+    /// Whether delivery has closed its end, as it does when it ends.
+    pub fn is_closed(&self) -> bool {
+        !matches!(
+            self.channel.receive_within(Duration::ZERO),
+            Err(Fault::TimedOut | Fault::WouldBlock)
+        )
+    }
+
     /// Asks for an empty nameless file for a body longer than [`crate::ipc::delivery::INLINE_BODY`].
     ///
     /// # Errors
@@ -63,9 +71,7 @@ impl Client {
         let recipients = commit.recipients.len();
         self.channel.send(&ToDelivery::Commit(commit))?;
         match self.channel.receive_within(self.patience)? {
-            (FromDelivery::Outcome(outcome), None) if outcome.results.len() == recipients => {
-                Ok(outcome)
-            }
+            (FromDelivery::Outcome(outcome), None) if outcome.results.len() == recipients => Ok(outcome),
             (FromDelivery::Full, None) => Err(Error::Full),
             (FromDelivery::Refused(reason), None) => Err(Error::Refused(reason)),
             _ => Err(Error::Confused),

@@ -45,11 +45,7 @@ impl<'a> Content<'a> {
             }
         };
         let kept = without_return_path(start, source.length());
-        Ok(Content {
-            fields,
-            source,
-            kept,
-        })
+        Ok(Content { fields, source, kept })
     }
 
     /// The client's bytes alone, all of them.
@@ -75,9 +71,7 @@ impl<'a> Content<'a> {
             }
             Source::File(file, _) => {
                 (&*out).write_all(&start)?;
-                self.kept
-                    .iter()
-                    .try_for_each(|range| copy(file, range.clone(), out))
+                self.kept.iter().try_for_each(|range| copy(file, range.clone(), out))
             }
         }
     }
@@ -100,9 +94,7 @@ impl<'a> Content<'a> {
 
 fn slice<'a>(bytes: &'a [u8], range: &Range<u64>) -> &'a [u8] {
     let index = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
-    bytes
-        .get(index(range.start)..index(range.end))
-        .unwrap_or_default()
+    bytes.get(index(range.start)..index(range.end)).unwrap_or_default()
 }
 
 struct Part<'a> {
@@ -157,11 +149,7 @@ fn without_return_path(start: &[u8], length: u64) -> Vec<Range<u64>> {
             break;
         }
         let folded = matches!(line.first(), Some(b' ' | b'\t'));
-        let remove = if folded {
-            removing
-        } else {
-            is_return_path(line)
-        };
+        let remove = if folded { removing } else { is_return_path(line) };
         if remove && !removing {
             kept.push(from as u64..at as u64);
         }
@@ -192,10 +180,7 @@ mod tests {
         let staged = tempfile::tempfile().unwrap();
         staged.write_all_at(body, 0).unwrap();
         let mut all = Vec::new();
-        for source in [
-            Source::Bytes(body),
-            Source::File(&staged, body.len() as u64),
-        ] {
+        for source in [Source::Bytes(body), Source::File(&staged, body.len() as u64)] {
             let content = Content::new(b"X: y\r\n", source).unwrap();
             let out = tempfile::tempfile().unwrap();
             content.write(b"Return-Path: <>\r\n", &out).unwrap();
@@ -203,10 +188,7 @@ mod tests {
             out.read_exact_at(&mut written, 0).unwrap();
             let mut streamed = Vec::new();
             content.reader().read_to_end(&mut streamed).unwrap();
-            assert_eq!(
-                written,
-                [b"Return-Path: <>\r\n".as_slice(), &streamed].concat()
-            );
+            assert_eq!(written, [b"Return-Path: <>\r\n".as_slice(), &streamed].concat());
             all.push(streamed);
         }
         assert_eq!(all[0], all[1]);
@@ -222,15 +204,9 @@ mod tests {
                 "A: b\r\nReturn-Path: <x>\r\n\t(folded)\r\nC: d\r\n\r\nbody",
                 "A: b\r\nC: d\r\n\r\nbody",
             ),
-            (
-                "return-PATH : <x>\nRETURN-path:\n y\nC: d\n\nbody\n",
-                "C: d\n\nbody\n",
-            ),
+            ("return-PATH : <x>\nRETURN-path:\n y\nC: d\n\nbody\n", "C: d\n\nbody\n"),
             ("Return-Path: <x>", ""),
-            (
-                "Return-Path-Not: <x>\r\n\r\n",
-                "Return-Path-Not: <x>\r\n\r\n",
-            ),
+            ("Return-Path-Not: <x>\r\n\r\n", "Return-Path-Not: <x>\r\n\r\n"),
             ("no header at all", "no header at all"),
         ] {
             assert_eq!(

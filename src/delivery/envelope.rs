@@ -30,22 +30,16 @@ fn are_fields(fields: &[u8]) -> bool {
     let mut first = true;
     let mut rest = lines;
     loop {
-        let end = rest
-            .windows(2)
-            .position(|pair| pair == b"\r\n")
-            .unwrap_or(rest.len());
+        let end = rest.windows(2).position(|pair| pair == b"\r\n").unwrap_or(rest.len());
         let (line, after) = rest.split_at(end);
         let folded = matches!(line.first(), Some(b' ' | b'\t')) && !first;
         let name = line
             .iter()
             .position(|&byte| byte == b':')
             .and_then(|colon| line.get(..colon));
-        let named = name.is_some_and(|name| {
-            !name.is_empty() && name.iter().all(|byte| (33..=126).contains(byte))
-        });
+        let named = name.is_some_and(|name| !name.is_empty() && name.iter().all(|byte| (33..=126).contains(byte)));
         let blank = line.iter().all(|byte| matches!(byte, b' ' | b'\t'));
-        if blank || !(folded || named) || line.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0))
-        {
+        if blank || !(folded || named) || line.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
             return false;
         }
         first = false;
@@ -87,9 +81,7 @@ pub fn check(commit: &Commit) -> Result<(), String> {
         return Err("added header fields are malformed".to_owned());
     }
     match &commit.body {
-        Body::Inline(bytes) if bytes.len() > INLINE_BODY => {
-            Err("inline body is too long".to_owned())
-        }
+        Body::Inline(bytes) if bytes.len() > INLINE_BODY => Err("inline body is too long".to_owned()),
         _ => Ok(()),
     }
 }
@@ -132,7 +124,8 @@ pub(super) mod tests {
 
     #[test]
     fn each_broken_field_is_named() {
-        let broken: Vec<(&str, fn(&mut Commit))> = vec![
+        type Break = fn(&mut Commit);
+        let broken: Vec<(&str, Break)> = vec![
             ("identifier", |c| c.id = "../x".into()),
             ("reverse-path", |c| c.reverse_path = "a\r\nBcc: b".into()),
             ("reverse-path", |c| c.reverse_path = "a".repeat(2000)),
@@ -148,9 +141,7 @@ pub(super) mod tests {
             ("fields", |c| c.fields = b" A: b\r\n".to_vec()),
             ("fields", |c| c.fields = b"A: b".to_vec()),
             ("fields", |c| c.fields = b"no colon\r\n".to_vec()),
-            ("inline", |c| {
-                c.body = Body::Inline(vec![0; INLINE_BODY + 1])
-            }),
+            ("inline", |c| c.body = Body::Inline(vec![0; INLINE_BODY + 1])),
         ];
         for (word, breaks) in broken {
             let mut commit = commit("a1", &["bob"], b"x");

@@ -31,16 +31,9 @@ impl Unnamed {
     pub(super) fn create(directory: &Path) -> io::Result<Unnamed> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).mode(0o600);
-        match options
-            .clone()
-            .custom_flags(OFlag::O_TMPFILE.bits())
-            .open(directory)
-        {
+        match options.clone().custom_flags(OFlag::O_TMPFILE.bits()).open(directory) {
             Ok(file) => {
-                return Ok(Unnamed {
-                    file,
-                    temporary: None,
-                });
+                return Ok(Unnamed { file, temporary: None });
             }
             Err(error) if error.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => {}
             Err(error) => return Err(error),
@@ -63,13 +56,7 @@ impl Unnamed {
         match &self.temporary {
             None => {
                 let here = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-                linkat(
-                    AT_FDCWD,
-                    here.as_str(),
-                    AT_FDCWD,
-                    path,
-                    AtFlags::AT_SYMLINK_FOLLOW,
-                )?;
+                linkat(AT_FDCWD, here.as_str(), AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW)?;
             }
             Some(temporary) => {
                 fs::hard_link(temporary, path)?;

@@ -24,8 +24,7 @@ pub(super) struct Slot {
 
 /// This boot's identifier.
 pub(super) fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .map_or_else(|_| String::new(), |id| id.trim().to_owned())
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(|_| String::new(), |id| id.trim().to_owned())
 }
 
 fn directory(state: &Path) -> PathBuf {
@@ -47,10 +46,7 @@ impl Slot {
                 .mode(0o600)
                 .open(path)?;
             if file.try_lock().is_ok() {
-                return Ok(Slot {
-                    file,
-                    boot: boot_id(),
-                });
+                return Ok(Slot { file, boot: boot_id() });
             }
         }
         Err(io::Error::other("every journal slot is held"))
@@ -153,15 +149,11 @@ fn settle(state: &Path, log: &Log, then: u8, same_boot: bool, id: &str, paths: &
         }
         LINKING => log(
             level::WARNING,
-            format!(
-                "event=interrupted id={id} at=linking boot=earlier note=\"may be delivered without a 250\""
-            ),
+            format!("event=interrupted id={id} at=linking boot=earlier note=\"may be delivered without a 250\""),
         ),
         DONE => log(
             level::WARNING,
-            format!(
-                "event=interrupted id={id} at=answer note=\"delivered, the answer may not have been sent\""
-            ),
+            format!("event=interrupted id={id} at=answer note=\"delivered, the answer may not have been sent\""),
         ),
         _ => {}
     }
@@ -177,8 +169,7 @@ mod tests {
         let sink = Arc::clone(&lines);
         let log: Log = Arc::new(move |_, text| sink.lock().unwrap().push(text));
         recover(state, &log).unwrap();
-        let found = lines.lock().unwrap().clone();
-        found
+        lines.lock().unwrap().clone()
     }
 
     #[test]
@@ -188,10 +179,7 @@ mod tests {
         fs::write(state.path().join("two"), "x").unwrap();
         let slot = Slot::take(state.path()).unwrap();
         slot.begin("m1", &[Path::new("one")]).unwrap();
-        assert!(
-            logged(state.path()).is_empty(),
-            "a living process's slot is left alone"
-        );
+        assert!(logged(state.path()).is_empty(), "a living process's slot is left alone");
         drop(slot);
         assert!(logged(state.path())[0].contains("id=m1 at=linking files=1 removed=1"));
         assert!(!state.path().join("one").exists());

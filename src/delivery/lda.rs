@@ -113,10 +113,7 @@ fn watch(mut child: Child, mut reader: PipeReader, end: Instant) -> io::Result<(
     };
     let ended = match status {
         Some(status) => {
-            while open
-                && read_some(&mut reader, &mut output, Duration::ZERO)?
-                && Instant::now() < end
-            {
+            while open && read_some(&mut reader, &mut output, Duration::ZERO)? && Instant::now() < end {
                 if !ready(&reader, Duration::ZERO)? {
                     break;
                 }
@@ -136,10 +133,7 @@ fn watch(mut child: Child, mut reader: PipeReader, end: Instant) -> io::Result<(
 
 fn ready(reader: &PipeReader, wait: Duration) -> io::Result<bool> {
     let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO);
-    match poll(
-        &mut [PollFd::new(reader.as_fd(), PollFlags::POLLIN)],
-        timeout,
-    ) {
+    match poll(&mut [PollFd::new(reader.as_fd(), PollFlags::POLLIN)], timeout) {
         Ok(0) | Err(nix::errno::Errno::EINTR) => Ok(false),
         Ok(_) => Ok(true),
         Err(error) => Err(error.into()),

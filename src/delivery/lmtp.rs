@@ -36,9 +36,7 @@ impl Reply {
         let (first, rest) = text.split_once(' ').unwrap_or((text, ""));
         let mut parts = first.split('.').map(str::parse::<u16>);
         let status = match (parts.next(), parts.next(), parts.next(), parts.next()) {
-            (Some(Ok(class)), Some(Ok(subject)), Some(Ok(detail)), None) => {
-                Some([class, subject, detail])
-            }
+            (Some(Ok(class)), Some(Ok(subject)), Some(Ok(detail)), None) => Some([class, subject, detail]),
             _ => None,
         };
         let text = if status.is_some() { rest } else { text };
@@ -81,20 +79,13 @@ impl Connection {
         if !hello.positive() {
             return Err(broken("LMTP server refuses LHLO"));
         }
-        let offers = |word: &str| {
-            hello
-                .lines
-                .iter()
-                .any(|line| line.eq_ignore_ascii_case(word))
-        };
+        let offers = |word: &str| hello.lines.iter().any(|line| line.eq_ignore_ascii_case(word));
         (connection.smtputf8, connection.eightbit) = (offers("SMTPUTF8"), offers("8BITMIME"));
         Ok(connection)
     }
 
     fn command(&mut self, line: &str) -> io::Result<Reply> {
-        self.stream
-            .get_mut()
-            .write_all(format!("{line}\r\n").as_bytes())?;
+        self.stream.get_mut().write_all(format!("{line}\r\n").as_bytes())?;
         self.reply()
     }
 
@@ -135,13 +126,9 @@ impl Connection {
 
 /// The address for RCPT, quoted where RFC 5321 wants it.
 fn path(recipient: &Recipient) -> String {
-    let atom =
-        |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~.".contains(c) || !c.is_ascii();
+    let atom = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~.".contains(c) || !c.is_ascii();
     let local = &recipient.mailbox;
-    let plain = local.chars().all(atom)
-        && !local.starts_with('.')
-        && !local.ends_with('.')
-        && !local.contains("..");
+    let plain = local.chars().all(atom) && !local.starts_with('.') && !local.ends_with('.') && !local.contains("..");
     if plain {
         return format!("{local}@{}", recipient.domain);
     }
@@ -163,12 +150,9 @@ pub(super) fn transact(
     content: &Content<'_>,
 ) -> io::Result<Vec<RecipientResult>> {
     // a kept connection may have been closed meanwhile: nothing is lost by another one before DATA
-    let begun = kept.take().and_then(|mut connection| {
-        connection
-            .mail(commit)
-            .ok()
-            .map(|reply| (connection, reply))
-    });
+    let begun = kept
+        .take()
+        .and_then(|mut connection| connection.mail(commit).ok().map(|reply| (connection, reply)));
     let (mut connection, reply) = match begun {
         Some((connection, reply)) if reply.code != 421 => (connection, reply),
         _ => {
@@ -183,11 +167,7 @@ pub(super) fn transact(
     }
     let mut results = Vec::with_capacity(recipients.len());
     for recipient in recipients {
-        results.push(
-            connection
-                .command(&format!("RCPT TO:<{}>", path(recipient)))?
-                .result(),
-        );
+        results.push(connection.command(&format!("RCPT TO:<{}>", path(recipient)))?.result());
     }
     if results.contains(&RecipientResult::Delivered) {
         let go = connection.command("DATA")?;
@@ -238,11 +218,7 @@ fn send_stuffed(mut reader: impl Read, stream: &mut UnixStream) -> io::Result<()
             last = byte;
         }
         if read == 0 {
-            output.extend_from_slice(if last == b'\n' {
-                b".\r\n"
-            } else {
-                b"\r\n.\r\n"
-            });
+            output.extend_from_slice(if last == b'\n' { b".\r\n" } else { b"\r\n.\r\n" });
         }
         stream.write_all(&output)?;
         output.clear();

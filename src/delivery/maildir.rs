@@ -27,19 +27,11 @@ pub(super) struct Written {
 
 /// `<tree>/<domain>/<local part>` below the state directory.
 pub(super) fn mailbox(tree: &str, domain: &str, local: &str) -> PathBuf {
-    Path::new(tree)
-        .join(names::part(domain))
-        .join(names::part(local))
+    Path::new(tree).join(names::part(domain)).join(names::part(local))
 }
 
 /// Writes one copy for the mailbox.
-pub(super) fn write(
-    state: &Path,
-    mailbox: &Path,
-    id: &str,
-    head: &[u8],
-    content: &Content<'_>,
-) -> io::Result<Written> {
+pub(super) fn write(state: &Path, mailbox: &Path, id: &str, head: &[u8], content: &Content<'_>) -> io::Result<Written> {
     let new = mailbox.join("new");
     let directory = state.join(&new);
     let file = match Unnamed::create(&directory) {
@@ -59,22 +51,13 @@ pub(super) fn write(
 }
 
 /// Gives all files their names and waits until they are on disk, with the slot telling so before and after.
-pub(super) fn place(
-    state: &Path,
-    slot: &Slot,
-    id: &str,
-    mut files: Vec<Written>,
-) -> io::Result<()> {
+pub(super) fn place(state: &Path, slot: &Slot, id: &str, mut files: Vec<Written>) -> io::Result<()> {
     let paths: Vec<PathBuf> = files.iter().map(|written| written.path.clone()).collect();
     slot.begin(id, &paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
     let linked = files
         .iter_mut()
         .try_for_each(|written| written.file.link(&state.join(&written.path)));
-    let synced = linked.and_then(|()| {
-        files
-            .iter()
-            .try_for_each(|written| written.file.file.sync_all())
-    });
+    let synced = linked.and_then(|()| files.iter().try_for_each(|written| written.file.file.sync_all()));
     if synced.is_err() {
         for path in &paths {
             let _ = fs::remove_file(state.join(path));
@@ -97,15 +80,9 @@ fn name(id: &str) -> String {
             }
         };
         let host: String = host.trim().chars().take(64).map(tame).collect();
-        if host.is_empty() {
-            "localhost".to_owned()
-        } else {
-            host
-        }
+        if host.is_empty() { "localhost".to_owned() } else { host }
     });
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let (process, number) = (std::process::id(), file::next_number());
     format!(
         "{}.M{}P{process}Q{number}_{id}.{host}",
@@ -126,18 +103,11 @@ mod tests {
         let content = Content::new(b"", Source::Bytes(b"A: b\r\n\r\nx\r\n")).unwrap();
         let mut files: Vec<Written> = ["a", "b"]
             .iter()
-            .map(|name| {
-                write(state.path(), &mailbox(MAIL, "d", name), "m1", b"", &content).unwrap()
-            })
+            .map(|name| write(state.path(), &mailbox(MAIL, "d", name), "m1", b"", &content).unwrap())
             .collect();
         files[1].path = PathBuf::from("mail/d/b/missing/file");
         place(state.path(), &slot, "m1", files).unwrap_err();
-        assert_eq!(
-            fs::read_dir(state.path().join("mail/d/a/new"))
-                .unwrap()
-                .count(),
-            0
-        );
+        assert_eq!(fs::read_dir(state.path().join("mail/d/a/new")).unwrap().count(), 0);
     }
 
     #[test]

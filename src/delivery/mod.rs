@@ -119,11 +119,7 @@ pub(crate) fn quoted(value: &str) -> String {
     if !value.is_empty() && value.len() <= 1000 && value.chars().all(plain) {
         return value.to_owned();
     }
-    let escaped: String = value
-        .chars()
-        .take(1000)
-        .flat_map(char::escape_debug)
-        .collect();
+    let escaped: String = value.chars().take(1000).flat_map(char::escape_debug).collect();
     format!("\"{escaped}\"")
 }
 

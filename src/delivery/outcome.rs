@@ -24,11 +24,7 @@ pub fn permanent(code: u16, status: [u16; 3], text: &str) -> RecipientResult {
 
 /// Nobody is free for this message: 451 4.3.2.
 pub fn too_busy() -> RecipientResult {
-    temporary(
-        451,
-        [4, 3, 2],
-        "Too many deliveries at the moment, try again later",
-    )
+    temporary(451, [4, 3, 2], "Too many deliveries at the moment, try again later")
 }
 
 /// The mailbox could not be written now: 451 4.3.0.
@@ -45,9 +41,7 @@ pub fn no_space() -> RecipientResult {
 pub fn of_io(error: &io::Error) -> RecipientResult {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => no_space(),
-        io::ErrorKind::FileTooLarge => {
-            permanent(552, [5, 3, 4], "Message is too big for the mailbox")
-        }
+        io::ErrorKind::FileTooLarge => permanent(552, [5, 3, 4], "Message is too big for the mailbox"),
         _ => local_error(),
     }
 }
@@ -68,10 +62,7 @@ pub enum Ended {
 impl Ended {
     /// Whether the cause is how the agent is set up, which only the operator can change.
     pub fn is_configuration(self) -> bool {
-        matches!(
-            self,
-            Ended::NotStarted | Ended::Exit(64 | 70..=74 | 78 | 126 | 127)
-        )
+        matches!(self, Ended::NotStarted | Ended::Exit(64 | 70..=74 | 78 | 126 | 127))
     }
 }
 
@@ -86,11 +77,9 @@ pub fn of_agent(ended: Ended) -> RecipientResult {
         // EX_NOPERM: over quota, says dovecot-lda -e
         Ended::Exit(77) => permanent(552, [5, 2, 2], "Mailbox is full"),
         // EX_USAGE, EX_SOFTWARE, EX_OSERR, EX_OSFILE, EX_CANTCREAT, EX_IOERR, EX_CONFIG, the shell's own
-        Ended::NotStarted | Ended::Exit(64 | 70..=74 | 78 | 126 | 127) => temporary(
-            451,
-            [4, 3, 5],
-            "Delivery is not set up correctly, try again later",
-        ),
+        Ended::NotStarted | Ended::Exit(64 | 70..=74 | 78 | 126 | 127) => {
+            temporary(451, [4, 3, 5], "Delivery is not set up correctly, try again later")
+        }
         // EX_NOINPUT, EX_NOHOST, EX_UNAVAILABLE, EX_TEMPFAIL, EX_PROTOCOL and whatever is not in the table
         Ended::Exit(_) | Ended::Signal(_) | Ended::TimedOut => local_error(),
     }
@@ -126,17 +115,12 @@ fn answer(code: u16, status: [u16; 3], text: &str) -> Answer {
 pub fn fold(results: &[RecipientResult]) -> Answer {
     use RecipientResult::{Delivered, Permanent, Spooled, Temporary};
     let taken = || answer(250, [2, 0, 0], "Message accepted");
-    if results
-        .iter()
-        .any(|result| matches!(result, Delivered | Spooled))
-    {
+    if results.iter().any(|result| matches!(result, Delivered | Spooled)) {
         return taken();
     }
     let temporary = |space: bool| {
         results.iter().find_map(|result| match result {
-            Temporary { code, status, text } if !space || *status == [4, 3, 1] => {
-                Some((*code, *status, text))
-            }
+            Temporary { code, status, text } if !space || *status == [4, 3, 1] => Some((*code, *status, text)),
             _ => None,
         })
     };
@@ -146,10 +130,7 @@ pub fn fold(results: &[RecipientResult]) -> Answer {
             _ => None,
         })
     };
-    match temporary(true)
-        .or_else(|| temporary(false))
-        .or_else(permanent)
-    {
+    match temporary(true).or_else(|| temporary(false)).or_else(permanent) {
         Some((code, status, text)) => answer(code, status, text),
         None if results.is_empty() => answer(451, [4, 3, 0], "Local error, try again later"),
         None => taken(),
@@ -190,9 +171,7 @@ mod tests {
     fn every_exit_status_has_one_meaning() {
         let code = |ended| match of_agent(ended) {
             RecipientResult::Delivered => 250,
-            RecipientResult::Temporary { code, .. } | RecipientResult::Permanent { code, .. } => {
-                code
-            }
+            RecipientResult::Temporary { code, .. } | RecipientResult::Permanent { code, .. } => code,
             other => panic!("{other:?}"),
         };
         for status in 0..=255 {

@@ -130,9 +130,7 @@ pub fn run(control: OwnedFd, settings: Settings, log: Log) -> i32 {
     let shared = match start(settings, log) {
         Ok(shared) => shared,
         Err(error) => {
-            let _ = control.send(&FromHelper::Failed(format!(
-                "delivery cannot start: {error}"
-            )));
+            let _ = control.send(&FromHelper::Failed(format!("delivery cannot start: {error}")));
             return 70;
         }
     };
@@ -141,8 +139,7 @@ pub fn run(control: OwnedFd, settings: Settings, log: Log) -> i32 {
     }
     let mut drained = false;
     loop {
-        let received =
-            control.receive_within(Duration::from_millis(if drained { 100 } else { 60_000 }));
+        let received = control.receive_within(Duration::from_millis(if drained { 100 } else { 60_000 }));
         match received {
             Ok((ToHelper::Door { worker, .. }, Some(fd))) => {
                 if let Err(error) = shared.open(fd, worker) {
@@ -176,12 +173,7 @@ pub fn run(control: OwnedFd, settings: Settings, log: Log) -> i32 {
 }
 
 fn start(settings: Settings, log: Log) -> io::Result<Arc<Shared>> {
-    for tree in [
-        maildir::MAIL,
-        maildir::QUARANTINE,
-        spool::SPOOL,
-        spool::FAILED,
-    ] {
+    for tree in [maildir::MAIL, maildir::QUARANTINE, spool::SPOOL, spool::FAILED] {
         file::make_directory(&settings.state.join(tree))?;
     }
     journal::recover(&settings.state, &log)?;

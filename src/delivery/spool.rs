@@ -31,9 +31,7 @@ const KICK: &str = "spool/journal/.retry";
 
 /// Seconds since 1970.
 pub(super) fn now() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
@@ -61,14 +59,9 @@ impl State {
     }
 
     fn of(byte: u8) -> Option<State> {
-        [
-            State::Waiting,
-            State::Trying,
-            State::Delivered,
-            State::Refused,
-        ]
-        .into_iter()
-        .find(|s| s.byte() == byte)
+        [State::Waiting, State::Trying, State::Delivered, State::Refused]
+            .into_iter()
+            .find(|s| s.byte() == byte)
     }
 
     /// The word in lists.
@@ -111,10 +104,7 @@ pub struct Entry {
 }
 
 fn damaged(what: &str) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("spool entry is damaged: {what}"),
-    )
+    io::Error::new(io::ErrorKind::InvalidData, format!("spool entry is damaged: {what}"))
 }
 
 fn body_path(envelope: &Path) -> PathBuf {
@@ -181,11 +171,7 @@ pub(super) fn store(
     let rest = postcard::to_stdvec(&record).map_err(io::Error::other)?;
     let mut bytes = Vec::with_capacity(HEAD + states.len() + rest.len());
     bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(
-        &u32::try_from(states.len())
-            .map_err(io::Error::other)?
-            .to_le_bytes(),
-    );
+    bytes.extend_from_slice(&u32::try_from(states.len()).map_err(io::Error::other)?.to_le_bytes());
     bytes.extend_from_slice(&0u32.to_le_bytes());
     bytes.extend_from_slice(&next.to_le_bytes());
     bytes.extend_from_slice(&(rest.len() as u64).to_le_bytes());
@@ -197,12 +183,7 @@ pub(super) fn store(
     publish(&directory, &commit.id, &mut envelope, &mut body)
 }
 
-fn publish(
-    directory: &Path,
-    id: &str,
-    envelope: &mut Unnamed,
-    body: &mut Unnamed,
-) -> io::Result<String> {
+fn publish(directory: &Path, id: &str, envelope: &mut Unnamed, body: &mut Unnamed) -> io::Result<String> {
     for number in 0..100 {
         let name = if number == 0 {
             id.to_owned()
@@ -282,8 +263,7 @@ impl Entry {
     pub fn set_state(&mut self, index: usize, state: State) -> io::Result<()> {
         if let Some(old) = self.states.get_mut(index) {
             *old = state;
-            self.envelope
-                .write_all_at(&[state.byte()], (HEAD + index) as u64)?;
+            self.envelope.write_all_at(&[state.byte()], (HEAD + index) as u64)?;
             if matches!(state, State::Delivered | State::Refused) {
                 self.envelope.sync_data()?;
             }
@@ -332,9 +312,7 @@ fn read_entry(id: &str, path: PathBuf, envelope: File, body: File) -> io::Result
     let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
     envelope.read_exact_at(&mut bytes, 0)?;
     let number = |at: usize| -> io::Result<u64> {
-        let eight = bytes
-            .get(at..at + 8)
-            .and_then(|bytes| bytes.try_into().ok());
+        let eight = bytes.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
         eight.map(u64::from_le_bytes).ok_or_else(|| damaged("head"))
     };
     if !bytes.starts_with(MAGIC) {
@@ -343,9 +321,7 @@ fn read_entry(id: &str, path: PathBuf, envelope: File, body: File) -> io::Result
     let counts = number(8)?;
     let (recipients, attempts) = ((counts & 0xffff_ffff) as usize, (counts >> 32) as u32);
     let (next, rest_length, sum) = (number(16)?.cast_signed(), number(24)?, number(32)?);
-    let states = bytes
-        .get(HEAD..HEAD + recipients)
-        .ok_or_else(|| damaged("states"))?;
+    let states = bytes.get(HEAD..HEAD + recipients).ok_or_else(|| damaged("states"))?;
     let rest = bytes.get(HEAD + recipients..).unwrap_or_default();
     if rest.len() as u64 != rest_length || names::checksum(rest) != sum {
         return Err(damaged("envelope"));
@@ -470,21 +446,12 @@ fn quarantined(state: &Path, all: &mut Vec<Listed>) -> io::Result<()> {
     let root = state.join(super::maildir::QUARANTINE);
     for domain in children(&root)? {
         for local in children(&domain)? {
-            let address = |path: &Path| {
-                path.file_name()
-                    .unwrap_or_default()
-                    .to_string_lossy()
-                    .into_owned()
-            };
+            let address = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let recipient = format!("{}@{}", address(&local), address(&domain));
             for place in ["new", "cur"] {
                 for path in children(&local.join(place))? {
                     let data = fs::metadata(&path)?;
-                    let id = path
-                        .strip_prefix(&root)
-                        .unwrap_or(&path)
-                        .to_string_lossy()
-                        .into_owned();
+                    let id = path.strip_prefix(&root).unwrap_or(&path).to_string_lossy().into_owned();
                     all.push(Listed {
                         size: data.len(),
                         since: data.modified().ok().and_then(seconds).unwrap_or(0),
@@ -555,10 +522,7 @@ pub fn show(state: &Path, id: &str) -> io::Result<(Listed, Vec<u8>)> {
 pub fn retry(state: &Path, id: &str) -> io::Result<()> {
     if let Some(path) = quarantine_file(state, id)? {
         let target = state.join(super::maildir::MAIL).join(&path);
-        let mailbox = target
-            .parent()
-            .and_then(Path::parent)
-            .ok_or_else(|| missing(id))?;
+        let mailbox = target.parent().and_then(Path::parent).ok_or_else(|| missing(id))?;
         for part in ["tmp", "new", "cur"] {
             file::make_directory(&mailbox.join(part))?;
         }
@@ -570,14 +534,7 @@ pub fn retry(state: &Path, id: &str) -> io::Result<()> {
     }
     let entry = Entry::open(state, FAILED, id)?.ok_or_else(|| missing(id))?;
     let which: Vec<usize> = (0..entry.commit.recipients.len()).collect();
-    store(
-        state,
-        SPOOL,
-        &entry.commit,
-        entry.checked_body()?,
-        &which,
-        0,
-    )?;
+    store(state, SPOOL, &entry.commit, entry.checked_body()?, &which, 0)?;
     entry.remove()?;
     kick(state)
 }
@@ -611,9 +568,7 @@ fn kick(state: &Path) -> io::Result<()> {
 
 /// When somebody last asked for a retry.
 pub(super) fn kicked(state: &Path) -> Option<SystemTime> {
-    fs::metadata(state.join(KICK))
-        .and_then(|data| data.modified())
-        .ok()
+    fs::metadata(state.join(KICK)).and_then(|data| data.modified()).ok()
 }
 
 /// Removes bodies that never got an envelope: their message was not acknowledged. Young ones may be under way.
@@ -622,10 +577,7 @@ pub(super) fn remove_orphans(state: &Path, tree: &str) -> io::Result<()> {
         let Some(envelope) = path.to_str().and_then(|path| path.strip_suffix(".body")) else {
             continue;
         };
-        let age = fs::metadata(&path)?
-            .modified()?
-            .elapsed()
-            .unwrap_or_default();
+        let age = fs::metadata(&path)?.modified()?.elapsed().unwrap_or_default();
         if age.as_secs() > 3_600 && !Path::new(envelope).exists() {
             fs::remove_file(&path)?;
         }

@@ -21,13 +21,7 @@ const MESSAGE: &[u8] = b"Return-Path: <forged@x>\r\nSubject: \xff\0\r\n\r\n.\r\n
 
 fn pair() -> (OwnedFd, OwnedFd) {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-    socketpair(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    )
-    .unwrap()
+    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap()
 }
 
 struct Running {
@@ -42,8 +36,7 @@ impl Running {
         let (ours, theirs) = pair();
         let lines = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&lines);
-        let log: Log =
-            Arc::new(move |level, text| sink.lock().unwrap().push(format!("{level} {text}")));
+        let log: Log = Arc::new(move |level, text| sink.lock().unwrap().push(format!("{level} {text}")));
         let state = settings.state.clone();
         let thread = std::thread::spawn(move || run(theirs, settings, log));
         let control = Channel::new(ours);
@@ -79,27 +72,17 @@ impl Running {
         let Ok(entries) = fs::read_dir(self.state.join(mailbox).join("new")) else {
             return Vec::new();
         };
-        entries
-            .map(|entry| fs::read(entry.unwrap().path()).unwrap())
-            .collect()
+        entries.map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect()
     }
 
     fn logged(&self, words: &str) -> bool {
-        self.lines
-            .lock()
-            .unwrap()
-            .iter()
-            .any(|line| line.contains(words))
+        self.lines.lock().unwrap().iter().any(|line| line.contains(words))
     }
 
     fn await_that(&self, what: &str, condition: impl Fn() -> bool) {
         let end = Instant::now() + Duration::from_secs(15);
         while !condition() {
-            assert!(
-                Instant::now() < end,
-                "{what}: {:?}",
-                self.lines.lock().unwrap()
-            );
+            assert!(Instant::now() < end, "{what}: {:?}", self.lines.lock().unwrap());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -128,11 +111,7 @@ fn expected(mailbox: &str) -> Vec<u8> {
     let head = format!(
         "Return-Path: <sender@example.net>\r\nDelivered-To: {mailbox}@example.org\r\nReceived: from x\r\n\tby y\r\n"
     );
-    [
-        head.as_bytes(),
-        &MESSAGE["Return-Path: <forged@x>\r\n".len()..],
-    ]
-    .concat()
+    [head.as_bytes(), &MESSAGE["Return-Path: <forged@x>\r\n".len()..]].concat()
 }
 
 fn lda(state: &Path, script: &str) -> Settings {
@@ -194,16 +173,9 @@ fn a_long_body_is_staged_and_its_length_checked() {
         "a staged body serves once"
     );
     client.begin(0).unwrap().write_all(b"abc").unwrap();
-    assert!(matches!(
-        client.commit(staged("m3", 4)),
-        Err(Error::Refused(_))
-    ));
+    assert!(matches!(client.commit(staged("m3", 4)), Err(Error::Refused(_))));
     let results = client.commit(commit("m4", &["bob"], b"x")).unwrap().results;
-    assert_eq!(
-        results,
-        [RecipientResult::Delivered],
-        "the door still serves"
-    );
+    assert_eq!(results, [RecipientResult::Delivered], "the door still serves");
 }
 
 #[test]
@@ -211,12 +183,8 @@ fn soft_recipients_go_to_quarantine_and_a_broken_mailbox_holds_up_no_other() {
     let state = tempfile::tempdir().unwrap();
     let running = Running::start(settings(state.path()));
     let mut message = commit("m1", &["bob", "broken"], MESSAGE);
-    message
-        .recipients
-        .push(recipient("soft", Disposition::Quarantine));
-    message
-        .recipients
-        .push(recipient("none", Disposition::Discard));
+    message.recipients.push(recipient("soft", Disposition::Quarantine));
+    message.recipients.push(recipient("none", Disposition::Discard));
     fs::create_dir_all(state.path().join("mail/example.org")).unwrap();
     fs::write(state.path().join("mail/example.org/broken"), "a file").unwrap();
     let results = running.deliver(message);
@@ -229,10 +197,7 @@ fn soft_recipients_go_to_quarantine_and_a_broken_mailbox_holds_up_no_other() {
             RecipientResult::Discarded
         ]
     );
-    assert_eq!(
-        running.files("quarantine/example.org/soft"),
-        [expected("soft")]
-    );
+    assert_eq!(running.files("quarantine/example.org/soft"), [expected("soft")]);
     let listed = spool::list(state.path()).unwrap();
     assert_eq!(
         listed.iter().map(|entry| entry.tree).collect::<Vec<_>>(),
@@ -244,9 +209,7 @@ fn soft_recipients_go_to_quarantine_and_a_broken_mailbox_holds_up_no_other() {
     running.await_that("retried", || {
         running.files("mail/example.org/broken") == [expected("broken")]
     });
-    running.await_that("spool empty", || {
-        spool::ids(state.path(), "spool").unwrap().is_empty()
-    });
+    running.await_that("spool empty", || spool::ids(state.path(), "spool").unwrap().is_empty());
     spool::retry(state.path(), &listed[1].id).unwrap();
     assert_eq!(
         running.files("mail/example.org/soft").len(),
@@ -260,16 +223,8 @@ fn every_exit_status_of_the_agent_reaches_the_client() {
     let state = tempfile::tempdir().unwrap();
     let running = Running::start(lda(state.path(), r#"exit "${USER%%@*}""#));
     for status in (64..=78).chain([0, 1, 126, 127]) {
-        let results = running.deliver(commit(
-            &format!("m{status}"),
-            &[&status.to_string()],
-            MESSAGE,
-        ));
-        assert_eq!(
-            results,
-            [outcome::of_agent(outcome::Ended::Exit(status))],
-            "{status}"
-        );
+        let results = running.deliver(commit(&format!("m{status}"), &[&status.to_string()], MESSAGE));
+        assert_eq!(results, [outcome::of_agent(outcome::Ended::Exit(status))], "{status}");
     }
     assert!(running.logged("at=configuration"));
 }
@@ -331,14 +286,9 @@ fn beyond_the_queue_the_client_is_told_to_come_again() {
     let results: Vec<_> = std::thread::scope(|scope| {
         let running = &running;
         let threads: Vec<_> = (0..6)
-            .map(|n| {
-                scope.spawn(move || running.deliver(commit(&format!("m{n}"), &["a"], MESSAGE)))
-            })
+            .map(|n| scope.spawn(move || running.deliver(commit(&format!("m{n}"), &["a"], MESSAGE))))
             .collect();
-        threads
-            .into_iter()
-            .flat_map(|thread| thread.join().unwrap())
-            .collect()
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
     assert!(
         results.contains(&outcome::too_busy()) && results.contains(&RecipientResult::Delivered),
@@ -351,12 +301,7 @@ fn a_mixed_outcome_is_kept_in_spool_and_failed() {
     let state = tempfile::tempdir().unwrap();
     let script = r#"case $USER in full*) exit 77;; wait*) test -e "${0%/*}/go" || exit 75;; esac; cat >>"${0%/*}/got""#;
     let running = Running::start(lda(state.path(), script));
-    assert_eq!(
-        running
-            .deliver(commit("m0", &["full", "wait"], MESSAGE))
-            .len(),
-        2
-    );
+    assert_eq!(running.deliver(commit("m0", &["full", "wait"], MESSAGE)).len(), 2);
     assert!(
         spool::list(state.path()).unwrap().is_empty(),
         "nothing kept when nobody has it"
@@ -377,9 +322,7 @@ fn a_mixed_outcome_is_kept_in_spool_and_failed() {
         .collect();
     assert_eq!(trees, ["spool", "failed"]);
     fs::write(state.path().join("go"), "").unwrap();
-    running.await_that("retried", || {
-        spool::ids(state.path(), "spool").unwrap().is_empty()
-    });
+    running.await_that("retried", || spool::ids(state.path(), "spool").unwrap().is_empty());
     assert_eq!(
         fs::read(state.path().join("got")).unwrap(),
         [expected("ok"), expected("wait")].concat()
@@ -414,9 +357,7 @@ fn a_spool_survives_a_restart_and_gives_up_into_failed() {
     };
     let running = Running::start(give_up);
     running.await_that("given up", || running.logged("2 event=failed id=m1"));
-    running.await_that("moved", || {
-        spool::ids(state.path(), "failed").unwrap() == ["m1"]
-    });
+    running.await_that("moved", || spool::ids(state.path(), "failed").unwrap() == ["m1"]);
     assert!(running.logged("event=spool_damaged id=half"));
 }
 
@@ -429,21 +370,15 @@ fn an_interrupted_attempt_is_told_with_its_identifier() {
     };
     let source = super::content::Source::Bytes(body);
     spool::store(state.path(), "spool", &message, source, &[0], 0).unwrap();
-    let mut entry = spool::Entry::open(state.path(), "spool", "m1")
-        .unwrap()
-        .unwrap();
+    let mut entry = spool::Entry::open(state.path(), "spool", "m1").unwrap().unwrap();
     assert!(
-        spool::Entry::open(state.path(), "spool", "m1")
-            .unwrap()
-            .is_none(),
+        spool::Entry::open(state.path(), "spool", "m1").unwrap().is_none(),
         "locked"
     );
     entry.set_state(0, spool::State::Trying).unwrap();
     drop(entry);
     let running = Running::start(settings(state.path()));
-    running.await_that("delivered", || {
-        running.files("mail/example.org/a") == [expected("a")]
-    });
+    running.await_that("delivered", || running.files("mail/example.org/a") == [expected("a")]);
     assert!(running.logged("event=interrupted id=m1 at=agent rcpt=a@example.org"));
 }
 
@@ -464,13 +399,7 @@ fn lmtp_answers_per_recipient_over_one_connection() {
                 data = false;
                 taken
                     .drain(..)
-                    .map(|full| {
-                        if full {
-                            "552 5.2.2 Full\r\n"
-                        } else {
-                            "250 2.0.0 Ok\r\n"
-                        }
-                    })
+                    .map(|full| if full { "552 5.2.2 Full\r\n" } else { "250 2.0.0 Ok\r\n" })
                     .collect()
             } else if data {
                 got.extend_from_slice(&line);

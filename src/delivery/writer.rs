@@ -7,9 +7,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 
-use crate::ipc::delivery::{
-    Body, Commit, Disposition, FromDelivery, Outcome, RecipientResult, ToDelivery,
-};
+use crate::ipc::delivery::{Body, Commit, Disposition, FromDelivery, Outcome, RecipientResult, ToDelivery};
 
 use super::agents::{self, Job, Message};
 use super::content::Source;
@@ -33,9 +31,7 @@ pub(super) fn serve(shared: &Arc<Shared>, slot: &Slot, door: &Arc<Door>, request
 }
 
 fn begin(shared: &Arc<Shared>, door: &Arc<Door>, size_hint: u64) {
-    let file = match Unnamed::create(&shared.settings.state.join(spool::SPOOL))
-        .and_then(Unnamed::into_file)
-    {
+    let file = match Unnamed::create(&shared.settings.state.join(spool::SPOOL)).and_then(Unnamed::into_file) {
         Ok(file) if reserve(&file, size_hint) => file,
         Ok(_) => return shared.answer(door, &FromDelivery::Full),
         Err(error) => {
@@ -46,9 +42,7 @@ fn begin(shared: &Arc<Shared>, door: &Arc<Door>, size_hint: u64) {
             return shared.answer(door, &FromDelivery::Full);
         }
     };
-    let sent = door
-        .channel
-        .send_nowait(&FromDelivery::Staged, &[file.as_fd()]);
+    let sent = door.channel.send_nowait(&FromDelivery::Staged, &[file.as_fd()]);
     *held(&door.staged) = Some(file);
     if sent.is_ok() {
         shared.rearm(door)
@@ -67,31 +61,19 @@ fn reserve(file: &File, size_hint: u64) -> bool {
         )
 }
 
-fn commit_message(
-    shared: &Arc<Shared>,
-    slot: &Slot,
-    door: &Arc<Door>,
-    commit: Commit,
-    staged: Option<File>,
-) {
+fn commit_message(shared: &Arc<Shared>, slot: &Slot, door: &Arc<Door>, commit: Commit, staged: Option<File>) {
     let length = staged
         .as_ref()
         .and_then(|file| file.metadata().ok())
         .map(|data| data.len());
     let checked = envelope::check(&commit).and_then(|()| match commit.body {
-        Body::Staged { length: said } if length != Some(said) => {
-            Err("staged body has another length".to_owned())
-        }
+        Body::Staged { length: said } if length != Some(said) => Err("staged body has another length".to_owned()),
         _ => Ok(()),
     });
     if let Err(reason) = checked {
         shared.log(
             level::ERR,
-            format!(
-                "event=refused id={} reason={}",
-                quoted(&commit.id),
-                quoted(&reason)
-            ),
+            format!("event=refused id={} reason={}", quoted(&commit.id), quoted(&reason)),
         );
         return shared.answer(door, &FromDelivery::Refused(reason));
     }
@@ -104,23 +86,12 @@ fn commit_message(
         commit,
         staged,
     };
-    if real
-        && shared.settings.acknowledge == Acknowledge::Delivered
-        && shared.settings.agent != Agent::Maildir
-    {
+    if real && shared.settings.acknowledge == Acknowledge::Delivered && shared.settings.agent != Agent::Maildir {
         let Err(job) = shared.queues.offer(job, shared.settings.queue) else {
             return;
         };
-        shared.log(
-            level::ERR,
-            format!("event=overloaded id={}", quoted(&job.commit.id)),
-        );
-        let results = job
-            .commit
-            .recipients
-            .iter()
-            .map(|_| outcome::too_busy())
-            .collect();
+        shared.log(level::ERR, format!("event=overloaded id={}", quoted(&job.commit.id)));
+        let results = job.commit.recipients.iter().map(|_| outcome::too_busy()).collect();
         return shared.answer(door, &FromDelivery::Outcome(Outcome { results }));
     }
     let mut lmtp = None;
@@ -128,12 +99,7 @@ fn commit_message(
 }
 
 /// Delivers or spools a message of a door and answers.
-pub(super) fn run(
-    shared: &Arc<Shared>,
-    slot: &Slot,
-    lmtp: &mut Option<super::lmtp::Connection>,
-    job: &Job,
-) {
+pub(super) fn run(shared: &Arc<Shared>, slot: &Slot, lmtp: &mut Option<super::lmtp::Connection>, job: &Job) {
     let source = match (&job.commit.body, &job.staged) {
         (Body::Inline(bytes), _) => Source::Bytes(bytes),
         (Body::Staged { length }, Some(file)) => Source::File(file, *length),
@@ -200,12 +166,7 @@ fn results(
     results
 }
 
-fn spooled(
-    shared: &Arc<Shared>,
-    commit: &Commit,
-    source: Source<'_>,
-    which: &[usize],
-) -> Vec<RecipientResult> {
+fn spooled(shared: &Arc<Shared>, commit: &Commit, source: Source<'_>, which: &[usize]) -> Vec<RecipientResult> {
     let result = match spool::store(
         &shared.settings.state,
         spool::SPOOL,
@@ -263,14 +224,8 @@ fn settle(
             .map(|(&index, _)| index)
             .collect()
     };
-    let again = those(
-        |result| matches!(result, RecipientResult::Temporary { .. }),
-        &results,
-    );
-    let never = those(
-        |result| matches!(result, RecipientResult::Permanent { .. }),
-        &results,
-    );
+    let again = those(|result| matches!(result, RecipientResult::Temporary { .. }), &results);
+    let never = those(|result| matches!(result, RecipientResult::Permanent { .. }), &results);
     let next = spool::now() + i64::try_from(shared.settings.retry_first.as_secs()).unwrap_or(60);
     for (tree, kept) in [(spool::SPOOL, again), (spool::FAILED, never)] {
         if kept.is_empty() {
@@ -288,18 +243,12 @@ fn settle(
                     }
                 }
             }
-            Ok(name) => shared.log(
-                level::CRIT,
-                format!("event=failed id={name} recipients={}", kept.len()),
-            ),
+            Ok(name) => shared.log(level::CRIT, format!("event=failed id={name} recipients={}", kept.len())),
             Err(error) => {
                 let id = quoted(&commit.id);
                 shared.log(
                     level::CRIT,
-                    format!(
-                        "event=spool_failed id={id} reason={}",
-                        quoted(&error.to_string())
-                    ),
+                    format!("event=spool_failed id={id} reason={}", quoted(&error.to_string())),
                 );
                 return vec![outcome::of_io(&error); which.len()];
             }

@@ -44,9 +44,7 @@ impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Fault {
         match error.kind() {
             io::ErrorKind::WouldBlock => Fault::WouldBlock,
-            io::ErrorKind::BrokenPipe
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::NotConnected => Fault::Closed,
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected => Fault::Closed,
             _ => Fault::Io(error),
         }
     }
@@ -62,10 +60,7 @@ pub struct Channel<S, R> {
 impl<S, R> Channel<S, R> {
     /// Takes a seqpacket descriptor.
     pub fn new(fd: OwnedFd) -> Channel<S, R> {
-        Channel {
-            fd,
-            types: PhantomData,
-        }
+        Channel { fd, types: PhantomData }
     }
 
     /// The descriptor, given back.
@@ -166,13 +161,7 @@ mod tests {
     use std::io::Read;
 
     fn pair() -> (Channel<u32, String>, Channel<String, u32>) {
-        let (a, b) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )
-        .unwrap();
+        let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
         (Channel::new(a), Channel::new(b))
     }
 

@@ -54,9 +54,17 @@ pub fn run(control: OwnedFd, sink: Sink, threshold: Level) -> io::Result<()> {
     let poll = Poll::new()?;
     let control = Control::new(control);
     socket::set_nonblocking(&control, true)?;
-    poll.registry().register(&mut SourceFd(&control.as_raw_fd()), CONTROL, Interest::READABLE)?;
-    let mut logger =
-        Logger { poll, control, sink, speakers: BTreeMap::new(), ready: BTreeSet::new(), next: 0, threshold };
+    poll.registry()
+        .register(&mut SourceFd(&control.as_raw_fd()), CONTROL, Interest::READABLE)?;
+    let mut logger = Logger {
+        poll,
+        control,
+        sink,
+        speakers: BTreeMap::new(),
+        ready: BTreeSet::new(),
+        next: 0,
+        threshold,
+    };
     logger.control.send(&FromHelper::Ready).map_err(io::Error::other)?;
     logger.serve()
 }
@@ -99,7 +107,9 @@ impl Logger {
                 Ok((ToHelper::Door { pid, .. }, Some(fd))) => self.admit(Door::new(fd), pid)?,
                 Ok((ToHelper::Reload, _)) => {
                     if let Err(error) = self.sink.reopen() {
-                        let line = Event::new("log-reopen-failed").quoted("error", error.to_string().as_bytes()).text();
+                        let line = Event::new("log-reopen-failed")
+                            .quoted("error", error.to_string().as_bytes())
+                            .text();
                         self.sink.write(Level::Error, std::process::id(), &line);
                     }
                 }
@@ -115,13 +125,23 @@ impl Logger {
         socket::set_nonblocking(&door, true)?;
         let number = self.next;
         self.next += 1;
-        self.poll.registry().register(&mut SourceFd(&door.as_raw_fd()), Token(number), Interest::READABLE)?;
-        self.speakers.insert(number, Speaker { door, pid: pid.unsigned_abs() });
+        self.poll
+            .registry()
+            .register(&mut SourceFd(&door.as_raw_fd()), Token(number), Interest::READABLE)?;
+        self.speakers.insert(
+            number,
+            Speaker {
+                door,
+                pid: pid.unsigned_abs(),
+            },
+        );
         Ok(())
     }
 
     fn hear_speaker(&mut self, number: usize) {
-        let Some(speaker) = self.speakers.get_mut(&number) else { return };
+        let Some(speaker) = self.speakers.get_mut(&number) else {
+            return;
+        };
         for _ in 0..TURN {
             match speaker.door.receive() {
                 Ok((ToLogger::Line { level, text }, _)) => {
@@ -144,7 +164,10 @@ impl Logger {
 /// The text with anything that is not printable ASCII replaced: a speaker that was taken over can forge
 /// values, but neither lines nor terminal sequences.
 fn one_line(text: &str) -> String {
-    text.chars().take(crate::log::LINE_MAX).map(|c| if (' '..='~').contains(&c) { c } else { '?' }).collect()
+    text.chars()
+        .take(crate::log::LINE_MAX)
+        .map(|c| if (' '..='~').contains(&c) { c } else { '?' })
+        .collect()
 }
 
 #[cfg(test)]

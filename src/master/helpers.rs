@@ -58,7 +58,10 @@ impl Helper {
             }
             process::Fork::Parent(pid) => {
                 drop(theirs);
-                let helper = Helper { pid, control: Channel::new(ours) };
+                let helper = Helper {
+                    pid,
+                    control: Channel::new(ours),
+                };
                 match helper.control.receive_within(PATIENCE) {
                     Ok((FromHelper::Ready, _)) => Ok(helper),
                     Ok((FromHelper::Failed(reason), _)) => Err(io::Error::other(format!("{}: {reason}", role.name()))),

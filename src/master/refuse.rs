@@ -14,7 +14,9 @@ const REPLY: &[u8] = b"421 4.3.2 Too many connections, try again later\r\n";
 pub fn all(listener: BorrowedFd<'_>) -> u64 {
     let mut count = 0;
     for _ in 0..TURN {
-        let Ok((client, _)) = socket::accept(listener) else { break };
+        let Ok((client, _)) = socket::accept(listener) else {
+            break;
+        };
         let mut client = TcpStream::from(client);
         let _ = client.set_nonblocking(true);
         let _ = client.write(REPLY);

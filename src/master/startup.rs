@@ -24,13 +24,13 @@ use crate::logger::{self, Destination, Sink, client::Client as Log};
 use crate::sys::notify::Notify;
 use crate::sys::privilege::{self, Identity};
 use crate::sys::signals::Signals;
-use nix::sys::signal::Signal;
 use crate::sys::{detach, process, sandbox, socket};
+use nix::sys::signal::Signal;
 
 use super::Ready;
 use super::helpers::{Helper, Helpers};
-use crate::worker::served::Served;
 use super::workers::{MASTER_DESCRIPTORS, pair};
+use crate::worker::served::Served;
 
 /// What the command line says beside the configuration.
 #[derive(Debug, Clone)]
@@ -59,7 +59,16 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     detach::raise_descriptor_limit();
     process::set_name("rsmtpd: master")?;
     let (listeners, addresses) = bind(&served)?;
-    let signals = Signals::new(&[Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD, Signal::SIGUSR1], MASTER_DESCRIPTORS)?;
+    let signals = Signals::new(
+        &[
+            Signal::SIGHUP,
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGCHLD,
+            Signal::SIGUSR1,
+        ],
+        MASTER_DESCRIPTORS,
+    )?;
     let notify = Notify::from_env()?.moved(MASTER_DESCRIPTORS)?;
     let state = plan.state.clone();
     let users = Users::choose(&served, &state)?;
@@ -77,7 +86,10 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
         .context("sandbox (set `sandbox: best_effort` in rsmtpd.yaml to run without what the kernel lacks)")?;
     process::set_dumpable(false)?;
     for layer in missing {
-        log.say(Level::Warning, Event::new("sandbox-layer-missing").field("layer", layer));
+        log.say(
+            Level::Warning,
+            Event::new("sandbox-layer-missing").field("layer", layer),
+        );
     }
     if users.invented {
         warn_about_users(&users, &log);
@@ -87,7 +99,18 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     }
     let path = plan.directory.clone();
     let destination = destination(&served, &state);
-    Ok(Ready { served, path, directory, listeners, addresses, destination, helpers, log, notify, signals })
+    Ok(Ready {
+        served,
+        path,
+        directory,
+        listeners,
+        addresses,
+        destination,
+        helpers,
+        log,
+        notify,
+        signals,
+    })
 }
 
 /// Where mail goes, for people.
@@ -118,7 +141,12 @@ impl Users {
     fn choose(served: &Served, state: &Path) -> Result<Users> {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("rsmtpd: warning: not started as root, so all processes run as one user");
-            return Ok(Users { service: None, logger: None, delivery: None, invented: false });
+            return Ok(Users {
+                service: None,
+                logger: None,
+                delivery: None,
+                invented: false,
+            });
         }
         let mut invented = false;
         let mut pick = |name: &str, group: Option<&str>, nth: usize| -> Result<Identity> {
@@ -141,18 +169,30 @@ impl Users {
                 bail!("no role may run as root; name an unprivileged user in rsmtpd.yaml and delivery.yaml");
             }
         }
-        Ok(Users { service: Some(service), logger: Some(logger), delivery: Some(delivery), invented })
+        Ok(Users {
+            service: Some(service),
+            logger: Some(logger),
+            delivery: Some(delivery),
+            invented,
+        })
     }
 }
 
 fn warn_about_users(users: &Users, log: &Log) {
     let mut event = Event::new("service-users-missing");
-    for (role, identity) in [("service", &users.service), ("logger", &users.logger), ("delivery", &users.delivery)] {
+    for (role, identity) in [
+        ("service", &users.service),
+        ("logger", &users.logger),
+        ("delivery", &users.delivery),
+    ] {
         if let Some(identity) = identity {
             event = event.field(role, identity.uid());
         }
     }
-    log.say(Level::Warning, event.quoted("remedy", b"systemd-sysusers, or adduser --system rsmtpd"));
+    log.say(
+        Level::Warning,
+        event.quoted("remedy", b"systemd-sysusers, or adduser --system rsmtpd"),
+    );
 }
 
 /// Makes the state directory, 0700 and owned by the user who keeps mail.
@@ -161,7 +201,10 @@ fn prepare_state(state: &Path, owner: Option<&Identity>) -> Result<()> {
         if let Some(parent) = state.parent() {
             fs::create_dir_all(parent).with_context(|| format!("{}", parent.display()))?;
         }
-        fs::DirBuilder::new().mode(0o700).create(state).with_context(|| format!("{}", state.display()))?;
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(state)
+            .with_context(|| format!("{}", state.display()))?;
         if let Some(owner) = owner {
             nix::unistd::chown(state, Some(owner.uid()), Some(owner.gid()))?;
         }
@@ -177,14 +220,20 @@ fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result
     if let (Destination::File(path), Some(user)) = (&plan.destination, user)
         && !path.exists()
     {
-        File::options().append(true).create_new(true).open(path).with_context(|| format!("{}", path.display()))?;
+        File::options()
+            .append(true)
+            .create_new(true)
+            .open(path)
+            .with_context(|| format!("{}", path.display()))?;
         nix::unistd::chown(path, Some(user.uid()), Some(user.gid()))?;
     }
     let profile = sandbox::Profile::logger(plan.destination.directory());
     let mode = served.sandbox;
     let destination = plan.destination.clone();
     let work = move |control: OwnedFd, _| {
-        let Ok(sink) = Sink::open(destination.clone()) else { return crate::helper::EX_CONFIG };
+        let Ok(sink) = Sink::open(destination.clone()) else {
+            return crate::helper::EX_CONFIG;
+        };
         if sandbox::enter(&profile, mode).is_err() {
             return EX_SOFTWARE;
         }
@@ -211,7 +260,9 @@ fn start_delivery(
     let parents = voice.try_clone()?;
     let lock = state.join("lock");
     let work = move |control: OwnedFd, _| {
-        let Ok(voice) = voice.try_clone() else { return EX_SOFTWARE };
+        let Ok(voice) = voice.try_clone() else {
+            return EX_SOFTWARE;
+        };
         let log = Log::new(voice, level);
         let log: delivery::Log = Arc::new(move |level, text| log.line(Level::from_number(level), text));
         if sandbox::enter(&profile, mode).is_err() {
@@ -226,7 +277,13 @@ fn start_delivery(
     };
     let helper = Helper::start(Role::Delivery, user, prepare, &work)
         .with_context(|| format!("state directory {}", state.display()))?;
-    logger.tell(&ToHelper::Door { worker: 0, pid: helper.pid.as_raw() }, &[door.as_fd()]);
+    logger.tell(
+        &ToHelper::Door {
+            worker: 0,
+            pid: helper.pid.as_raw(),
+        },
+        &[door.as_fd()],
+    );
     Ok(helper)
 }
 
@@ -239,7 +296,9 @@ fn delivery_settings(delivery: &config::Delivery, state: &Path, grace: Duration)
             userdb: delivery.dovecot_lda.userdb,
             home: delivery.dovecot_lda.home.clone().unwrap_or_default(),
         },
-        config::Agent::Lmtp => delivery::Agent::Lmtp { socket: delivery.lmtp.socket.clone() },
+        config::Agent::Lmtp => delivery::Agent::Lmtp {
+            socket: delivery.lmtp.socket.clone(),
+        },
     };
     let acknowledge = match delivery.acknowledge {
         config::Acknowledge::Delivered => delivery::Acknowledge::Delivered,
@@ -271,8 +330,15 @@ fn programs(settings: &delivery::Settings) -> Vec<PathBuf> {
 fn hold_lock(path: &Path, master: u32) -> io::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    file.try_lock().map_err(|_| io::Error::other("another rsmtpd holds the lock"))?;
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)?;
+    file.try_lock()
+        .map_err(|_| io::Error::other("another rsmtpd holds the lock"))?;
     file.set_len(0)?;
     writeln!(file, "{master}")?;
     std::mem::forget(file);

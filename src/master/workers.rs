@@ -10,10 +10,10 @@ use std::time::Instant;
 
 use nix::unistd::Pid;
 
+use crate::helper;
 use crate::ipc::channel::Channel;
 use crate::ipc::control::ToHelper;
 use crate::ipc::link::{FromWorker, ToWorker};
-use crate::helper;
 use crate::sys::{process, socket};
 use crate::worker::{self, Inherited};
 
@@ -99,13 +99,19 @@ impl Workers {
 
     /// Forgets the worker of a process that ended.
     pub fn remove(&mut self, pid: Pid) -> Option<(u32, Worker)> {
-        let number = self.table.iter().find(|(_, worker)| worker.pid == pid).map(|(number, _)| *number)?;
+        let number = self
+            .table
+            .iter()
+            .find(|(_, worker)| worker.pid == pid)
+            .map(|(number, _)| *number)?;
         self.table.remove(&number).map(|worker| (number, worker))
     }
 
     /// Tells every worker of another generation that waits to leave.
     pub fn retire_others(&mut self, generation: u64) {
-        self.order(ToWorker::Retire, |worker| worker.generation != generation && worker.state == State::Spare);
+        self.order(ToWorker::Retire, |worker| {
+            worker.generation != generation && worker.state == State::Spare
+        });
     }
 
     /// Tells up to `count` spares to leave.
@@ -155,7 +161,10 @@ impl Workers {
             process::Fork::Parent(pid) => {
                 let number = self.next;
                 self.next = self.next.wrapping_add(1);
-                let door = ToHelper::Door { worker: number, pid: pid.as_raw() };
+                let door = ToHelper::Door {
+                    worker: number,
+                    pid: pid.as_raw(),
+                };
                 helpers.logger.tell(&door, &[logger.as_fd()]);
                 helpers.delivery.tell(&door, &[delivery.as_fd()]);
                 let worker = Worker {
@@ -195,6 +204,12 @@ fn become_worker(lent: [OwnedFd; 3], served: &Served, near: &Near<'_>) -> ! {
         process::exit_now(71);
     }
     let [link, delivery, logger] = lent;
-    let inherited = Inherited { listeners: near.listeners, link, delivery, logger, directory: near.directory };
+    let inherited = Inherited {
+        listeners: near.listeners,
+        link,
+        delivery,
+        logger,
+        directory: near.directory,
+    };
     process::exit_now(worker::run(inherited, served))
 }

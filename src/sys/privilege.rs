@@ -19,7 +19,10 @@ impl Identity {
     /// By numbers.
     #[must_use]
     pub fn numeric(uid: u32, gid: u32) -> Identity {
-        Identity { uid: Uid::from_raw(uid), gid: Gid::from_raw(gid) }
+        Identity {
+            uid: Uid::from_raw(uid),
+            gid: Gid::from_raw(gid),
+        }
     }
 
     /// The user id.
@@ -46,7 +49,9 @@ impl Identity {
 /// # Errors
 /// The account data base cannot be read, or has no such group.
 pub fn lookup(name: &str, group: Option<&str>) -> io::Result<Option<Identity>> {
-    let Some(user) = User::from_name(name)? else { return Ok(None) };
+    let Some(user) = User::from_name(name)? else {
+        return Ok(None);
+    };
     let gid = match group {
         None => user.gid,
         Some(group) => Group::from_name(group)?
@@ -65,7 +70,9 @@ pub fn dynamic_identity(nth: usize) -> io::Result<Identity> {
         matches!(User::from_uid(Uid::from_raw(number)), Ok(None))
             && matches!(Group::from_gid(Gid::from_raw(number)), Ok(None))
     });
-    let number = free.nth(nth).ok_or_else(|| io::Error::other("no free user id between 61184 and 65519"))?;
+    let number = free
+        .nth(nth)
+        .ok_or_else(|| io::Error::other("no free user id between 61184 and 65519"))?;
     Ok(Identity::numeric(number, number))
 }
 
@@ -80,7 +87,10 @@ pub fn drop_to(identity: &Identity, keep: &[Capability]) -> io::Result<()> {
     if !keep.is_empty() {
         caps::securebits::set_keepcaps(true).map_err(io::Error::other)?;
     }
-    for capability in caps::runtime::thread_all_supported().into_iter().filter(|one| !keep.contains(one)) {
+    for capability in caps::runtime::thread_all_supported()
+        .into_iter()
+        .filter(|one| !keep.contains(one))
+    {
         // Without CAP_SETPCAP the bounding set is left as the service manager made it.
         let _ = caps::drop(None, CapSet::Bounding, capability);
     }
@@ -102,8 +112,12 @@ fn prove(identity: &Identity, kept: &CapsHashSet) -> io::Result<()> {
         return Err(io::Error::other("root could be regained"));
     }
     let (users, groups) = (getresuid()?, getresgid()?);
-    let is_user = [users.real, users.effective, users.saved].iter().all(|uid| *uid == identity.uid);
-    let is_group = [groups.real, groups.effective, groups.saved].iter().all(|gid| *gid == identity.gid);
+    let is_user = [users.real, users.effective, users.saved]
+        .iter()
+        .all(|uid| *uid == identity.uid);
+    let is_group = [groups.real, groups.effective, groups.saved]
+        .iter()
+        .all(|gid| *gid == identity.gid);
     let others = nix::unistd::getgroups()?;
     let permitted = caps::read(None, CapSet::Permitted).map_err(io::Error::other)?;
     if is_user && is_group && others.is_empty() && permitted == *kept {
@@ -133,7 +147,10 @@ mod tests {
             i32::from(setuid(Uid::from_raw(0)).is_ok() || nix::unistd::getuid() != identity.uid())
         });
         assert_eq!(ended, Ended::Exited(0));
-        assert_eq!(in_child(|| i32::from(drop_to(&Identity::numeric(0, 7), &[]).is_err())), Ended::Exited(1));
+        assert_eq!(
+            in_child(|| i32::from(drop_to(&Identity::numeric(0, 7), &[]).is_err())),
+            Ended::Exited(1)
+        );
     }
 
     #[test]

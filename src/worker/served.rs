@@ -83,7 +83,14 @@ impl Served {
             config::SandboxMode::BestEffort => Mode::BestEffort,
             config::SandboxMode::Off => Mode::Off,
         };
-        Ok(Served { chains, sandbox, generation, fingerprint, daemon, configuration })
+        Ok(Served {
+            chains,
+            sandbox,
+            generation,
+            fingerprint,
+            daemon,
+            configuration,
+        })
     }
 
     /// The set for a connection that begins now: files that changed are read again; if they are broken, the
@@ -94,7 +101,8 @@ impl Served {
             return Current::Same(self);
         }
         tell(fingerprint);
-        self.reread(directory).map_or(Current::Same(self), |served| Current::Fresh(Box::new(served)))
+        self.reread(directory)
+            .map_or(Current::Same(self), |served| Current::Fresh(Box::new(served)))
     }
 
     /// Reads again what a connection may read again: worker.yaml, the chains, the handlers' files.
@@ -108,8 +116,11 @@ impl Served {
         let set = Configuration::load_worker_set(directory, &configuration.listener_chains())?;
         let same_files = set.files == configuration.files;
         configuration.replace_worker_set(set);
-        let fingerprint =
-            if same_files { before } else { Fingerprint::of(directory, &configuration.files).number() };
+        let fingerprint = if same_files {
+            before
+        } else {
+            Fingerprint::of(directory, &configuration.files).number()
+        };
         Served::of(configuration, fingerprint, self.generation + 1)
     }
 
@@ -142,7 +153,11 @@ impl Served {
 
     /// Where the listeners are to be.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.daemon.listening().iter().flat_map(config::Listener::addresses).collect()
+        self.daemon
+            .listening()
+            .iter()
+            .flat_map(config::Listener::addresses)
+            .collect()
     }
 
     /// The chain of a listener, by its number in [`Served::addresses`].
@@ -175,8 +190,11 @@ impl Served {
     /// The name this server gives itself: the configured one, or the host's.
     pub fn server_name(&self) -> String {
         self.daemon.server_name.clone().unwrap_or_else(|| {
-            let name = nix::sys::utsname::uname().ok().map(|name| name.nodename().to_string_lossy().into_owned());
-            name.filter(|name| !name.is_empty()).unwrap_or_else(|| "localhost".to_owned())
+            let name = nix::sys::utsname::uname()
+                .ok()
+                .map(|name| name.nodename().to_string_lossy().into_owned());
+            name.filter(|name| !name.is_empty())
+                .unwrap_or_else(|| "localhost".to_owned())
         })
     }
 
@@ -207,7 +225,10 @@ impl Served {
             message_size: worker.maximum_message_size(),
             maximum_recipients: small(worker.maximum_recipients),
             // 0 in the file is no limit.
-            maximum_messages: u32::try_from(worker.maximum_messages).ok().filter(|&most| most > 0).unwrap_or(u32::MAX),
+            maximum_messages: u32::try_from(worker.maximum_messages)
+                .ok()
+                .filter(|&most| most > 0)
+                .unwrap_or(u32::MAX),
             maximum_errors: worker.maximum_errors,
             maximum_unknown_commands: worker.maximum_unknown_commands,
             maximum_received: small(worker.maximum_received),
@@ -217,7 +238,14 @@ impl Served {
 
     /// What the kernel lets a worker have at most.
     pub fn worker_limits(&self) -> WorkerLimits {
-        WorkerLimits { file_size: self.configuration.worker.maximum_message_size().saturating_mul(2).max(1 << 20) }
+        WorkerLimits {
+            file_size: self
+                .configuration
+                .worker
+                .maximum_message_size()
+                .saturating_mul(2)
+                .max(1 << 20),
+        }
     }
 
     /// How long a client may take.

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::chain::{Action, Conversation, Ports, Next};
+use crate::chain::{Action, Conversation, Next, Ports};
 use crate::logger::client::Client as Log;
 use crate::session::{Anomaly, Session};
 use crate::smtp::receiver::{Event as Input, Receiver};
@@ -57,7 +57,9 @@ pub fn identifier() -> io::Result<String> {
 
 /// Microseconds since the epoch.
 fn now_micros() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
 struct Talk<'a> {
@@ -87,7 +89,9 @@ pub fn serve(
     log: &Log,
 ) -> io::Result<()> {
     let session = Session::new(ends.session, ends.peer, ends.local, served.server_name());
-    let Some(chain) = served.chain(ends.listener) else { return Ok(()) };
+    let Some(chain) = served.chain(ends.listener) else {
+        return Ok(());
+    };
     let mut talk = Talk {
         transport: Transport::new(client, link.as_ref())?,
         receiver: Receiver::new(served.receiver_limits()),
@@ -163,7 +167,11 @@ impl Talk<'_> {
             let Some(event) = event else { continue };
             let now = now_micros();
             let mut port = Rc::clone(&self.delivery);
-            let mut ports = Ports { delivery: &mut port, body: &mut self.staging, now };
+            let mut ports = Ports {
+                delivery: &mut port,
+                body: &mut self.staging,
+                now,
+            };
             let action = match event {
                 Input::Command(line) => self.conversation.command(line, !input.is_empty(), &mut ports),
                 Input::BodyChunk(octets) => {
@@ -175,7 +183,11 @@ impl Talk<'_> {
                         self.conversation.observe(Anomaly::TalkedAfterDot);
                     }
                     self.flush()?;
-                    let mut ports = Ports { delivery: &mut port, body: &mut self.staging, now };
+                    let mut ports = Ports {
+                        delivery: &mut port,
+                        body: &mut self.staging,
+                        now,
+                    };
                     self.conversation.body_end(end, &mut ports)
                 }
             };
@@ -191,7 +203,11 @@ impl Talk<'_> {
 
     fn with_ports(&mut self, call: impl FnOnce(&mut Conversation<'_>, &mut Ports<'_>) -> Action) -> Action {
         let mut port = Rc::clone(&self.delivery);
-        let mut ports = Ports { delivery: &mut port, body: &mut self.staging, now: now_micros() };
+        let mut ports = Ports {
+            delivery: &mut port,
+            body: &mut self.staging,
+            now: now_micros(),
+        };
         call(&mut self.conversation, &mut ports)
     }
 
@@ -248,7 +264,8 @@ impl Talk<'_> {
     /// One last reply; a client that does not take it at once goes without.
     fn farewell(&mut self, code: u16, text: &str, reason: &'static str) -> io::Result<&'static str> {
         Reply::new(code, None, text).to_wire(&mut self.out);
-        self.transport.write(&self.out, Instant::now() + Duration::from_secs(1))?;
+        self.transport
+            .write(&self.out, Instant::now() + Duration::from_secs(1))?;
         self.out.clear();
         Ok(reason)
     }

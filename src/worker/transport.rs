@@ -41,9 +41,16 @@ impl Transport {
         stream.set_nodelay(true)?;
         let mut stream = TcpStream::from_std(stream);
         let poll = Poll::new()?;
-        poll.registry().register(&mut stream, CLIENT, Interest::READABLE | Interest::WRITABLE)?;
-        poll.registry().register(&mut SourceFd(&link.as_raw_fd()), LINK, Interest::READABLE)?;
-        Ok(Transport { stream, poll, events: Events::with_capacity(4), link_ready: false })
+        poll.registry()
+            .register(&mut stream, CLIENT, Interest::READABLE | Interest::WRITABLE)?;
+        poll.registry()
+            .register(&mut SourceFd(&link.as_raw_fd()), LINK, Interest::READABLE)?;
+        Ok(Transport {
+            stream,
+            poll,
+            events: Events::with_capacity(4),
+            link_ready: false,
+        })
     }
 
     /// Reads into `buffer`, waiting until `deadline` at most.
