@@ -132,7 +132,8 @@ pub(super) mod tests {
 
     #[test]
     fn each_broken_field_is_named() {
-        let broken: Vec<(&str, fn(&mut Commit))> = vec![
+        type Break = fn(&mut Commit);
+        let broken: Vec<(&str, Break)> = vec![
             ("identifier", |c| c.id = "../x".into()),
             ("reverse-path", |c| c.reverse_path = "a\r\nBcc: b".into()),
             ("reverse-path", |c| c.reverse_path = "a".repeat(2000)),

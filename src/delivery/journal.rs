@@ -177,8 +177,7 @@ mod tests {
         let sink = Arc::clone(&lines);
         let log: Log = Arc::new(move |_, text| sink.lock().unwrap().push(text));
         recover(state, &log).unwrap();
-        let found = lines.lock().unwrap().clone();
-        found
+        lines.lock().unwrap().drain(..).collect()
     }
 
     #[test]
