@@ -19,240 +19,94 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 const NEWEST: libc::c_long = libc::SYS_mseal;
 
 macro_rules! calls {
-    ($($name:ident),* $(,)?) => { &[$((stringify!($name), paste_number!($name))),*] };
-}
-macro_rules! paste_number {
-    ($name:ident) => {
-        number::$name
-    };
-}
-/// The numbers by the names of the calls themselves.
-mod number {
-    #![allow(non_upper_case_globals)]
-    macro_rules! numbers {
-        ($($name:ident = $number:ident),* $(,)?) => {
-            $(pub(super) const $name: libc::c_long = libc::$number;)*
-        };
-    }
-    numbers! { accept4 = SYS_accept4, acct = SYS_acct, add_key = SYS_add_key, bpf = SYS_bpf, brk = SYS_brk, chdir = SYS_chdir, chroot = SYS_chroot, clock_adjtime = SYS_clock_adjtime, clock_getres = SYS_clock_getres, clock_gettime = SYS_clock_gettime, clock_nanosleep = SYS_clock_nanosleep, clock_settime = SYS_clock_settime, clone = SYS_clone, clone3 = SYS_clone3, close = SYS_close, close_range = SYS_close_range, connect = SYS_connect, copy_file_range = SYS_copy_file_range, delete_module = SYS_delete_module, dup = SYS_dup, dup3 = SYS_dup3, epoll_create1 = SYS_epoll_create1, epoll_ctl = SYS_epoll_ctl, epoll_pwait = SYS_epoll_pwait, epoll_pwait2 = SYS_epoll_pwait2, eventfd2 = SYS_eventfd2, execve = SYS_execve, exit = SYS_exit, exit_group = SYS_exit_group, faccessat = SYS_faccessat, faccessat2 = SYS_faccessat2, fadvise64 = SYS_fadvise64, fallocate = SYS_fallocate, fchdir = SYS_fchdir, fchmod = SYS_fchmod, fchmodat = SYS_fchmodat, fchown = SYS_fchown, fcntl = SYS_fcntl, fdatasync = SYS_fdatasync, finit_module = SYS_finit_module, flock = SYS_flock, fsconfig = SYS_fsconfig, fsmount = SYS_fsmount, fsopen = SYS_fsopen, fstat = SYS_fstat, fstatfs = SYS_fstatfs, fsync = SYS_fsync, ftruncate = SYS_ftruncate, futex = SYS_futex, getcwd = SYS_getcwd, getdents64 = SYS_getdents64, getegid = SYS_getegid, geteuid = SYS_geteuid, getgid = SYS_getgid, getgroups = SYS_getgroups, getpeername = SYS_getpeername, getpid = SYS_getpid, getppid = SYS_getppid, getrandom = SYS_getrandom, getresgid = SYS_getresgid, getresuid = SYS_getresuid, getrusage = SYS_getrusage, getsockname = SYS_getsockname, getsockopt = SYS_getsockopt, gettid = SYS_gettid, gettimeofday = SYS_gettimeofday, getuid = SYS_getuid, init_module = SYS_init_module, io_uring_enter = SYS_io_uring_enter, io_uring_register = SYS_io_uring_register, io_uring_setup = SYS_io_uring_setup, ioctl = SYS_ioctl, kexec_load = SYS_kexec_load, keyctl = SYS_keyctl, kill = SYS_kill, landlock_add_rule = SYS_landlock_add_rule, landlock_create_ruleset = SYS_landlock_create_ruleset, landlock_restrict_self = SYS_landlock_restrict_self, linkat = SYS_linkat, lseek = SYS_lseek, madvise = SYS_madvise, memfd_create = SYS_memfd_create, mkdirat = SYS_mkdirat, mmap = SYS_mmap, mount = SYS_mount, move_mount = SYS_move_mount, mprotect = SYS_mprotect, mremap = SYS_mremap, munmap = SYS_munmap, nanosleep = SYS_nanosleep, newfstatat = SYS_newfstatat, open_tree = SYS_open_tree, openat = SYS_openat, openat2 = SYS_openat2, perf_event_open = SYS_perf_event_open, pidfd_getfd = SYS_pidfd_getfd, pipe2 = SYS_pipe2, pivot_root = SYS_pivot_root, ppoll = SYS_ppoll, prctl = SYS_prctl, pread64 = SYS_pread64, preadv = SYS_preadv, prlimit64 = SYS_prlimit64, process_madvise = SYS_process_madvise, process_vm_readv = SYS_process_vm_readv, process_vm_writev = SYS_process_vm_writev, pselect6 = SYS_pselect6, ptrace = SYS_ptrace, pwrite64 = SYS_pwrite64, pwritev = SYS_pwritev, quotactl = SYS_quotactl, read = SYS_read, readlinkat = SYS_readlinkat, readv = SYS_readv, reboot = SYS_reboot, recvfrom = SYS_recvfrom, recvmsg = SYS_recvmsg, renameat2 = SYS_renameat2, request_key = SYS_request_key, restart_syscall = SYS_restart_syscall, rseq = SYS_rseq, rt_sigaction = SYS_rt_sigaction, rt_sigpending = SYS_rt_sigpending, rt_sigprocmask = SYS_rt_sigprocmask, rt_sigreturn = SYS_rt_sigreturn, rt_sigtimedwait = SYS_rt_sigtimedwait, sched_getaffinity = SYS_sched_getaffinity, sched_yield = SYS_sched_yield, seccomp = SYS_seccomp, sendfile = SYS_sendfile, sendmsg = SYS_sendmsg, sendto = SYS_sendto, set_robust_list = SYS_set_robust_list, set_tid_address = SYS_set_tid_address, setdomainname = SYS_setdomainname, sethostname = SYS_sethostname, setns = SYS_setns, setpgid = SYS_setpgid, setsid = SYS_setsid, setsockopt = SYS_setsockopt, settimeofday = SYS_settimeofday, shutdown = SYS_shutdown, sigaltstack = SYS_sigaltstack, signalfd4 = SYS_signalfd4, socket = SYS_socket, socketpair = SYS_socketpair, statfs = SYS_statfs, statx = SYS_statx, swapoff = SYS_swapoff, swapon = SYS_swapon, symlinkat = SYS_symlinkat, sysinfo = SYS_sysinfo, tgkill = SYS_tgkill, timerfd_create = SYS_timerfd_create, timerfd_gettime = SYS_timerfd_gettime, timerfd_settime = SYS_timerfd_settime, umask = SYS_umask, umount2 = SYS_umount2, uname = SYS_uname, unlinkat = SYS_unlinkat, unshare = SYS_unshare, userfaultfd = SYS_userfaultfd, utimensat = SYS_utimensat, wait4 = SYS_wait4, waitid = SYS_waitid, write = SYS_write, writev = SYS_writev }
-    #[cfg(target_arch = "x86_64")]
-    numbers! { access = SYS_access, chmod = SYS_chmod, dup2 = SYS_dup2, epoll_wait = SYS_epoll_wait, fork = SYS_fork, getrlimit = SYS_getrlimit, link = SYS_link, lstat = SYS_lstat, mkdir = SYS_mkdir, open = SYS_open, pipe = SYS_pipe, poll = SYS_poll, readlink = SYS_readlink, rename = SYS_rename, renameat = SYS_renameat, rmdir = SYS_rmdir, select = SYS_select, stat = SYS_stat, time = SYS_time, unlink = SYS_unlink }
+    ($($name:ident),* $(,)?) => { &[$((stringify!($name), libc::$name)),*] };
 }
 
 /// Calls of every profile, with any argument.
-const COMMON: &[Call] = calls![
-    accept4,
-    brk,
-    clock_getres,
-    clock_gettime,
-    clock_nanosleep,
-    close,
-    close_range,
-    dup,
-    dup3,
-    epoll_create1,
-    epoll_ctl,
-    epoll_pwait,
-    epoll_pwait2,
-    eventfd2,
-    exit,
-    exit_group,
-    faccessat,
-    faccessat2,
-    fallocate,
-    fdatasync,
-    fstat,
-    fsync,
-    ftruncate,
-    futex,
-    getcwd,
-    getdents64,
-    getegid,
-    geteuid,
-    getgid,
-    getpeername,
-    getpid,
-    getppid,
-    getrandom,
-    getresgid,
-    getresuid,
-    getrusage,
-    getsockname,
-    getsockopt,
-    gettid,
-    gettimeofday,
-    getuid,
-    kill,
-    landlock_create_ruleset,
-    landlock_restrict_self,
-    lseek,
-    madvise,
-    memfd_create,
-    mremap,
-    munmap,
-    nanosleep,
-    newfstatat,
-    pipe2,
-    ppoll,
-    pread64,
-    preadv,
-    pselect6,
-    pwrite64,
-    pwritev,
-    read,
-    readlinkat,
-    readv,
-    recvfrom,
-    recvmsg,
-    restart_syscall,
-    rseq,
-    rt_sigaction,
-    rt_sigpending,
-    rt_sigprocmask,
-    rt_sigreturn,
-    rt_sigtimedwait,
-    sched_yield,
-    set_robust_list,
-    set_tid_address,
-    sigaltstack,
-    signalfd4,
-    statx,
-    sysinfo,
-    tgkill,
-    timerfd_create,
-    timerfd_gettime,
-    timerfd_settime,
-    umask,
-    uname,
-    wait4,
-    waitid,
-    write,
-    writev,
-];
+const COMMON: &[Call] = calls! {
+    SYS_accept4, SYS_brk, SYS_clock_getres, SYS_clock_gettime, SYS_clock_nanosleep, SYS_close,
+    SYS_close_range, SYS_dup, SYS_dup3, SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_pwait2,
+    SYS_eventfd2, SYS_exit, SYS_exit_group, SYS_faccessat, SYS_faccessat2, SYS_fallocate, SYS_fdatasync,
+    SYS_fstat, SYS_fsync, SYS_ftruncate, SYS_futex, SYS_getcwd, SYS_getdents64, SYS_getegid, SYS_geteuid,
+    SYS_getgid, SYS_getpeername, SYS_getpid, SYS_getppid, SYS_getrandom, SYS_getresgid, SYS_getresuid,
+    SYS_getrusage, SYS_getsockname, SYS_getsockopt, SYS_gettid, SYS_gettimeofday, SYS_getuid, SYS_kill,
+    SYS_landlock_create_ruleset, SYS_landlock_restrict_self, SYS_lseek, SYS_madvise, SYS_memfd_create,
+    SYS_mremap, SYS_munmap, SYS_nanosleep, SYS_newfstatat, SYS_pipe2, SYS_ppoll, SYS_pread64, SYS_preadv,
+    SYS_pselect6, SYS_pwrite64, SYS_pwritev, SYS_read, SYS_readlinkat, SYS_readv, SYS_recvfrom, SYS_recvmsg,
+    SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction, SYS_rt_sigpending, SYS_rt_sigprocmask, SYS_rt_sigreturn,
+    SYS_rt_sigtimedwait, SYS_sched_getaffinity, SYS_sched_yield, SYS_set_robust_list, SYS_set_tid_address,
+    SYS_sigaltstack, SYS_signalfd4, SYS_statx, SYS_sysinfo, SYS_tgkill, SYS_timerfd_create,
+    SYS_timerfd_gettime, SYS_timerfd_settime, SYS_umask, SYS_uname, SYS_wait4, SYS_waitid, SYS_write,
+    SYS_writev,
+};
 
 /// Older forms of calls of [`COMMON`], which C libraries still use where the architecture has them.
 #[cfg(target_arch = "x86_64")]
-const OLDER: &[Call] = calls![
-    access, dup2, epoll_wait, fork, getrlimit, pipe, poll, readlink, select, time
-];
+const OLDER: &[Call] = calls! {
+    SYS_access, SYS_dup2, SYS_epoll_wait, SYS_fork, SYS_getrlimit, SYS_pipe, SYS_poll, SYS_readlink,
+    SYS_select, SYS_time,
+};
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[Call] = &[];
 
 /// What the logger and delivery do to files, in the directories that Landlock leaves them.
-const FILES: &[Call] = calls![
-    chdir,
-    copy_file_range,
-    fchdir,
-    fchmod,
-    fchmodat,
-    fchown,
-    fadvise64,
-    flock,
-    fstatfs,
-    getgroups,
-    linkat,
-    mkdirat,
-    openat,
-    renameat2,
-    sendfile,
-    statfs,
-    symlinkat,
-    unlinkat,
-    utimensat,
-];
+const FILES: &[Call] = calls! {
+    SYS_chdir, SYS_copy_file_range, SYS_fchdir, SYS_fchmod, SYS_fchmodat, SYS_fchown, SYS_fadvise64,
+    SYS_flock, SYS_fstatfs, SYS_getgroups, SYS_linkat, SYS_mkdirat, SYS_openat, SYS_renameat2, SYS_sendfile,
+    SYS_statfs, SYS_symlinkat, SYS_unlinkat, SYS_utimensat,
+};
 #[cfg(target_arch = "x86_64")]
-const OLDER_FILES: &[Call] = calls![
-    chmod, link, mkdir, open, rename, renameat, rmdir, stat, lstat, unlink
-];
+const OLDER_FILES: &[Call] = calls! {
+    SYS_chmod, SYS_link, SYS_mkdir, SYS_open, SYS_rename, SYS_renameat, SYS_rmdir, SYS_stat, SYS_lstat,
+    SYS_unlink,
+};
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER_FILES: &[Call] = &[];
 
 /// Local sockets, of the logger and of delivery.
-const LOCAL_SOCKETS: &[Call] = calls![connect, sendmsg, sendto, setsockopt, shutdown];
+const LOCAL_SOCKETS: &[Call] = calls! {
+    SYS_connect, SYS_sendmsg, SYS_sendto, SYS_setsockopt, SYS_shutdown,
+};
 
 /// Calls allowed with some arguments only.
-const BY_ARGUMENT: &[Call] = calls![
-    clone,
-    fcntl,
-    ioctl,
-    mmap,
-    mprotect,
-    openat,
-    prctl,
-    prlimit64,
-    sched_getaffinity,
-    sendmsg,
-    sendto,
-    setsockopt,
-    shutdown,
-    socketpair,
-];
+const BY_ARGUMENT: &[Call] = calls! {
+    SYS_clone, SYS_fcntl, SYS_ioctl, SYS_mmap, SYS_mprotect, SYS_openat, SYS_prctl, SYS_prlimit64,
+    SYS_sendmsg, SYS_sendto, SYS_setsockopt, SYS_shutdown, SYS_socketpair,
+};
 
 /// Known calls that answer ENOSYS: libc tries them first.
-const ABSENT: &[Call] = calls![clone3, openat2];
+const ABSENT: &[Call] = calls! { SYS_clone3, SYS_openat2 };
 
 /// What not even delivery and the programs that it runs may call.
-const FORBIDDEN: &[Call] = calls![
-    acct,
-    add_key,
-    bpf,
-    chroot,
-    clock_adjtime,
-    clock_settime,
-    delete_module,
-    finit_module,
-    fsconfig,
-    fsmount,
-    fsopen,
-    init_module,
-    io_uring_enter,
-    io_uring_register,
-    io_uring_setup,
-    kexec_load,
-    keyctl,
-    mount,
-    move_mount,
-    open_tree,
-    perf_event_open,
-    pidfd_getfd,
-    pivot_root,
-    process_madvise,
-    process_vm_readv,
-    process_vm_writev,
-    ptrace,
-    quotactl,
-    reboot,
-    request_key,
-    setdomainname,
-    sethostname,
-    setns,
-    settimeofday,
-    swapoff,
-    swapon,
-    umount2,
-    unshare,
-    userfaultfd,
-];
+const FORBIDDEN: &[Call] = calls! {
+    SYS_acct, SYS_add_key, SYS_bpf, SYS_chroot, SYS_clock_adjtime, SYS_clock_settime, SYS_delete_module,
+    SYS_finit_module, SYS_fsconfig, SYS_fsmount, SYS_fsopen, SYS_init_module, SYS_io_uring_enter,
+    SYS_io_uring_register, SYS_io_uring_setup, SYS_kexec_load, SYS_keyctl, SYS_mount, SYS_move_mount,
+    SYS_open_tree, SYS_perf_event_open, SYS_pidfd_getfd, SYS_pivot_root, SYS_process_madvise,
+    SYS_process_vm_readv, SYS_process_vm_writev, SYS_ptrace, SYS_quotactl, SYS_reboot, SYS_request_key,
+    SYS_setdomainname, SYS_sethostname, SYS_setns, SYS_settimeofday, SYS_swapoff, SYS_swapon, SYS_umount2,
+    SYS_unshare, SYS_userfaultfd,
+};
 
 /// Calls made while the sandbox is entered.
-const ENTERING: &[Call] = calls![
-    landlock_create_ruleset,
-    landlock_add_rule,
-    landlock_restrict_self,
-    prctl,
-    seccomp
-];
+const ENTERING: &[Call] = calls! {
+    SYS_landlock_create_ruleset, SYS_landlock_add_rule, SYS_landlock_restrict_self, SYS_prctl, SYS_seccomp,
+};
 
 /// The names of the calls that a profile makes or allows, sorted.
 pub(super) fn names(kind: Kind) -> Vec<&'static str> {
     let mut lists = vec![COMMON, BY_ARGUMENT, ENTERING, OLDER];
     if kind != Kind::MasterAndWorker {
-        lists.extend([FILES, OLDER_FILES, LOCAL_SOCKETS, calls![socket]]);
+        lists.extend([FILES, OLDER_FILES, LOCAL_SOCKETS, calls! { SYS_socket }]);
     }
     if kind == Kind::DeliveryWithPrograms {
-        lists.push(calls![execve, setpgid, setsid]);
+        lists.push(calls! { SYS_execve, SYS_setpgid, SYS_setsid });
     }
-    let mut names: Vec<_> = lists.concat().into_iter().map(|(name, _)| name).collect();
+    let mut names: Vec<_> = lists
+        .concat()
+        .into_iter()
+        .map(|(name, _)| name.trim_start_matches("SYS_"))
+        .collect();
     names.sort_unstable();
     names.dedup();
     names
@@ -407,10 +261,6 @@ fn by_argument(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
     let read_only = rule(vec![int(2, MaskedEq(written as u64), 0)?])?;
     rules.insert(libc::SYS_openat, vec![read_only]);
     rules.insert(libc::SYS_prlimit64, vec![rule(vec![int(0, Eq, 0)?])?]);
-    rules.insert(
-        libc::SYS_sched_getaffinity,
-        vec![rule(vec![int(0, Eq, 0)?])?],
-    );
     rules.insert(
         libc::SYS_socketpair,
         vec![rule(vec![int(0, Eq, libc::AF_UNIX.into())?])?],
