@@ -41,17 +41,13 @@ impl SealedTable {
         let length = libc::off_t::try_from(size).map_err(|_| io::ErrorKind::InvalidInput)?;
         let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
         // SAFETY: the name ends in NUL; the descriptor made is owned by nobody else.
-        let fd =
-            unsafe { OwnedFd::from_raw_fd(checked(libc::memfd_create(c"table".as_ptr(), flags))?) };
+        let fd = unsafe { OwnedFd::from_raw_fd(checked(libc::memfd_create(c"table".as_ptr(), flags))?) };
         // SAFETY: no pointer is passed.
         checked(unsafe { libc::ftruncate(fd.as_raw_fd(), length) })?;
         let writable = Map::new(&fd, words, libc::PROT_READ | libc::PROT_WRITE)?;
         // SAFETY: the range is exactly the mapping just made; it only leaves it out of forks.
-        checked(unsafe {
-            libc::madvise(writable.start.as_ptr().cast(), size, libc::MADV_DONTFORK)
-        })?;
-        let seals =
-            libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+        checked(unsafe { libc::madvise(writable.start.as_ptr().cast(), size, libc::MADV_DONTFORK) })?;
+        let seals = libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
         // SAFETY: no pointer is passed.
         checked(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;
         let readable = Map::new(&fd, words, libc::PROT_READ)?;
@@ -86,9 +82,7 @@ impl Shared {
     /// Reads one word; none past the end.
     #[must_use]
     pub fn load(&self, index: usize) -> Option<u64> {
-        self.map
-            .word(index)
-            .map(|word| word.load(Ordering::Acquire))
+        self.map.word(index).map(|word| word.load(Ordering::Acquire))
     }
 
     /// How many words the table has.
@@ -114,16 +108,7 @@ impl Map {
     fn new(fd: &OwnedFd, words: usize, protection: libc::c_int) -> io::Result<Map> {
         let null = std::ptr::null_mut();
         // SAFETY: the kernel chooses a free range; the file is at least as long as the mapping.
-        let start = unsafe {
-            libc::mmap(
-                null,
-                words * 8,
-                protection,
-                libc::MAP_SHARED,
-                fd.as_raw_fd(),
-                0,
-            )
-        };
+        let start = unsafe { libc::mmap(null, words * 8, protection, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -156,9 +141,7 @@ mod tests {
         table.store(1000, 1);
         let ended = in_child(|| {
             table.store(999, 7); // not its owner
-            i32::from(
-                shared.load(999) != Some(42) || shared.load(1000).is_some() || shared.len() != 1000,
-            )
+            i32::from(shared.load(999) != Some(42) || shared.load(1000).is_some() || shared.len() != 1000)
         });
         assert_eq!(ended, Ended::Exited(0));
         assert_eq!(shared.load(999), Some(42));
@@ -175,13 +158,8 @@ mod tests {
         });
         assert_eq!(absent, Ended::Signaled(libc::SIGSEGV));
         // SAFETY: changes the protection of a mapping that this test owns.
-        let upgraded = unsafe {
-            libc::mprotect(
-                shared.map.start.as_ptr().cast(),
-                64,
-                libc::PROT_READ | libc::PROT_WRITE,
-            )
-        };
+        let upgraded =
+            unsafe { libc::mprotect(shared.map.start.as_ptr().cast(), 64, libc::PROT_READ | libc::PROT_WRITE) };
         assert_eq!(upgraded, -1);
     }
 }

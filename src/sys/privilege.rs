@@ -76,8 +76,7 @@ pub fn lookup_user(name: &str) -> io::Result<Option<Identity>> {
 pub fn dynamic_identity(nth: usize) -> io::Result<Identity> {
     let mut left = nth;
     for id in DYNAMIC {
-        let taken = User::from_uid(Uid::from_raw(id))?.is_some()
-            || Group::from_gid(Gid::from_raw(id))?.is_some();
+        let taken = User::from_uid(Uid::from_raw(id))?.is_some() || Group::from_gid(Gid::from_raw(id))?.is_some();
         if taken {
             continue;
         }
@@ -86,10 +85,7 @@ pub fn dynamic_identity(nth: usize) -> io::Result<Identity> {
         }
         left -= 1;
     }
-    Err(io::Error::new(
-        io::ErrorKind::NotFound,
-        "no dynamic user id is free",
-    ))
+    Err(io::Error::new(io::ErrorKind::NotFound, "no dynamic user id is free"))
 }
 
 /// Becomes `identity` for good, with no capabilities but those of `keep`, no supplementary groups,
@@ -123,15 +119,7 @@ pub fn drop_to(identity: &Identity, keep: &[Capability]) -> io::Result<()> {
     if root {
         forget_bounding_set(wanted);
         // SAFETY: no pointer is passed.
-        checked(unsafe {
-            libc::prctl(
-                libc::PR_SET_KEEPCAPS,
-                libc::c_ulong::from(wanted != 0),
-                0,
-                0,
-                0,
-            )
-        })?;
+        checked(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, libc::c_ulong::from(wanted != 0), 0, 0, 0) })?;
         let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
         nix::unistd::setgroups(&[])?;
         nix::unistd::setresgid(gid, gid, gid)?;
@@ -197,9 +185,7 @@ fn prove(identity: &Identity, wanted: u64, was_root: bool) -> io::Result<()> {
         return broken("supplementary groups");
     }
     let root = Uid::from_raw(0);
-    if identity.uid != 0
-        && (nix::unistd::setuid(root).is_ok() || nix::unistd::setresuid(root, root, root).is_ok())
-    {
+    if identity.uid != 0 && (nix::unistd::setuid(root).is_ok() || nix::unistd::setresuid(root, root, root).is_ok()) {
         return broken("root can be regained");
     }
     if groups.real.as_raw() != 0 && nix::unistd::setgid(Gid::from_raw(0)).is_ok() {
@@ -317,16 +303,11 @@ mod tests {
             return;
         }
         let ended = in_child(|| {
-            let keep = [
-                Capability::CAP_NET_BIND_SERVICE,
-                Capability::CAP_DAC_READ_SEARCH,
-            ];
+            let keep = [Capability::CAP_NET_BIND_SERVICE, Capability::CAP_DAC_READ_SEARCH];
             drop_to(&dynamic_identity(0).unwrap(), &keep).unwrap();
             assert!(std::fs::read("/etc/shadow").is_ok());
             assert_eq!(capabilities().unwrap().1.count_ones(), 2);
-            assert!(
-                nix::unistd::chown("/etc/hostname", Some(Uid::from_raw(61_184)), None).is_err()
-            );
+            assert!(nix::unistd::chown("/etc/hostname", Some(Uid::from_raw(61_184)), None).is_err());
             0
         });
         assert_eq!(ended, Ended::Exited(0));

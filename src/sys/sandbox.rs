@@ -7,8 +7,8 @@ mod filter;
 
 use super::checked;
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, Scope, path_beneath_rules,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr, Scope,
+    path_beneath_rules,
 };
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -71,11 +71,7 @@ impl Profile {
     /// Delivery: as the logger, and threads. It may run programs (each of which is confined with it) where
     /// `execute` names files or directories to run and to read; empty means none.
     #[must_use]
-    pub fn delivery(
-        read: Vec<PathBuf>,
-        read_write: Vec<PathBuf>,
-        execute: Vec<PathBuf>,
-    ) -> Profile {
+    pub fn delivery(read: Vec<PathBuf>, read_write: Vec<PathBuf>, execute: Vec<PathBuf>) -> Profile {
         let kind = if execute.is_empty() {
             Kind::Delivery
         } else {
@@ -161,15 +157,7 @@ fn seccomp_available() -> bool {
     let action = libc::SECCOMP_RET_KILL_PROCESS;
     let known = seccompiler::TargetArch::try_from(std::env::consts::ARCH).is_ok();
     // SAFETY: the kernel reads one live word.
-    known
-        && unsafe {
-            libc::syscall(
-                libc::SYS_seccomp,
-                GET_ACTION_AVAILABLE,
-                0,
-                &raw const action,
-            ) == 0
-        }
+    known && unsafe { libc::syscall(libc::SYS_seccomp, GET_ACTION_AVAILABLE, 0, &raw const action) == 0 }
 }
 
 /// Directories that do not exist give no access. Rights that the kernel does not know yet are left out: what
@@ -186,10 +174,7 @@ fn enter_landlock(profile: &Profile) -> Result<(), landlock::RulesetError> {
         .create()?
         .add_rules(path_beneath_rules(&profile.read, read))?
         .add_rules(path_beneath_rules(&profile.read_write, write))?
-        .add_rules(path_beneath_rules(
-            &profile.execute,
-            read | AccessFs::Execute,
-        ))?
+        .add_rules(path_beneath_rules(&profile.execute, read | AccessFs::Execute))?
         .restrict_self()?;
     Ok(())
 }
@@ -217,10 +202,7 @@ pub fn worker_layer(limits: &Limits) -> io::Result<Vec<MissingLayer>> {
     for (resource, limit) in [
         (libc::RLIMIT_NPROC, 0),
         (libc::RLIMIT_CORE, 0),
-        (
-            libc::RLIMIT_NOFILE,
-            super::socket::FIRST_CONTROL as libc::rlim_t,
-        ),
+        (libc::RLIMIT_NOFILE, super::socket::FIRST_CONTROL as libc::rlim_t),
         (libc::RLIMIT_FSIZE, limits.file_size),
         (libc::RLIMIT_AS, limits.address_space),
         (libc::RLIMIT_CPU, limits.cpu_seconds),
@@ -282,17 +264,11 @@ fn scope_to_self() -> io::Result<Vec<MissingLayer>> {
     // nobody else owns.
     let ruleset = unsafe {
         let size = size_of::<Attributes>();
-        let fd = libc::syscall(
-            libc::SYS_landlock_create_ruleset,
-            &raw const attributes,
-            size,
-            0,
-        );
+        let fd = libc::syscall(libc::SYS_landlock_create_ruleset, &raw const attributes, size, 0);
         OwnedFd::from_raw_fd(checked(fd as libc::c_int)?)
     };
     // SAFETY: no pointer is passed.
-    let restricted =
-        unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) };
+    let restricted = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) };
     checked(restricted as libc::c_int)?;
     Ok(Vec::new())
 }

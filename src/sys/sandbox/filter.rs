@@ -7,9 +7,7 @@ use super::Kind;
 use crate::sys::socket::{CLIENT_FD, FIRST_CONTROL};
 use seccompiler::SeccompCmpArgLen::{Dword, Qword};
 use seccompiler::SeccompCmpOp::{Eq, Ge, MaskedEq, Ne};
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule, sock_filter,
-};
+use seccompiler::{BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule, sock_filter};
 use std::collections::BTreeMap;
 
 type Call = (&'static str, libc::c_long);
@@ -119,7 +117,9 @@ pub(super) fn programs(kind: Kind) -> Result<Vec<BpfProgram>, seccompiler::Backe
     }
     let mut rules = Rules::new();
     allow(&mut rules, &[COMMON, OLDER]);
-    by_argument(&mut rules)?;
+    // Only the process that talks to clients shares sockets whose state others must not change.
+    let first_own = if kind == Kind::MasterAndWorker { CLIENT_FD } else { 0 };
+    by_argument(&mut rules, first_own)?;
     match kind {
         Kind::MasterAndWorker => worker_sockets(&mut rules)?,
         Kind::Logger | Kind::Delivery | Kind::DeliveryWithPrograms => {
@@ -134,12 +134,7 @@ pub(super) fn programs(kind: Kind) -> Result<Vec<BpfProgram>, seccompiler::Backe
         let thread = rule(vec![argument(0, MaskedEq(NAMESPACES), 0)?])?;
         rules.insert(libc::SYS_clone, vec![thread]);
     }
-    let filter = SeccompFilter::new(
-        rules,
-        SeccompAction::KillProcess,
-        SeccompAction::Allow,
-        architecture()?,
-    )?;
+    let filter = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, architecture()?)?;
     let mut program = BpfProgram::try_from(filter)?;
     answer_enosys(&mut program);
     Ok(vec![program])
@@ -186,11 +181,7 @@ fn with_programs() -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
         SeccompAction::Errno(libc::ENOSYS as u32),
         architecture()?,
     )?;
-    Ok(vec![
-        kill.try_into()?,
-        refuse.try_into()?,
-        absent.try_into()?,
-    ])
+    Ok(vec![kill.try_into()?, refuse.try_into()?, absent.try_into()?])
 }
 
 const NAMESPACES: u64 = (libc::CLONE_NEWNS
@@ -239,7 +230,7 @@ fn descriptor(first: i32) -> Result<Vec<SeccompCondition>, seccompiler::BackendE
 }
 
 /// The rules that every profile with an allow-list shares.
-fn by_argument(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
+fn by_argument(rules: &mut Rules, first_own: i32) -> Result<(), seccompiler::BackendError> {
     let fork = libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
     let mut clone = Vec::new();
     for flags in [fork, libc::CLONE_FILES | libc::SIGCHLD, libc::SIGCHLD] {
@@ -249,15 +240,10 @@ fn by_argument(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
     for number in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(
             number,
-            vec![rule(vec![argument(
-                2,
-                MaskedEq(libc::PROT_EXEC as u64),
-                0,
-            )?])?],
+            vec![rule(vec![argument(2, MaskedEq(libc::PROT_EXEC as u64), 0)?])?],
         );
     }
-    let written =
-        libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | (libc::O_TMPFILE & !libc::O_DIRECTORY);
+    let written = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | (libc::O_TMPFILE & !libc::O_DIRECTORY);
     let read_only = rule(vec![int(2, MaskedEq(written as u64), 0)?])?;
     rules.insert(libc::SYS_openat, vec![read_only]);
     rules.insert(libc::SYS_prlimit64, vec![rule(vec![int(0, Eq, 0)?])?]);
@@ -266,11 +252,7 @@ fn by_argument(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
         vec![rule(vec![int(0, Eq, libc::AF_UNIX.into())?])?],
     );
     let mut fcntl = vec![rule(
-        [
-            descriptor(CLIENT_FD)?,
-            vec![int(1, Eq, libc::F_SETFL.into())?],
-        ]
-        .concat(),
+        [descriptor(first_own)?, vec![int(1, Eq, libc::F_SETFL.into())?]].concat(),
     )?];
     for command in [
         libc::F_GETFD,
@@ -285,11 +267,7 @@ fn by_argument(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
     }
     rules.insert(libc::SYS_fcntl, fcntl);
     let mut ioctl = vec![rule(
-        [
-            descriptor(CLIENT_FD)?,
-            vec![int(1, Eq, libc::FIONBIO as i64)?],
-        ]
-        .concat(),
+        [descriptor(first_own)?, vec![int(1, Eq, libc::FIONBIO as i64)?]].concat(),
     )?];
     for command in [libc::TCGETS, libc::FIONREAD] {
         ioctl.push(rule(vec![int(1, Eq, command as i64)?])?);
@@ -340,10 +318,7 @@ fn worker_sockets(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
         libc::TCP_USER_TIMEOUT,
     ];
     let mut options = Vec::new();
-    for (level, names) in [
-        (libc::SOL_SOCKET, &socket[..]),
-        (libc::IPPROTO_TCP, &tcp[..]),
-    ] {
+    for (level, names) in [(libc::SOL_SOCKET, &socket[..]), (libc::IPPROTO_TCP, &tcp[..])] {
         for name in names {
             let option = vec![int(1, Eq, level.into())?, int(2, Eq, (*name).into())?];
             options.push(rule([descriptor(CLIENT_FD)?, option].concat())?);
@@ -374,10 +349,7 @@ fn answer_enosys(program: &mut BpfProgram) {
         checks.push(instruction(RETURN, 0, enosys));
     }
     // All jumps of the program are relative and stay behind the one load of the call's number (offset 0).
-    if let Some(load) = program
-        .iter()
-        .position(|step| step.code == LOAD_WORD && step.k == 0)
-    {
+    if let Some(load) = program.iter().position(|step| step.code == LOAD_WORD && step.k == 0) {
         program.splice(load + 1..load + 1, checks);
     }
 }
@@ -401,16 +373,7 @@ mod tests {
         ] {
             assert!(!worker.contains(&call), "{call}");
         }
-        let all = [
-            COMMON,
-            OLDER,
-            FILES,
-            OLDER_FILES,
-            LOCAL_SOCKETS,
-            BY_ARGUMENT,
-            ENTERING,
-        ]
-        .concat();
+        let all = [COMMON, OLDER, FILES, OLDER_FILES, LOCAL_SOCKETS, BY_ARGUMENT, ENTERING].concat();
         assert!(FORBIDDEN.iter().all(|call| !all.contains(call)));
     }
 

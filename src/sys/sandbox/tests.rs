@@ -62,10 +62,7 @@ type Probe = (&'static str, libc::c_long, [libc::c_long; 5]);
 
 fn refused_calls() -> Vec<Probe> {
     let long = libc::c_long::from;
-    let (exec, thread) = (
-        long(libc::PROT_EXEC),
-        long(libc::CLONE_VM | libc::CLONE_THREAD),
-    );
+    let (exec, thread) = (long(libc::PROT_EXEC), long(libc::CLONE_VM | libc::CLONE_THREAD));
     let namespace = long(libc::CLONE_NEWUSER | libc::SIGCHLD);
     let parent = long(process::id().as_raw());
     vec![
@@ -79,16 +76,8 @@ fn refused_calls() -> Vec<Probe> {
         ("execve", libc::SYS_execve, [0; 5]),
         ("execveat", libc::SYS_execveat, [0; 5]),
         ("ptrace", libc::SYS_ptrace, [16, parent, 0, 0, 0]),
-        (
-            "process_vm_readv",
-            libc::SYS_process_vm_readv,
-            [parent, 0, 0, 0, 0],
-        ),
-        (
-            "unshare",
-            libc::SYS_unshare,
-            [long(libc::CLONE_NEWUSER), 0, 0, 0, 0],
-        ),
+        ("process_vm_readv", libc::SYS_process_vm_readv, [parent, 0, 0, 0, 0]),
+        ("unshare", libc::SYS_unshare, [long(libc::CLONE_NEWUSER), 0, 0, 0, 0]),
         ("io_uring_setup", libc::SYS_io_uring_setup, [1, 0, 0, 0, 0]),
         ("mmap exec", libc::SYS_mmap, [0, 4096, exec, 0x22, -1]),
         ("mprotect exec", libc::SYS_mprotect, [0, 4096, exec, 0, 0]),
@@ -96,11 +85,7 @@ fn refused_calls() -> Vec<Probe> {
         ("namespace", libc::SYS_clone, [namespace, 0, 0, 0, 0]),
         ("prlimit64", libc::SYS_prlimit64, [parent, 0, 0, 0, 0]),
         ("sched_setaffinity", libc::SYS_sched_setaffinity, [0; 5]),
-        (
-            "sched_setscheduler",
-            libc::SYS_sched_setscheduler,
-            [parent, 0, 0, 0, 0],
-        ),
+        ("sched_setscheduler", libc::SYS_sched_setscheduler, [parent, 0, 0, 0, 0]),
         ("setpriority", libc::SYS_setpriority, [0, parent, 0, 0, 0]),
         ("ioprio_set", libc::SYS_ioprio_set, [1, parent, 0, 0, 0]),
         ("setuid", libc::SYS_setuid, [0; 5]),
@@ -115,29 +100,11 @@ fn refused_calls() -> Vec<Probe> {
         (
             "SO_ATTACH_FILTER",
             libc::SYS_setsockopt,
-            [
-                63,
-                long(libc::SOL_SOCKET),
-                long(libc::SO_ATTACH_FILTER),
-                0,
-                0,
-            ],
+            [63, long(libc::SOL_SOCKET), long(libc::SO_ATTACH_FILTER), 0, 0],
         ),
-        (
-            "F_SETFL",
-            libc::SYS_fcntl,
-            [1, long(libc::F_SETFL), 0, 0, 0],
-        ),
-        (
-            "F_SETOWN",
-            libc::SYS_fcntl,
-            [63, long(libc::F_SETOWN), parent, 0, 0],
-        ),
-        (
-            "dumpable",
-            libc::SYS_prctl,
-            [long(libc::PR_SET_DUMPABLE), 1, 0, 0, 0],
-        ),
+        ("F_SETFL", libc::SYS_fcntl, [1, long(libc::F_SETFL), 0, 0, 0]),
+        ("F_SETOWN", libc::SYS_fcntl, [63, long(libc::F_SETOWN), parent, 0, 0]),
+        ("dumpable", libc::SYS_prctl, [long(libc::PR_SET_DUMPABLE), 1, 0, 0, 0]),
         ("seccomp", libc::SYS_seccomp, [1, 0, 0, 0, 0]),
         (
             "open for writing",
@@ -155,20 +122,12 @@ fn what_the_walls_refuse_without_killing() {
         return;
     }
     let parent = process::id();
-    assert_eq!(
-        as_worker(|| i32::from(process::kill(parent, 0).is_ok())),
-        DONE
-    );
-    assert_eq!(
-        as_worker(|| i32::from(std::fs::read("/etc/passwd").is_ok())),
-        DONE
-    );
+    assert_eq!(as_worker(|| i32::from(process::kill(parent, 0).is_ok())), DONE);
+    assert_eq!(as_worker(|| i32::from(std::fs::read("/etc/passwd").is_ok())), DONE);
     // SAFETY: no pointer is passed.
     let newer = as_worker(|| unsafe {
         let returned = libc::syscall(libc::SYS_mseal + 300);
-        i32::from(
-            !(returned == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS)),
-        )
+        i32::from(!(returned == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS)))
     });
     assert_eq!(newer, DONE);
     let files = as_worker(|| {
@@ -272,8 +231,7 @@ fn the_work_of_master_and_worker_goes_on() {
                 socket::send_frame(&ours, b"Staged", &[std::os::fd::AsFd::as_fd(&spool)]).unwrap();
                 assert_eq!(socket::recv_frame(&ours, &mut [0; 32]).unwrap().0, 4);
                 let mut events = mio::Events::with_capacity(8);
-                poll.poll(&mut events, Some(std::time::Duration::from_secs(5)))
-                    .unwrap();
+                poll.poll(&mut events, Some(std::time::Duration::from_secs(5))).unwrap();
                 assert!(signals.next().is_some());
                 assert_eq!(process::reap(), Some((worker, DONE)));
                 0
@@ -310,15 +268,8 @@ fn logger_and_delivery_work_below_their_directories() {
         let socket = std::os::unix::net::UnixDatagram::unbound().unwrap();
         socket.connect(&local).unwrap();
         socket.send(b"line").unwrap();
-        assert!(
-            !walls || std::fs::write(std::env::temp_dir().join("rsmtpd-outside"), "x").is_err()
-        );
-        assert!(
-            !threads
-                || std::thread::spawn(|| 3)
-                    .join()
-                    .is_ok_and(|three| three == 3)
-        );
+        assert!(!walls || std::fs::write(std::env::temp_dir().join("rsmtpd-outside"), "x").is_err());
+        assert!(!threads || std::thread::spawn(|| 3).join().is_ok_and(|three| three == 3));
         0
     };
     assert_eq!(
@@ -352,9 +303,7 @@ fn logger_and_delivery_work_below_their_directories() {
 fn delivery_runs_the_programs_of_its_profile() {
     let directory = tempfile::tempdir().unwrap();
     let here = vec![directory.path().to_path_buf()];
-    let system = ["/bin", "/usr", "/lib", "/lib64"]
-        .map(PathBuf::from)
-        .to_vec();
+    let system = ["/bin", "/usr", "/lib", "/lib64"].map(PathBuf::from).to_vec();
     let profile = Profile::delivery(vec!["/etc".into(), "/dev/null".into()], here, system);
     let run = |program: &str, argument: &Path| {
         let mut command = std::process::Command::new(program);
@@ -362,9 +311,7 @@ fn delivery_runs_the_programs_of_its_profile() {
             .arg(argument)
             .stdin(std::process::Stdio::piped())
             .stderr(std::process::Stdio::piped());
-        command
-            .output()
-            .map_or(99, |output| output.status.code().unwrap_or(97))
+        command.output().map_or(99, |output| output.status.code().unwrap_or(97))
     };
     let inside = directory.path().join("made");
     assert_eq!(
@@ -373,13 +320,10 @@ fn delivery_runs_the_programs_of_its_profile() {
     );
     if confined() {
         let outside = &std::env::temp_dir().join("rsmtpd-outside");
-        let ended = in_child(|| {
-            enter(&profile, Mode::BestEffort).map_or(99, |_| run("/bin/mkdir", outside))
-        });
+        let ended = in_child(|| enter(&profile, Mode::BestEffort).map_or(99, |_| run("/bin/mkdir", outside)));
         assert_eq!(ended, Ended::Exited(1));
         // SAFETY: no pointer is passed.
-        let internet =
-            || refused(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0) }.into());
+        let internet = || refused(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0) }.into());
         assert_eq!(
             in_child(|| enter(&profile, Mode::BestEffort).map_or(99, |_| internet())),
             DONE
@@ -399,15 +343,9 @@ fn missing_layers_are_named() {
     assert_eq!(missing_layers(4), ["Landlock's signal scope"]);
     assert!(missing_layers(7).is_empty());
     assert_eq!(
-        in_child(
-            || enter(&Profile::master_and_worker(vec![]), Mode::Off).map_or(1, |m| m.len() as i32)
-        ),
+        in_child(|| enter(&Profile::master_and_worker(vec![]), Mode::Off).map_or(1, |m| m.len() as i32)),
         DONE
     );
     let names = calls(&Profile::master_and_worker(Vec::new()));
-    assert!(
-        names.contains(&"seccomp")
-            && names.contains(&"landlock_restrict_self")
-            && names.is_sorted()
-    );
+    assert!(names.contains(&"seccomp") && names.contains(&"landlock_restrict_self") && names.is_sorted());
 }
