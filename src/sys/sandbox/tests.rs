@@ -178,6 +178,9 @@ fn the_work_of_master_and_worker_goes_on() {
     let mut spool = tempfile::tempfile().unwrap();
     let client = std::net::TcpStream::connect(there).unwrap();
     let ended = as_master(directory.path(), || {
+        // Descriptors of other tests would take the numbers that a worker may have.
+        let keep = [2, listener.as_raw_fd(), spool.as_raw_fd(), client.as_raw_fd()];
+        process::close_range_except(&keep).unwrap();
         // the pattern of life: signals, poll, read the configuration, fork by clone, accept, answer, end
         let (table, shared) = memory::SealedTable::new(4).unwrap();
         let mut signals = signals::Signals::new(&[nix::sys::signal::Signal::SIGCHLD], 64).unwrap();
