@@ -33,7 +33,7 @@ pub fn run(config: Option<&std::path::Path>) -> Result<(), Failure> {
             "no daemon is running on this state directory",
         ));
     }
-    let answer = state.join("status");
+    let answer = state.join(crate::delivery::status::FILE);
     let written = || fs::metadata(&answer).and_then(|metadata| metadata.modified()).ok();
     let before = written();
     kill(Pid::from_raw(master), Signal::SIGUSR1)

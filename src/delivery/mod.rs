@@ -19,6 +19,7 @@ pub mod outcome;
 mod process;
 mod retry;
 pub mod spool;
+pub mod status;
 mod spool_list;
 mod writer;
 

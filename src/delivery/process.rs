@@ -19,7 +19,7 @@ use crate::ipc::delivery::{FromDelivery, ToDelivery};
 
 use super::agents::{self, Queues};
 use super::journal::{self, Slot};
-use super::{Log, Settings, file, level, maildir, quoted, spool, writer};
+use super::{Log, Settings, file, level, maildir, quoted, spool, status, writer};
 
 /// A worker's end, seen from here.
 #[derive(Debug)]
@@ -155,6 +155,12 @@ pub fn run(control: OwnedFd, settings: Settings, log: Log) -> i32 {
             Ok((ToHelper::Drain, _)) => {
                 drained = true;
                 shared.draining.store(true, Ordering::SeqCst);
+            }
+            Ok((ToHelper::Status { text }, _)) => {
+                if let Err(error) = status::write(&shared.settings.state, &text) {
+                    let reason = quoted(&error.to_string());
+                    shared.log(level::ERR, format!("event=status_failed reason={reason}"));
+                }
             }
             Ok(_) | Err(Fault::TimedOut) => {}
             Err(_) => break,
