@@ -8,7 +8,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 
 /// Runs every committed input of a target; the names of those that panicked.
-fn replay(target: &str, entry: fn(&[u8])) -> (usize, Vec<String>) {
+fn replay(target: &str, entry: entries::Entry) -> (usize, Vec<String>) {
     let corpus = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fuzz/corpus")
         .join(target);

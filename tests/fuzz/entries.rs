@@ -20,8 +20,11 @@ use rsmtpd::smtp::{
     Receiver, Reply, parse,
 };
 
+/// What is done with one input; panics where something does not hold.
+pub(crate) type Entry = fn(&[u8]);
+
 /// Every target by name.
-pub(crate) const ENTRIES: [(&str, fn(&[u8])); 7] = [
+pub(crate) const ENTRIES: [(&str, Entry); 7] = [
     ("receiver", receiver),
     ("address", address),
     ("command", command),
