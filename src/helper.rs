@@ -37,14 +37,22 @@ pub fn keep(name: &'static str, log: &logger::client::Client, work: &dyn Fn(bool
             }
             Ok(Fork::Parent(child)) => process::wait(child),
             Err(error) => {
-                log.say(Level::Error, Event::new("fork-failed").field("role", name).quoted("error", error.to_string().as_bytes()));
+                log.say(
+                    Level::Error,
+                    Event::new("fork-failed")
+                        .field("role", name)
+                        .quoted("error", error.to_string().as_bytes()),
+                );
                 Err(error)
             }
         };
         match ended {
             Ok(Ended::Exited(0)) => process::exit_now(0),
             Ok(Ended::Exited(status)) if first && status == EX_CONFIG => process::exit_now(status),
-            Ok(how) => log.say(Level::Critical, Event::new("helper-died").field("role", name).field("how", how)),
+            Ok(how) => log.say(
+                Level::Critical,
+                Event::new("helper-died").field("role", name).field("how", how),
+            ),
             Err(_) => {}
         }
         first = false;

@@ -3,9 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rsmtpd::config::{
-    self, Agent, Configuration, Daemon, Delivery, Fingerprint, Greeting, Hello, Lookup, Worker,
-};
+use rsmtpd::config::{self, Agent, Configuration, Daemon, Delivery, Fingerprint, Greeting, Hello, Lookup, Worker};
 use std::os::fd::AsFd;
 
 fn package() -> &'static Path {
@@ -52,18 +50,13 @@ fn shipped_files_say_the_defaults() {
 #[test]
 fn commented_keys_are_valid() {
     let copy = copy_with(&package().join("config"));
-    for name in [
-        "worker.yaml",
-        "delivery.yaml",
-        "command_handler_standard_server.yaml",
-    ] {
+    for name in ["worker.yaml", "delivery.yaml", "command_handler_standard_server.yaml"] {
         let text = fs::read_to_string(copy.path().join(name)).unwrap();
         let active: Vec<String> = text
             .lines()
             .map(|line| match line.split_once('#') {
                 Some((indent, key))
-                    if indent.trim().is_empty()
-                        && key.starts_with(|c: char| c.is_ascii_lowercase()) =>
+                    if indent.trim().is_empty() && key.starts_with(|c: char| c.is_ascii_lowercase()) =>
                 {
                     format!("{indent}{key}")
                 }
@@ -93,10 +86,7 @@ fn bad_configurations_are_named_exactly() {
         }
         let expected = fs::read_to_string(case.join("expected")).unwrap_or_default();
         if expected.trim_end() != found {
-            wrong.push(format!(
-                "{}:\nexpected\n{expected}\nfound\n{found}\n",
-                case.display()
-            ));
+            wrong.push(format!("{}:\nexpected\n{expected}\nfound\n{found}\n", case.display()));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -109,36 +99,20 @@ fn files_of_the_original_load() {
         return;
     };
     for version in directories(&originals).iter().filter(|path| path.is_dir()) {
-        let loaded = Configuration::load(version)
-            .unwrap_or_else(|faults| panic!("{}:\n{faults}", version.display()));
+        let loaded = Configuration::load(version).unwrap_or_else(|faults| panic!("{}:\n{faults}", version.display()));
         assert_eq!(loaded.delivery.agent, Agent::DovecotLda);
         let valid = |local: &str| Lookup::Valid {
             deliver_to: vec![("example.com".to_owned(), local.to_owned())],
         };
-        assert_eq!(
-            loaded.recipients.lookup("webmaster+x", "Example.COM"),
-            valid("test")
-        );
+        assert_eq!(loaded.recipients.lookup("webmaster+x", "Example.COM"), valid("test"));
         assert_eq!(
             loaded.recipients.lookup("postmaster", "example.com"),
             valid("postmaster")
         );
-        assert_eq!(
-            loaded.recipients.lookup("postmaster+x", "example.com"),
-            Lookup::Soft
-        );
+        assert_eq!(loaded.recipients.lookup("postmaster+x", "example.com"), Lookup::Soft);
         assert_eq!(loaded.chains["standard_server"].verbs["__DATA__"].len(), 1);
-        assert!(
-            !loaded.chains["standard_server"]
-                .verbs
-                .contains_key("STARTTLS")
-        );
-        assert!(
-            loaded
-                .notes
-                .iter()
-                .any(|note| note.message.contains("starttls"))
-        );
+        assert!(!loaded.chains["standard_server"].verbs.contains_key("STARTTLS"));
+        assert!(loaded.notes.iter().any(|note| note.message.contains("starttls")));
     }
 }
 
@@ -149,11 +123,7 @@ fn original_chain_form_is_understood() {
                  rsmtpd.handlers.verify_attempt_delivery\n    class: VerifyAttemptDelivery\n__DATA__:\n  - module: \
                  rsmtpd.handlers.data_file\n    class: DataToFileDataHandler\n  - module: rsmtpd.handlers.dovecot_delivery\n    \
                  class: DovecotDelivery\nSTARTTLS:\n  - module: rsmtpd.handlers.starttls\n    class: StartTLS\n";
-    fs::write(
-        over.path().join("command_handler_standard_server.yaml"),
-        chain,
-    )
-    .unwrap();
+    fs::write(over.path().join("command_handler_standard_server.yaml"), chain).unwrap();
     let loaded = Configuration::load(copy_with(over.path()).path()).unwrap();
     let verbs = &loaded.chains["standard_server"].verbs;
     let names: Vec<(&str, Vec<&str>)> = verbs
@@ -189,11 +159,7 @@ fn handler_files_have_three_names() {
     for name in ["rsmtpd.handlers.hello.yaml", "HelloHandler.yaml"] {
         let copy = copy_with(&package().join("config"));
         fs::remove_file(copy.path().join("hello.yaml")).unwrap();
-        fs::write(
-            copy.path().join(name),
-            "advertise_pipelining_extension: No\n",
-        )
-        .unwrap();
+        fs::write(copy.path().join(name), "advertise_pipelining_extension: No\n").unwrap();
         assert!(
             !Configuration::load(copy.path())
                 .unwrap()
@@ -207,11 +173,7 @@ fn handler_files_have_three_names() {
 #[test]
 fn recipients_file_aliases_and_catch_all() {
     let over = tempfile::tempdir().unwrap();
-    fs::write(
-        over.path().join("users.txt"),
-        "# who\nZoe\nanna@example.org\nmüller\n",
-    )
-    .unwrap();
+    fs::write(over.path().join("users.txt"), "# who\nZoe\nanna@example.org\nmüller\n").unwrap();
     let text = "allow_tagging: yes\ntagging_characters: '+-'\ndomains:\n  Example.org:\n    recipients_file: users.txt\n    \
                 recipients:\n      - team: {deliver_to: [anna@example.org, zOe@Example.org]}\n      - gone:\n        enabled: no\n  \
                 example.net:\n    recipients:\n      - '*':\n        deliver_to: anna@example.org\n";
@@ -225,14 +187,8 @@ fn recipients_file_aliases_and_catch_all() {
             .collect(),
     };
     let recipients = &loaded.recipients;
-    assert_eq!(
-        recipients.lookup("ZOE", "EXAMPLE.ORG"),
-        to(&[("example.org", "Zoe")])
-    );
-    assert_eq!(
-        recipients.lookup("zoe-a", "example.org"),
-        to(&[("example.org", "Zoe")])
-    );
+    assert_eq!(recipients.lookup("ZOE", "EXAMPLE.ORG"), to(&[("example.org", "Zoe")]));
+    assert_eq!(recipients.lookup("zoe-a", "example.org"), to(&[("example.org", "Zoe")]));
     assert_eq!(
         recipients.lookup("zoe+a-b", "example.org"),
         to(&[("example.org", "Zoe")])
@@ -266,10 +222,7 @@ fn recipients_file_aliases_and_catch_all() {
         to(&[("example.org", "postmaster")])
     );
     assert_eq!(recipients.lookup("anna", ""), Lookup::ForeignDomain);
-    assert_eq!(
-        recipients.lookup("anna", "example.com"),
-        Lookup::ForeignDomain
-    );
+    assert_eq!(recipients.lookup("anna", "example.com"), Lookup::ForeignDomain);
 }
 
 #[test]
@@ -281,11 +234,7 @@ fn a_changed_file_changes_the_fingerprint() {
     let first = print();
     assert_eq!(print(), first);
     assert_eq!(print().number(), first.number());
-    fs::write(
-        copy.path().join("rsmtpd.handlers.hello.yaml"),
-        "message: Hi\n",
-    )
-    .unwrap();
+    fs::write(copy.path().join("rsmtpd.handlers.hello.yaml"), "message: Hi\n").unwrap();
     let second = print();
     assert_ne!(second, first, "a new file that goes before another counts");
     let set = Configuration::load_worker_set(directory.as_fd(), &loaded.listener_chains()).unwrap();

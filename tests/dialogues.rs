@@ -30,8 +30,8 @@ use common::{Client, Reply, Server, Setup};
 use std::fs;
 
 const KINDS: &[&str] = &[
-    "", "F:", "C:", "C>", "C*", "C#", "S:", "S#", "S+", "S!", "U:", "--", "M:", "B:", "B!", "B~",
-    "B^", "quiet", "closed",
+    "", "F:", "C:", "C>", "C*", "C#", "S:", "S#", "S+", "S!", "U:", "--", "M:", "B:", "B!", "B~", "B^", "quiet",
+    "closed",
 ];
 
 struct Play {
@@ -42,9 +42,7 @@ struct Play {
 }
 
 fn play(name: &str) {
-    let path = common::root()
-        .join("tests/dialogues")
-        .join(format!("{name}.txt"));
+    let path = common::root().join("tests/dialogues").join(format!("{name}.txt"));
     let script = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
     let mut setup = Setup::new();
     for line in script.lines() {
@@ -75,9 +73,7 @@ impl Play {
         match kind {
             "" | "F:" => {}
             _ if line.starts_with('#') => {}
-            "C:" => self
-                .client
-                .send(&[unescape(rest), b"\r\n".to_vec()].concat()),
+            "C:" => self.client.send(&[unescape(rest), b"\r\n".to_vec()].concat()),
             "C>" => self.client.send(&unescape(rest)),
             "C*" => {
                 let (count, text) = numbered(rest)?;
@@ -87,16 +83,14 @@ impl Play {
                 let (count, text) = numbered(rest)?;
                 for number in 1..=count {
                     let line = text.replace("{n}", &number.to_string());
-                    self.client
-                        .send(&[unescape(&line), b"\r\n".to_vec()].concat());
+                    self.client.send(&[unescape(&line), b"\r\n".to_vec()].concat());
                 }
             }
             "S:" => self.expect(rest)?,
             "S#" => {
                 let (count, expected) = numbered(rest)?;
                 for number in 1..=count {
-                    self.expect(expected)
-                        .map_err(|e| format!("reply {number}: {e}"))?;
+                    self.expect(expected).map_err(|e| format!("reply {number}: {e}"))?;
                 }
             }
             "U:" => {
@@ -134,10 +128,7 @@ impl Play {
 
     fn expect(&mut self, expected: &str) -> Result<(), String> {
         self.reply = None;
-        let reply = self
-            .client
-            .try_reply()
-            .map_err(|e| format!("no reply: {e}"))?;
+        let reply = self.client.try_reply().map_err(|e| format!("no reply: {e}"))?;
         let (code, pattern) = expected.split_once(' ').unwrap_or((expected, "*"));
         let right = code.split('|').any(|c| c == reply.code.to_string());
         let status = has_right_status(&reply);
@@ -189,10 +180,7 @@ impl Play {
         if lines.any(|l| l.strip_suffix(b"\r").unwrap_or(l) == line) == wanted {
             return Ok(());
         }
-        Err(format!(
-            "the message is\n{}",
-            String::from_utf8_lossy(&self.message)
-        ))
+        Err(format!("the message is\n{}", String::from_utf8_lossy(&self.message)))
     }
 }
 
@@ -207,9 +195,7 @@ fn has_right_status(reply: &Reply) -> bool {
     reply.lines.iter().all(|line| {
         let word = line.split(' ').next().unwrap_or_default();
         let parts: Vec<&str> = word.split('.').collect();
-        let numbers = parts
-            .iter()
-            .all(|p| !p.is_empty() && p.parse::<u16>().is_ok());
+        let numbers = parts.iter().all(|p| !p.is_empty() && p.parse::<u16>().is_ok());
         if parts.len() != 3 || !numbers {
             return true;
         }
@@ -278,7 +264,7 @@ macro_rules! dialogues {
 }
 
 dialogues! {
-    bdat bounces dots errors hello help limits line_endings line_endings_strict
+    bdat bdat_malformed bounces dots errors hello help limits line_endings line_endings_strict
     many_messages noop ordering parameters pipelining postmaster quit recipients
     rset size smtputf8 smuggling syntax trace unknown_commands vrfy
 }

@@ -15,9 +15,7 @@ fn read(path: &str) -> String {
 
 /// A page without the escapes of the mark-up.
 fn page(name: &str) -> String {
-    read(&format!("man/{name}"))
-        .replace("\\-", "-")
-        .replace("\\_", "_")
+    read(&format!("man/{name}")).replace("\\-", "-").replace("\\_", "_")
 }
 
 #[test]
@@ -46,17 +44,10 @@ fn every_flag_and_subcommand_is_in_the_manual() {
         }
     }
     let commands = said.split("Commands:").nth(1).unwrap_or_default();
-    for line in commands
-        .lines()
-        .skip(1)
-        .take_while(|l| !l.trim().is_empty())
-    {
+    for line in commands.lines().skip(1).take_while(|l| !l.trim().is_empty()) {
         let indented = line.len() - line.trim_start().len();
         if let Some(name) = line.split_whitespace().next().filter(|_| indented <= 2) {
-            assert!(
-                page.contains(&format!(".Cm {name}")),
-                "{name} is not in rsmtpd.8"
-            );
+            assert!(page.contains(&format!(".Cm {name}")), "{name} is not in rsmtpd.8");
         }
     }
 }
@@ -87,10 +78,7 @@ fn every_key_is_in_the_manual() {
     files.sort();
     for file in files {
         let text = fs::read_to_string(&file).expect("shipped file");
-        let stem = file
-            .file_stem()
-            .and_then(|s| s.to_str())
-            .unwrap_or_default();
+        let stem = file.file_stem().and_then(|s| s.to_str()).unwrap_or_default();
         if stem.starts_with("command_handler_") {
             continue;
         }
@@ -99,13 +87,9 @@ fn every_key_is_in_the_manual() {
         } else {
             (&handlers, "rsmtpd-handlers.7")
         };
-        assert!(
-            page.contains(&format!("{stem}.yaml")),
-            "{stem}.yaml is not in {name}"
-        );
+        assert!(page.contains(&format!("{stem}.yaml")), "{stem}.yaml is not in {name}");
         for key in keys(&text) {
-            let found =
-                page.contains(&format!(".It Cm {key}")) || page.contains(&format!(".Cm {key}"));
+            let found = page.contains(&format!(".It Cm {key}")) || page.contains(&format!(".Cm {key}"));
             assert!(found, "{stem}.yaml: {key} is not in {name}");
         }
     }
@@ -128,12 +112,7 @@ fn continuous_integration_runs_the_tests_and_nothing_else() {
     let script = read(".ci/run");
     let commands: Vec<&str> = script
         .lines()
-        .filter(|l| {
-            !l.is_empty()
-                && !l.starts_with(['#'])
-                && !l.starts_with("set ")
-                && !l.starts_with("cd ")
-        })
+        .filter(|l| !l.is_empty() && !l.starts_with(['#']) && !l.starts_with("set ") && !l.starts_with("cd "))
         .collect();
     assert_eq!(commands, ["exec tests/run \"$@\""]);
 }

@@ -29,9 +29,7 @@ fn unit_is_clean() {
     let text = unit().replace("/usr/bin/rsmtpd", env!("CARGO_BIN_EXE_rsmtpd"));
     fs::write(&copy, text).expect("written");
     let mut verify = Command::new(analyze);
-    verify
-        .args(["verify", "--man=no", "--generators=no"])
-        .arg(&copy);
+    verify.args(["verify", "--man=no", "--generators=no"]).arg(&copy);
     // It exits with 0 whatever it finds: what it says counts.
     let (_, said) = run(&mut verify, b"");
     let faults: Vec<&str> = said.lines().filter(|l| l.contains("rsmtpd")).collect();
@@ -190,11 +188,7 @@ fn filter_allows_what_the_sandbox_calls() {
 /// The calls that src/sys makes by number: `syscall(SYS_name, …)`.
 fn called_directly() -> BTreeSet<String> {
     let mut calls = BTreeSet::new();
-    for entry in fs::read_dir(root().join("src/sys"))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
+    for entry in fs::read_dir(root().join("src/sys")).into_iter().flatten().flatten() {
         let text = fs::read_to_string(entry.path()).unwrap_or_default();
         for part in text.split("syscall(").skip(1) {
             let name = part.trim_start().trim_start_matches("libc::");
@@ -213,12 +207,7 @@ fn called_directly() -> BTreeSet<String> {
 fn users_and_directories() {
     let read = |name: &str| fs::read_to_string(root().join("systemd").join(name)).expect("file");
     let (users, directories) = (read("rsmtpd.sysusers"), read("rsmtpd.tmpfiles"));
-    let field = |line: &str, at| {
-        line.split_whitespace()
-            .nth(at)
-            .unwrap_or_default()
-            .to_owned()
-    };
+    let field = |line: &str, at| line.split_whitespace().nth(at).unwrap_or_default().to_owned();
     let known: BTreeSet<String> = users
         .lines()
         .filter(|l| l.starts_with("u "))
@@ -235,10 +224,7 @@ fn users_and_directories() {
             if let Some(user) = line.strip_prefix("user:") {
                 let user = user.split('#').next().unwrap_or_default().trim();
                 let made = known.contains(user) || user.is_empty() || user == "null";
-                assert!(
-                    made,
-                    "{file} names {user}, which rsmtpd.sysusers does not make"
-                );
+                assert!(made, "{file} names {user}, which rsmtpd.sysusers does not make");
             }
         }
     }
@@ -260,9 +246,7 @@ fn users_and_directories() {
     let entry = |name: &str, id: u32| format!("{name}:x:{id}:{id}::/:/bin/false\n");
     let names = known.iter().zip(900..);
     let passwd: String = names.clone().map(|(name, id)| entry(name, id)).collect();
-    let group: String = names
-        .map(|(name, id)| format!("{name}:x:{id}:\n"))
-        .collect();
+    let group: String = names.map(|(name, id)| format!("{name}:x:{id}:\n")).collect();
     fs::write(etc.join("passwd"), passwd).expect("passwd");
     fs::write(etc.join("group"), group + "adm:x:4:\n").expect("group");
     let mut create = Command::new(tmpfiles);

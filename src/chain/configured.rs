@@ -17,7 +17,12 @@ const SOFT_MAILBOX: &str = "soft";
 pub fn build(configuration: &Configuration, name: &str) -> Result<Chain, Faults> {
     let file = format!("command_handler_{name}.yaml");
     let Some(chain) = configuration.chains.get(name) else {
-        return Err(Faults(vec![fault(&file, 0, "", "expected a chain of this name, found none")]));
+        return Err(Faults(vec![fault(
+            &file,
+            0,
+            "",
+            "expected a chain of this name, found none",
+        )]));
     };
     let directory: Arc<dyn Directory> = Arc::new(Known(configuration.recipients.clone()));
     let files = |handler: &str| settings_file(configuration, handler);
@@ -27,15 +32,29 @@ pub fn build(configuration: &Configuration, name: &str) -> Result<Chain, Faults>
 fn located(file: &str, chain: &ChainFile, faults: &[ChainFault]) -> Faults {
     let one = |found: &ChainFault| {
         let (verb, number) = &found.place;
-        let line = chain.verbs.get(verb).and_then(|entries| entries.get(*number)).map_or(0, |entry| entry.line);
-        let key = if found.key.is_empty() { verb.clone() } else { format!("{verb}.{}", found.key) };
+        let line = chain
+            .verbs
+            .get(verb)
+            .and_then(|entries| entries.get(*number))
+            .map_or(0, |entry| entry.line);
+        let key = if found.key.is_empty() {
+            verb.clone()
+        } else {
+            format!("{verb}.{}", found.key)
+        };
         fault(file, line, &key, &found.message)
     };
     Faults(faults.iter().map(one).collect())
 }
 
 fn fault(file: &str, line: usize, key: &str, message: &str) -> Fault {
-    Fault { file: file.to_owned(), line, column: usize::from(line > 0), key: key.to_owned(), message: message.to_owned() }
+    Fault {
+        file: file.to_owned(),
+        line,
+        column: usize::from(line > 0),
+        key: key.to_owned(),
+        message: message.to_owned(),
+    }
 }
 
 fn layout(chain: &ChainFile) -> Layout {
@@ -64,14 +83,21 @@ fn layout(chain: &ChainFile) -> Layout {
             config::Combine::Severity => Combine::Severity,
             config::Combine::Last => Combine::Last,
         },
-        verbs: chain.verbs.iter().map(|(verb, entries)| (verb.clone(), entries.iter().map(entry).collect())).collect(),
+        verbs: chain
+            .verbs
+            .iter()
+            .map(|(verb, entries)| (verb.clone(), entries.iter().map(entry).collect()))
+            .collect(),
     }
 }
 
 fn settings_file(configuration: &Configuration, handler: &str) -> Option<Value> {
     let text = |text: &str| Value::Text(text.to_owned());
     match handler {
-        "greeting" => Some(Value::Map(vec![("message".to_owned(), text(&configuration.greeting.message))])),
+        "greeting" => Some(Value::Map(vec![(
+            "message".to_owned(),
+            text(&configuration.greeting.message),
+        )])),
         "hello" => Some(Value::Map(vec![
             ("message".to_owned(), text(&configuration.hello.message)),
             (
@@ -91,9 +117,12 @@ fn value(node: &Node) -> Value {
         config::Value::Float(value) => Value::Text(value.to_string()),
         config::Value::Text(text) => Value::Text(text.clone()),
         config::Value::List(items) => Value::List(items.iter().map(value).collect()),
-        config::Value::Map(entries) => {
-            Value::Map(entries.iter().map(|(key, content)| (key_text(key), value(content))).collect())
-        }
+        config::Value::Map(entries) => Value::Map(
+            entries
+                .iter()
+                .map(|(key, content)| (key_text(key), value(content)))
+                .collect(),
+        ),
     }
 }
 
@@ -118,11 +147,15 @@ impl Directory for Known {
         };
         match self.0.lookup(local, &domain) {
             Lookup::Valid { deliver_to } => Found::Valid(
-                deliver_to.into_iter().map(|(domain, mailbox)| Mailbox { domain, mailbox }).collect(),
+                deliver_to
+                    .into_iter()
+                    .map(|(domain, mailbox)| Mailbox { domain, mailbox })
+                    .collect(),
             ),
-            Lookup::Soft => {
-                Found::Soft(Mailbox { domain: domain.to_lowercase(), mailbox: SOFT_MAILBOX.to_owned() })
-            }
+            Lookup::Soft => Found::Soft(Mailbox {
+                domain: domain.to_lowercase(),
+                mailbox: SOFT_MAILBOX.to_owned(),
+            }),
             Lookup::Disabled => Found::Disabled,
             Lookup::Unknown => Found::UnknownMailbox,
             Lookup::ForeignDomain => Found::ForeignDomain,

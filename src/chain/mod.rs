@@ -109,7 +109,11 @@ impl Chain {
         let chain = Chain {
             evaluate: layout.evaluate,
             combine: layout.combine,
-            offered: verbs.iter().map(|(verb, _)| verb.clone()).filter(|verb| !verb.starts_with("__")).collect(),
+            offered: verbs
+                .iter()
+                .map(|(verb, _)| verb.clone())
+                .filter(|verb| !verb.starts_with("__"))
+                .collect(),
             verbs,
             directory: Arc::clone(directory),
         };
@@ -122,7 +126,11 @@ impl Chain {
         let mut takers = links.iter().enumerate().filter(|(_, link)| is_taker(link));
         let first = takers.next();
         if let Some((second, _)) = takers.next() {
-            faults.push(fault("__DATA__", second, "expected one handler that takes messages, found a second one"));
+            faults.push(fault(
+                "__DATA__",
+                second,
+                "expected one handler that takes messages, found a second one",
+            ));
         }
         match first {
             None if self.verbs.iter().any(|(verb, _)| verb == "DATA" || verb == "BDAT") => {
@@ -139,7 +147,10 @@ impl Chain {
 
     /// The entries of exactly this chain.
     pub fn links(&self, verb: &str) -> Option<&[Link]> {
-        self.verbs.iter().find(|(name, _)| name == verb).map(|(_, links)| links.as_slice())
+        self.verbs
+            .iter()
+            .find(|(name, _)| name == verb)
+            .map(|(_, links)| links.as_slice())
     }
 
     /// Verbs of clients that have a chain, in the order of the file.
@@ -198,7 +209,12 @@ fn is_taker(link: &Link) -> bool {
 }
 
 fn fault(verb: &str, entry: usize, message: &str) -> ChainFault {
-    ChainFault { handler: None, place: (verb.to_owned(), entry), key: String::new(), message: message.to_owned() }
+    ChainFault {
+        handler: None,
+        place: (verb.to_owned(), entry),
+        key: String::new(),
+        message: message.to_owned(),
+    }
 }
 
 fn make_link(
@@ -217,15 +233,26 @@ fn make_link(
     };
     let facts = registered.facts;
     if !facts.verbs.is_empty() && !facts.verbs.contains(&verb) {
-        let message = format!("expected {} only in {}, found it in {verb}", facts.id, facts.verbs.join(", "));
+        let message = format!(
+            "expected {} only in {}, found it in {verb}",
+            facts.id,
+            facts.verbs.join(", ")
+        );
         faults.push(fault(verb, number, &message));
     }
     if facts.taker && entry.mode == Mode::Observe {
-        faults.push(fault(verb, number, "expected mode enforce or off for a handler that takes messages, found observe"));
+        faults.push(fault(
+            verb,
+            number,
+            "expected mode enforce or off for a handler that takes messages, found observe",
+        ));
     }
     let file = files(facts.id);
     let settings = settings::Settings::new(file.as_ref(), entry.with.as_ref());
-    let mut material = registry::Material { settings, directory: Arc::clone(directory) };
+    let mut material = registry::Material {
+        settings,
+        directory: Arc::clone(directory),
+    };
     let handler = (registered.make)(&mut material);
     let of_settings = material.settings.finish().into_iter().map(|found| ChainFault {
         handler: Some(facts.id),

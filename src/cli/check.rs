@@ -40,7 +40,11 @@ pub fn state_of(daemon: &config::Daemon) -> PathBuf {
     if let Some(state) = &daemon.state {
         return state.clone();
     }
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let set = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     if let Some(state) = set("XDG_STATE_HOME") {
         return state.join("rsmtpd");
     }

@@ -158,6 +158,9 @@ pub struct Failure {
 impl Failure {
     /// A failure with this exit status; an empty message is not printed.
     pub fn new(status: u8, message: impl std::fmt::Display) -> Failure {
-        Failure { status, message: message.to_string() }
+        Failure {
+            status,
+            message: message.to_string(),
+        }
     }
 }

@@ -1,15 +1,17 @@
 //! `rsmtpd [serve]`: reads the configuration, starts every process, becomes the master.
 
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use crate::config;
 use crate::logger::Destination;
-use crate::worker::served::Served;
 use crate::master::startup::{self, Plan};
 use crate::master::{self, Ready};
 use crate::sys::detach;
+use crate::worker::served::Served;
 
 use super::{Failure, Overrides, check, exit};
 
@@ -23,9 +25,17 @@ pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> 
     let opened = config::open_directory(&directory).map_err(|faults| check::faults(&faults))?;
     let served = Served::new(configuration, opened.as_fd()).map_err(|faults| check::faults(&faults))?;
     let state = check::state_of(&served.daemon);
-    let plan = Plan { directory, state, destination };
-    let waiting = background.then(detach::detach).transpose().map_err(|error| Failure::new(exit::OSERR, error))?;
-    let ready = startup::start(served, opened, &plan).map_err(|error| Failure::new(exit::OSERR, format!("{error:#}")))?;
+    let plan = Plan {
+        directory,
+        state,
+        destination,
+    };
+    let waiting = background
+        .then(detach::detach)
+        .transpose()
+        .map_err(|error| Failure::new(exit::OSERR, error))?;
+    let ready =
+        startup::start(served, opened, &plan).map_err(|error| Failure::new(exit::OSERR, format!("{error:#}")))?;
     announce(&ready);
     if let Some(waiting) = waiting {
         waiting.release();
@@ -44,7 +54,11 @@ fn apply(overrides: &Overrides, daemon: &mut config::Daemon) -> Result<(), Failu
     }
     if let Some(address) = &overrides.address {
         daemon.address.clone_from(address);
-        if daemon.listening().iter().all(|listener| listener.addresses().is_empty()) {
+        if daemon
+            .listening()
+            .iter()
+            .all(|listener| listener.addresses().is_empty())
+        {
             let message = format!("--address: expected an IP address, localhost or *, found {address:?}");
             return Err(Failure::new(exit::USAGE, message));
         }
@@ -73,26 +87,27 @@ fn apply(overrides: &Overrides, daemon: &mut config::Daemon) -> Result<(), Failu
 fn destination(daemon: &config::Daemon, background: bool) -> Destination {
     match &daemon.log_path {
         Some(path) => Destination::File(path.clone()),
-        None if background || std::env::var_os("NOTIFY_SOCKET").is_some() => {
-            Destination::Syslog("/dev/log".into())
-        }
+        None if background || std::env::var_os("NOTIFY_SOCKET").is_some() => Destination::Syslog("/dev/log".into()),
         None => Destination::Stderr,
     }
 }
 
 /// The first lines on standard error: where we listen, where mail goes, for whom, and how to send the first.
 fn announce(ready: &Ready) {
+    let mut text = String::new();
     for address in &ready.addresses {
-        eprintln!("rsmtpd: listening on {address}");
+        let _ = writeln!(text, "rsmtpd: listening on {address}");
     }
-    eprintln!("rsmtpd: mail goes to {}", ready.destination);
+    let _ = writeln!(text, "rsmtpd: mail goes to {}", ready.destination);
     let recipients = ready.served.recipients();
     let domains: Vec<&str> = recipients.domains().collect();
-    eprintln!("rsmtpd: recipients of {}", domains.join(", "));
+    let _ = writeln!(text, "rsmtpd: recipients of {}", domains.join(", "));
     if let (Some(address), Some(domain)) = (ready.addresses.first(), recipients.first_domain()) {
-        eprintln!("rsmtpd: ready; to send a test message, paste:");
-        eprintln!("{}", test_line(address, &format!("postmaster@{domain}")));
+        let _ = writeln!(text, "rsmtpd: ready; to send a test message, paste:");
+        let _ = writeln!(text, "{}", test_line(address, &format!("postmaster@{domain}")));
     }
+    // One write, so that no line of the logger falls between.
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 /// A line for the shell that sends a message with Python's smtplib, which every Debian has.

@@ -61,8 +61,11 @@ fn list(state: &Path) -> io::Result<()> {
 
 fn line(listed: &Listed) -> String {
     let since = jiff::Timestamp::from_second(listed.since).map_or_else(|_| "-".to_owned(), |at| at.to_string());
-    let recipients: Vec<String> =
-        listed.recipients.iter().map(|(recipient, state)| format!("{}={state}", recipient.escape_debug())).collect();
+    let recipients: Vec<String> = listed
+        .recipients
+        .iter()
+        .map(|(recipient, state)| format!("{}={state}", recipient.escape_debug()))
+        .collect();
     let mut line = format!(
         "{} {} size={} since={since} attempts={} from=<{}> {}",
         listed.tree,

@@ -16,14 +16,22 @@ pub fn run(config: Option<&std::path::Path>) -> Result<(), Failure> {
     let state = super::check::state_directory(config)?;
     let lock = state.join("lock");
     let text = fs::read_to_string(&lock).map_err(|error| {
-        let status =
-            if error.kind() == std::io::ErrorKind::PermissionDenied { exit::NOPERM } else { exit::UNAVAILABLE };
+        let status = if error.kind() == std::io::ErrorKind::PermissionDenied {
+            exit::NOPERM
+        } else {
+            exit::UNAVAILABLE
+        };
         Failure::new(status, format!("{}: {error}", lock.display()))
     })?;
-    let master: i32 =
-        text.trim().parse().map_err(|_| Failure::new(exit::UNAVAILABLE, format!("{}: no process id", lock.display())))?;
+    let master: i32 = text
+        .trim()
+        .parse()
+        .map_err(|_| Failure::new(exit::UNAVAILABLE, format!("{}: no process id", lock.display())))?;
     if fs::File::open(&lock).is_ok_and(|file| file.try_lock().is_ok()) {
-        return Err(Failure::new(exit::UNAVAILABLE, "no daemon is running on this state directory"));
+        return Err(Failure::new(
+            exit::UNAVAILABLE,
+            "no daemon is running on this state directory",
+        ));
     }
     let answer = state.join("status");
     let written = || fs::metadata(&answer).and_then(|metadata| metadata.modified()).ok();
@@ -39,5 +47,8 @@ pub fn run(config: Option<&std::path::Path>) -> Result<(), Failure> {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    Err(Failure::new(exit::UNAVAILABLE, format!("process {master} did not answer within {} s", PATIENCE.as_secs())))
+    Err(Failure::new(
+        exit::UNAVAILABLE,
+        format!("process {master} did not answer within {} s", PATIENCE.as_secs()),
+    ))
 }

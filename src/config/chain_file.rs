@@ -45,10 +45,7 @@ const ORIGINALS: &[(&str, Original)] = &[
     ("quit", Original::Handler("quit")),
     ("unknown_command", Original::Handler("unknown_command")),
     ("verify_attempt_delivery", Original::Handler("verify")),
-    (
-        "data_file",
-        Original::Implicit("delivery keeps the message itself"),
-    ),
+    ("data_file", Original::Implicit("delivery keeps the message itself")),
     (
         "post_data_reset",
         Original::Implicit("a transaction always ends with its data"),
@@ -178,10 +175,7 @@ impl ChainFile {
 
     /// Whether some entry names the handler.
     pub fn uses(&self, handler: &str) -> bool {
-        self.verbs
-            .values()
-            .flatten()
-            .any(|entry| entry.handler == handler)
+        self.verbs.values().flatten().any(|entry| entry.handler == handler)
     }
 
     fn read_options(&mut self, field: &Field<'_>) {
@@ -189,10 +183,7 @@ impl ChainFile {
             return;
         };
         section.read("evaluate", &mut self.evaluate, |f| {
-            f.choice(&[
-                ("all", Evaluate::All),
-                ("until_decided", Evaluate::UntilDecided),
-            ])
+            f.choice(&[("all", Evaluate::All), ("until_decided", Evaluate::UntilDecided)])
         });
         section.read("combine", &mut self.combine, |f| {
             f.choice(&[("severity", Combine::Severity), ("last", Combine::Last)])
@@ -203,9 +194,7 @@ impl ChainFile {
 
 fn is_verb(name: &str) -> bool {
     matches!(name, "__OPEN__" | "__DATA__" | "__DEFAULT__" | "__CLOSE__")
-        || (!name.is_empty()
-            && name.len() <= 32
-            && name.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+        || (!name.is_empty() && name.len() <= 32 && name.bytes().all(|byte| byte.is_ascii_alphanumeric()))
 }
 
 /// The entries of one verb; none when all of them are implicit or left out, so that `__DEFAULT__` takes the verb.
@@ -237,11 +226,7 @@ type WithId<'a> = Option<(Field<'a>, String)>;
 
 fn read_entry<'a>(item: &Field<'a>, files: &FileSettings<'_>) -> Option<(Entry, WithId<'a>)> {
     let section = item.section()?;
-    let handler = match (
-        section.get("handler"),
-        section.get("module"),
-        section.get("class"),
-    ) {
+    let handler = match (section.get("handler"), section.get("module"), section.get("class")) {
         (Some(handler), None, None) => known_handler(&handler),
         (Some(handler), _, _) => {
             handler.fault("expected handler or module and class, found both".to_owned());
@@ -258,9 +243,7 @@ fn read_entry<'a>(item: &Field<'a>, files: &FileSettings<'_>) -> Option<(Entry, 
             None
         }
     };
-    let id = section
-        .get("id")
-        .and_then(|field| Some((field.clone(), field.text()?)));
+    let id = section.get("id").and_then(|field| Some((field.clone(), field.text()?)));
     let mut mode = Mode::Enforce;
     section.read("mode", &mut mode, |f| {
         f.choice(&[
@@ -300,9 +283,7 @@ fn read_entry<'a>(item: &Field<'a>, files: &FileSettings<'_>) -> Option<(Entry, 
 
 fn known_handler(field: &Field<'_>) -> Option<&'static str> {
     let name = field.scalar();
-    let found = HANDLERS
-        .iter()
-        .find(|known| name.as_deref() == Some(**known));
+    let found = HANDLERS.iter().find(|known| name.as_deref() == Some(**known));
     if found.is_none() {
         field.fault(format!(
             "expected {}, found the unknown handler {}",
@@ -327,7 +308,9 @@ fn original_handler(field: &Field<'_>) -> Option<&'static str> {
             None
         }
         None => {
-            field.fault(format!("expected a module of rsmtpd.handlers that is available, found the unknown handler {module:?}"));
+            field.fault(format!(
+                "expected a module of rsmtpd.handlers that is available, found the unknown handler {module:?}"
+            ));
             None
         }
     }

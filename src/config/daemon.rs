@@ -228,9 +228,7 @@ impl Daemon {
         section.read("background", &mut daemon.background, Field::boolean);
         section.read_option("server_name", &mut daemon.server_name, server_name);
         section.read_option("log_path", &mut daemon.log_path, absolute_path);
-        section.read("log_level", &mut daemon.log_level, |f| {
-            f.choice(LogLevel::WORDS)
-        });
+        section.read("log_level", &mut daemon.log_level, |f| f.choice(LogLevel::WORDS));
         section.read_option("state", &mut daemon.state, absolute_path);
         section.read("sandbox", &mut daemon.sandbox, |f| {
             f.choice(&[
@@ -259,14 +257,10 @@ impl Workers {
         section.read("min_spare", &mut workers.min_spare, |f| f.integer(1..=1000));
         section.read("max_spare", &mut workers.max_spare, |f| f.integer(1..=1000));
         section.read("max", &mut workers.max, |f| f.integer(1..=100_000));
-        section.read(
-            "connections_per_worker",
-            &mut workers.connections_per_worker,
-            |f| f.integer(1..=1_000_000),
-        );
-        section.read("per_source", &mut workers.per_source, |f| {
-            f.integer(0..=1_000_000)
+        section.read("connections_per_worker", &mut workers.connections_per_worker, |f| {
+            f.integer(1..=1_000_000)
         });
+        section.read("per_source", &mut workers.per_source, |f| f.integer(0..=1_000_000));
         section.read("per_source_rate", &mut workers.per_source_rate, |f| {
             f.integer(0..=1_000_000)
         });
@@ -377,9 +371,7 @@ fn is_host_name(name: &str) -> bool {
     name.len() <= 253
         && name.split('.').all(|label| {
             (1..=63).contains(&label.len())
-                && label
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
                 && !label.starts_with('-')
                 && !label.ends_with('-')
         })
@@ -402,10 +394,7 @@ pub(super) fn account(field: &Field<'_>) -> Option<String> {
 
 /// A path from the root.
 pub(super) fn absolute_path(field: &Field<'_>) -> Option<PathBuf> {
-    let found = field
-        .scalar()
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute());
+    let found = field.scalar().map(PathBuf::from).filter(|path| path.is_absolute());
     if found.is_none() {
         field.expected("an absolute path");
     }

@@ -113,10 +113,7 @@ impl Delivery {
         section.read("user", &mut delivery.user, account);
         section.read_option("group", &mut delivery.group, account);
         section.read("acknowledge", &mut delivery.acknowledge, |f| {
-            f.choice(&[
-                ("delivered", Acknowledge::Delivered),
-                ("spooled", Acknowledge::Spooled),
-            ])
+            f.choice(&[("delivered", Acknowledge::Delivered), ("spooled", Acknowledge::Spooled)])
         });
         section.read("writers", &mut delivery.writers, |f| f.integer(1..=64));
         section.read("lda_jobs", &mut delivery.lda_jobs, |f| f.integer(1..=256));
@@ -148,11 +145,7 @@ impl Delivery {
         let Some(section) = root.section() else {
             return delivery;
         };
-        section.read(
-            "dovecot_lda_path",
-            &mut delivery.dovecot_lda.path,
-            absolute_path,
-        );
+        section.read("dovecot_lda_path", &mut delivery.dovecot_lda.path, absolute_path);
         section.finish();
         delivery
     }

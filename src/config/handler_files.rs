@@ -52,7 +52,7 @@ pub struct Hello {
 impl Default for Hello {
     fn default() -> Hello {
         Hello {
-            message: "Hello <client.advertised_name> (<client.ip> port <client.port>)".to_owned(),
+            message: "<server_name> Hello <client.advertised_name> (<client.ip> port <client.port>)".to_owned(),
             advertise_pipelining_extension: true,
         }
     }

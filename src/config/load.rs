@@ -81,19 +81,13 @@ pub(super) fn parse(text: &str) -> Result<Node, SyntaxFault> {
     Seed(&reading)
         .deserialize(serde_yaml::Deserializer::from_str(text))
         .map_err(|error| {
-            let (line, column) = error
-                .location()
-                .map_or((0, 0), |at| (at.line(), at.column()));
+            let (line, column) = error.location().map_or((0, 0), |at| (at.line(), at.column()));
             let whole = error.to_string();
             let message = match whole.rfind(" at line ") {
                 Some(end) => whole.get(..end).unwrap_or_default().to_owned(),
                 None => whole,
             };
-            SyntaxFault {
-                line,
-                column,
-                message,
-            }
+            SyntaxFault { line, column, message }
         })
 }
 
@@ -104,9 +98,7 @@ pub(super) fn locate(text: &str, serial: usize) -> (usize, usize) {
         target: Some(serial),
     };
     match Seed(&reading).deserialize(serde_yaml::Deserializer::from_str(text)) {
-        Err(error) => error
-            .location()
-            .map_or((1, 1), |at| (at.line(), at.column())),
+        Err(error) => error.location().map_or((1, 1), |at| (at.line(), at.column())),
         Ok(_) => (1, 1),
     }
 }

@@ -144,10 +144,7 @@ impl Configuration {
     ///
     /// # Errors
     /// Every fault of these files; the set in use should then stay.
-    pub fn load_worker_set(
-        directory: BorrowedFd<'_>,
-        chains: &[String],
-    ) -> Result<WorkerSet, Faults> {
+    pub fn load_worker_set(directory: BorrowedFd<'_>, chains: &[String]) -> Result<WorkerSet, Faults> {
         let mut loaded = Loaded::default();
         let mut set = read_worker_set(directory, chains, &mut loaded);
         if loaded.faults.is_empty() {
@@ -196,23 +193,15 @@ fn whole_file(file: &str, message: String) -> Fault {
     }
 }
 
-fn read_worker_set(
-    fd: BorrowedFd<'_>,
-    listener_chains: &[String],
-    loaded: &mut Loaded,
-) -> WorkerSet {
+fn read_worker_set(fd: BorrowedFd<'_>, listener_chains: &[String], loaded: &mut Loaded) -> WorkerSet {
     let mut reader = Reader::new(fd);
-    let worker = reader
-        .optional(&["worker.yaml"], Worker::read)
-        .unwrap_or_default();
+    let worker = reader.optional(&["worker.yaml"], Worker::read).unwrap_or_default();
     let mut greeting = Greeting::default();
     reader.optional(&handler_names("greeting", "GreetingHandler"), |root| {
         greeting.read(root)
     });
     let mut hello = Hello::default();
-    reader.optional(&handler_names("hello", "HelloHandler"), |root| {
-        hello.read(root)
-    });
+    reader.optional(&handler_names("hello", "HelloHandler"), |root| hello.read(root));
     let mut names = vec![worker.command_handler.clone()];
     names.extend(
         listener_chains
@@ -275,11 +264,10 @@ impl<'fd> Reader<'fd> {
     }
 
     fn daemon(&mut self) -> Daemon {
-        self.optional(&["rsmtpd.yaml"], Daemon::read)
-            .unwrap_or_else(|| {
-                self.missing("rsmtpd.yaml");
-                Daemon::default()
-            })
+        self.optional(&["rsmtpd.yaml"], Daemon::read).unwrap_or_else(|| {
+            self.missing("rsmtpd.yaml");
+            Daemon::default()
+        })
     }
 
     fn delivery(&mut self) -> Delivery {
@@ -318,11 +306,7 @@ impl<'fd> Reader<'fd> {
 
     /// Reads the first of the names that exists; none when none does. A file that cannot be read is a fault, and gives
     /// what `read` makes of an empty one.
-    fn optional<T>(
-        &mut self,
-        names: &[impl AsRef<str>],
-        read: impl FnOnce(&Field<'_>) -> T,
-    ) -> Option<T> {
+    fn optional<T>(&mut self, names: &[impl AsRef<str>], read: impl FnOnce(&Field<'_>) -> T) -> Option<T> {
         let (file, name) = self.find(names)?;
         let empty = Node {
             serial: 0,
@@ -347,10 +331,8 @@ impl<'fd> Reader<'fd> {
                 Ok(None) => {}
                 Ok(Some(text)) => return Some((Some(File::new(name, text)), name.to_owned())),
                 Err(error) => {
-                    self.faults.push(whole_file(
-                        name,
-                        format!("expected a readable file, found: {error}"),
-                    ));
+                    self.faults
+                        .push(whole_file(name, format!("expected a readable file, found: {error}")));
                     return Some((None, name.to_owned()));
                 }
             }

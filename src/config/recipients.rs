@@ -69,10 +69,7 @@ impl Tagging {
         if !self.allow {
             return None;
         }
-        let at = self
-            .characters
-            .chars()
-            .find_map(|character| local.find(character))?;
+        let at = self.characters.chars().find_map(|character| local.find(character))?;
         local.get(..at).filter(|rest| !rest.is_empty())
     }
 }
@@ -143,10 +140,7 @@ impl DomainRecipients {
     pub(super) fn spelling(&self, local: &str) -> Option<String> {
         match self.recipients.get(local) {
             Some(entry) if entry.alias => None,
-            Some(entry) => entry
-                .deliver_to
-                .first()
-                .map(|(_, spelling)| spelling.clone()),
+            Some(entry) => entry.deliver_to.first().map(|(_, spelling)| spelling.clone()),
             None => self.table.as_ref()?.find(local).map(str::to_owned),
         }
     }
@@ -203,9 +197,7 @@ impl Table {
         if !text.is_empty() {
             text.push(b'\n');
         }
-        Table {
-            bytes: Arc::new(text),
-        }
+        Table { bytes: Arc::new(text) }
     }
 
     /// A table over bytes that another table's [`Table::bytes`] gave.
@@ -261,16 +253,10 @@ mod tests {
     #[test]
     fn a_table_finds_each_name_and_no_other() {
         for count in 0..40 {
-            let names: Vec<String> = (0..count)
-                .map(|number| format!("User{}", number * 7 % 41))
-                .collect();
+            let names: Vec<String> = (0..count).map(|number| format!("User{}", number * 7 % 41)).collect();
             let table = Table::new(names.iter().map(String::as_str).collect());
             for name in &names {
-                assert_eq!(
-                    table.find(&name.to_lowercase()),
-                    Some(name.as_str()),
-                    "{count}"
-                );
+                assert_eq!(table.find(&name.to_lowercase()), Some(name.as_str()), "{count}");
             }
             for other in ["", "a", "user", "user0a", "user99", "zzz"] {
                 assert_eq!(table.find(other), None, "{count} {other}");
@@ -289,12 +275,7 @@ mod tests {
 
     #[test]
     fn a_table_of_any_bytes_never_panics() {
-        for bytes in [
-            &b"no line feed"[..],
-            b"\n\n\n",
-            b"\xff\xfe\n",
-            b"a\n\xff\nz\n",
-        ] {
+        for bytes in [&b"no line feed"[..], b"\n\n\n", b"\xff\xfe\n", b"a\n\xff\nz\n"] {
             let table = Table::over(Arc::new(bytes.to_vec()));
             assert_eq!(table.find("m"), None);
         }

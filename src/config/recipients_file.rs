@@ -3,9 +3,7 @@
 use super::directory::Directory;
 use super::fault::Fault;
 use super::load::Value;
-use super::recipients::{
-    DomainRecipients, Recipient, Recipients, Table, Tagging, is_tagging_character,
-};
+use super::recipients::{DomainRecipients, Recipient, Recipients, Table, Tagging, is_tagging_character};
 use super::section::{Field, Section};
 
 /// An alias's target, kept until every entry is known.
@@ -18,11 +16,7 @@ struct Target<'a> {
 }
 
 /// Reads the document; `directory` gives the recipients files, whose faults go to `faults`.
-pub(super) fn read(
-    root: &Field<'_>,
-    directory: &mut Directory,
-    faults: &mut Vec<Fault>,
-) -> Recipients {
+pub(super) fn read(root: &Field<'_>, directory: &mut Directory, faults: &mut Vec<Fault>) -> Recipients {
     let mut all = Recipients::default();
     let Some(section) = root.section() else {
         return all;
@@ -73,11 +67,7 @@ fn read_domain<'a>(
     let Some(section) = field.section() else {
         return;
     };
-    section.read(
-        "allow_soft_delivery",
-        &mut domain.allow_soft_delivery,
-        Field::boolean,
-    );
+    section.read("allow_soft_delivery", &mut domain.allow_soft_delivery, Field::boolean);
     domain.tagging = read_tagging(&section, &domain.tagging);
     for item in section
         .get("recipients")
@@ -96,9 +86,7 @@ fn read_tagging(section: &Section<'_>, outer: &Tagging) -> Tagging {
     let mut tagging = outer.clone();
     section.read("allow_tagging", &mut tagging.allow, Field::boolean);
     section.read("tagging_characters", &mut tagging.characters, |field| {
-        let found = field
-            .scalar()
-            .filter(|text| text.chars().all(is_tagging_character));
+        let found = field.scalar().filter(|text| text.chars().all(is_tagging_character));
         if found.is_none() {
             field.expected("characters out of !#$%&'*+-/=?^_`{|}~");
         }
@@ -108,11 +96,7 @@ fn read_tagging(section: &Section<'_>, outer: &Tagging) -> Tagging {
 }
 
 /// `- name`, `- name: {options}`, or the original's `- name:` with the options beside it.
-fn read_recipient<'a>(
-    domain: &mut DomainRecipients,
-    item: &Field<'a>,
-    targets: &mut Vec<Target<'a>>,
-) {
+fn read_recipient<'a>(domain: &mut DomainRecipients, item: &Field<'a>, targets: &mut Vec<Target<'a>>) {
     let mut entry = Recipient {
         enabled: true,
         tagging: domain.tagging.clone(),
@@ -130,9 +114,7 @@ fn read_recipient<'a>(
                 return;
             };
             named = at;
-            if let (Some(inner), false) =
-                (value.as_ref().and_then(Field::section), section.has_more())
-            {
+            if let (Some(inner), false) = (value.as_ref().and_then(Field::section), section.has_more()) {
                 read_options(&mut entry, &inner, targets);
                 inner.finish();
             } else {
@@ -150,18 +132,14 @@ fn read_recipient<'a>(
     let key = name.to_lowercase();
     if key == "*" {
         if entry.deliver_to.is_empty() {
-            named.fault(
-                "expected deliver_to, because a catch-all needs a mailbox, found none".to_owned(),
-            );
+            named.fault("expected deliver_to, because a catch-all needs a mailbox, found none".to_owned());
         } else if domain.catch_all.replace(entry).is_some() {
             named.fault("expected each recipient once, found it again".to_owned());
         }
         return;
     }
     if key == "postmaster" && !entry.enabled {
-        named.fault(
-            "expected postmaster to be enabled (RFC 5321 4.5.1), found enabled: no".to_owned(),
-        );
+        named.fault("expected postmaster to be enabled (RFC 5321 4.5.1), found enabled: no".to_owned());
     }
     if entry.deliver_to.is_empty() {
         entry.deliver_to.push((domain.name.clone(), name));
@@ -185,9 +163,7 @@ fn read_options<'a>(entry: &mut Recipient, section: &Section<'a>, targets: &mut 
     for item in items {
         let address = item.scalar().unwrap_or_default();
         match address.rsplit_once('@') {
-            Some((local, at))
-                if is_local_part(local) && local != "*" && is_domain(&at.to_lowercase()) =>
-            {
+            Some((local, at)) if is_local_part(local) && local != "*" && is_domain(&at.to_lowercase()) => {
                 let mailbox = (at.to_lowercase(), local.to_owned());
                 targets.push(Target {
                     field: item,
@@ -205,25 +181,23 @@ fn read_options<'a>(entry: &mut Recipient, section: &Section<'a>, targets: &mut 
 fn check_targets(all: &Recipients, targets: &[Target<'_>]) {
     for target in targets {
         let Some(domain) = all.domains.get(&target.domain) else {
-            target.field.note(
-                "is no address of these domains; mail goes to its mailbox all the same".to_owned(),
-            );
+            target
+                .field
+                .note("is no address of these domains; mail goes to its mailbox all the same".to_owned());
             continue;
         };
         match domain.recipients.get(&target.local) {
             Some(entry) if !entry.enabled => target.field.expected("a recipient that is enabled"),
-            Some(entry) if entry.alias => {
-                target.field.expected("a recipient that is no alias itself")
-            }
+            Some(entry) if entry.alias => target.field.expected("a recipient that is no alias itself"),
             Some(_) => {}
             None if domain
                 .table
                 .as_ref()
                 .is_some_and(|table| table.find(&target.local).is_some()) => {}
             None => {
-                target.field.note(
-                    "is not among the recipients; mail goes to its mailbox all the same".to_owned(),
-                );
+                target
+                    .field
+                    .note("is not among the recipients; mail goes to its mailbox all the same".to_owned());
             }
         }
     }
@@ -259,17 +233,10 @@ fn spell_targets(all: &mut Recipients) {
 }
 
 /// One local part, or address of this domain, a line; `#` begins a comment line.
-fn read_table(
-    field: &Field<'_>,
-    domain: &str,
-    directory: &mut Directory,
-    faults: &mut Vec<Fault>,
-) -> Option<Table> {
-    let name = field.scalar().filter(|name| {
-        !name.is_empty()
-            && !name.starts_with('.')
-            && !name.chars().any(|c| c == '/' || c.is_control())
-    });
+fn read_table(field: &Field<'_>, domain: &str, directory: &mut Directory, faults: &mut Vec<Fault>) -> Option<Table> {
+    let name = field
+        .scalar()
+        .filter(|name| !name.is_empty() && !name.starts_with('.') && !name.chars().any(|c| c == '/' || c.is_control()));
     let Some(name) = name else {
         field.expected("the name of a file in the configuration directory");
         return None;
@@ -316,9 +283,7 @@ fn read_table(
 }
 
 fn is_local_part(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && !name.contains('@')
-        && !name.chars().any(|c| c.is_control() || c.is_whitespace())
+    (1..=64).contains(&name.len()) && !name.contains('@') && !name.chars().any(|c| c.is_control() || c.is_whitespace())
 }
 
 /// `name` in lower case.

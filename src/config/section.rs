@@ -69,9 +69,7 @@ impl File {
             .into_iter()
             .take(MOST_FAULTS)
             .map(|mark| {
-                let (line, column) = mark
-                    .serial
-                    .map_or((0, 0), |serial| load::locate(&self.text, serial));
+                let (line, column) = mark.serial.map_or((0, 0), |serial| load::locate(&self.text, serial));
                 Fault {
                     file: self.name.clone(),
                     line,
@@ -212,10 +210,7 @@ impl<'a> Field<'a> {
         };
         let found = found.filter(|duration| range.contains(duration));
         if found.is_none() {
-            let (from, to) = (
-                format_duration(*range.start()),
-                format_duration(*range.end()),
-            );
+            let (from, to) = (format_duration(*range.start()), format_duration(*range.end()));
             self.expected(&format!("a duration of {from} to {to}"));
         }
         found
@@ -301,12 +296,7 @@ impl<'a> Section<'a> {
     }
 
     /// Puts the value of a key into `place`; a wrong one is a fault and leaves the default.
-    pub(super) fn read<T>(
-        &self,
-        key: &'static str,
-        place: &mut T,
-        with: impl FnOnce(&Field<'a>) -> Option<T>,
-    ) {
+    pub(super) fn read<T>(&self, key: &'static str, place: &mut T, with: impl FnOnce(&Field<'a>) -> Option<T>) {
         if let Some(value) = self.get(key).as_ref().and_then(with) {
             *place = value;
         }
@@ -376,10 +366,7 @@ impl<'a> Section<'a> {
             if earlier {
                 at.fault("expected each key once, found it again".to_owned());
             } else if !known.iter().any(|name| is_text(key, name)) {
-                at.fault(format!(
-                    "expected {}, found an unknown key",
-                    alternatives(&known)
-                ));
+                at.fault(format!("expected {}, found an unknown key", alternatives(&known)));
             }
         }
     }

@@ -110,23 +110,17 @@ impl Worker {
         section.read("maximum_messages", &mut worker.maximum_messages, |f| {
             f.integer(0..=1_000_000_000)
         });
-        section.read("maximum_errors", &mut worker.maximum_errors, |f| {
+        section.read("maximum_errors", &mut worker.maximum_errors, |f| f.integer(1..=10_000));
+        section.read("maximum_unknown_commands", &mut worker.maximum_unknown_commands, |f| {
             f.integer(1..=10_000)
         });
-        section.read(
-            "maximum_unknown_commands",
-            &mut worker.maximum_unknown_commands,
-            |f| f.integer(1..=10_000),
-        );
         section.read("maximum_received", &mut worker.maximum_received, |f| {
             f.integer(100..=1000)
         });
         section.read("command_timeout", &mut worker.command_timeout, |f| {
             f.duration(timeout.clone())
         });
-        section.read("data_timeout", &mut worker.data_timeout, |f| {
-            f.duration(timeout)
-        });
+        section.read("data_timeout", &mut worker.data_timeout, |f| f.duration(timeout));
         section.read("session_timeout", &mut worker.session_timeout, |f| {
             f.duration(Duration::from_secs(60)..=Duration::from_secs(7 * 86400))
         });

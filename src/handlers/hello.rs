@@ -65,10 +65,11 @@ impl Hello {
         if context.chunking() {
             lines.push("CHUNKING".to_owned());
         }
-        lines.push(format!(
-            "LIMITS MAILMAX={} RCPTMAX={}",
-            limits.maximum_messages, limits.maximum_recipients
-        ));
+        // A value must have a limit behind it (RFC 9422 §3): no MAILMAX where there is none.
+        lines.push(match limits.maximum_messages {
+            u32::MAX => format!("LIMITS RCPTMAX={}", limits.maximum_recipients),
+            most => format!("LIMITS MAILMAX={most} RCPTMAX={}", limits.maximum_recipients),
+        });
         if context.verbs().iter().any(|verb| verb == "HELP") {
             lines.push("HELP".to_owned());
         }

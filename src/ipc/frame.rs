@@ -101,17 +101,11 @@ mod tests {
         assert_eq!(decode::<FromDelivery>(&longer), Err(Fault::Trailing));
         assert_eq!(decode::<FromDelivery>(&[]), Err(Fault::Empty));
         assert_eq!(decode::<FromDelivery>(&[VERSION]), Err(Fault::Malformed));
-        assert_eq!(
-            decode::<FromDelivery>(&[VERSION, 200]),
-            Err(Fault::Malformed)
-        );
+        assert_eq!(decode::<FromDelivery>(&[VERSION, 200]), Err(Fault::Malformed));
         let mut other = good;
         other[0] = 9;
         assert_eq!(decode::<FromDelivery>(&other), Err(Fault::Version(9)));
-        assert_eq!(
-            encode(&commit(vec![b'x'; MAXIMUM])).map(|_| ()),
-            Err(Fault::TooLong)
-        );
+        assert_eq!(encode(&commit(vec![b'x'; MAXIMUM])).map(|_| ()), Err(Fault::TooLong));
         assert!(encode(&commit(vec![b'x'; 48 * 1024])).is_ok());
     }
 

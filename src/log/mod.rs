@@ -126,7 +126,10 @@ mod tests {
 
     #[test]
     fn a_hostile_value_stays_on_one_line() {
-        let line = Event::new("reject").field("code", 550).quoted("from", b"a\r\nevent=\"x\"\xff").text();
+        let line = Event::new("reject")
+            .field("code", 550)
+            .quoted("from", b"a\r\nevent=\"x\"\xff")
+            .text();
         assert_eq!(line, "event=reject code=550 from=\"a\\r\\nevent=\\\"x\\\"\\xff\"");
     }
 

@@ -21,7 +21,11 @@ pub struct Client {
 impl Client {
     /// Speaks through `door`, and keeps lines below `threshold` to itself.
     pub fn new(door: OwnedFd, threshold: Level) -> Client {
-        Client { door: Channel::new(door), lost: AtomicU64::new(0), threshold }
+        Client {
+            door: Channel::new(door),
+            lost: AtomicU64::new(0),
+            threshold,
+        }
     }
 
     /// Says one event.
@@ -53,6 +57,12 @@ impl Client {
     }
 
     fn send(&self, level: Level, text: String) -> Result<(), Fault> {
-        self.door.send_nowait(&ToLogger::Line { level: level as u8, text }, &[])
+        self.door.send_nowait(
+            &ToLogger::Line {
+                level: level as u8,
+                text,
+            },
+            &[],
+        )
     }
 }

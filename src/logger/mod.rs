@@ -20,7 +20,6 @@ use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::log::ToLogger;
 use crate::log::{Event, Level};
-use crate::sys::socket;
 
 /// The master's end of a logger's control channel.
 type Control = Channel<FromHelper, ToHelper>;
@@ -53,10 +52,17 @@ struct Logger {
 pub fn run(control: OwnedFd, sink: Sink, threshold: Level) -> io::Result<()> {
     let poll = Poll::new()?;
     let control = Control::new(control);
-    socket::set_nonblocking(&control, true)?;
-    poll.registry().register(&mut SourceFd(&control.as_raw_fd()), CONTROL, Interest::READABLE)?;
-    let mut logger =
-        Logger { poll, control, sink, speakers: BTreeMap::new(), ready: BTreeSet::new(), next: 0, threshold };
+    poll.registry()
+        .register(&mut SourceFd(&control.as_raw_fd()), CONTROL, Interest::READABLE)?;
+    let mut logger = Logger {
+        poll,
+        control,
+        sink,
+        speakers: BTreeMap::new(),
+        ready: BTreeSet::new(),
+        next: 0,
+        threshold,
+    };
     logger.control.send(&FromHelper::Ready).map_err(io::Error::other)?;
     logger.serve()
 }
@@ -95,11 +101,13 @@ impl Logger {
     /// Takes what the master says; false when it is gone or wants us to end.
     fn hear_master(&mut self) -> io::Result<bool> {
         loop {
-            match self.control.receive() {
+            match self.control.receive_nowait() {
                 Ok((ToHelper::Door { pid, .. }, Some(fd))) => self.admit(Door::new(fd), pid)?,
                 Ok((ToHelper::Reload, _)) => {
                     if let Err(error) = self.sink.reopen() {
-                        let line = Event::new("log-reopen-failed").quoted("error", error.to_string().as_bytes()).text();
+                        let line = Event::new("log-reopen-failed")
+                            .quoted("error", error.to_string().as_bytes())
+                            .text();
                         self.sink.write(Level::Error, std::process::id(), &line);
                     }
                 }
@@ -112,18 +120,27 @@ impl Logger {
     }
 
     fn admit(&mut self, door: Door, pid: i32) -> io::Result<()> {
-        socket::set_nonblocking(&door, true)?;
         let number = self.next;
         self.next += 1;
-        self.poll.registry().register(&mut SourceFd(&door.as_raw_fd()), Token(number), Interest::READABLE)?;
-        self.speakers.insert(number, Speaker { door, pid: pid.unsigned_abs() });
+        self.poll
+            .registry()
+            .register(&mut SourceFd(&door.as_raw_fd()), Token(number), Interest::READABLE)?;
+        self.speakers.insert(
+            number,
+            Speaker {
+                door,
+                pid: pid.unsigned_abs(),
+            },
+        );
         Ok(())
     }
 
     fn hear_speaker(&mut self, number: usize) {
-        let Some(speaker) = self.speakers.get_mut(&number) else { return };
+        let Some(speaker) = self.speakers.get_mut(&number) else {
+            return;
+        };
         for _ in 0..TURN {
-            match speaker.door.receive() {
+            match speaker.door.receive_nowait() {
                 Ok((ToLogger::Line { level, text }, _)) => {
                     let level = Level::from_number(level);
                     if level <= self.threshold {
@@ -144,7 +161,10 @@ impl Logger {
 /// The text with anything that is not printable ASCII replaced: a speaker that was taken over can forge
 /// values, but neither lines nor terminal sequences.
 fn one_line(text: &str) -> String {
-    text.chars().take(crate::log::LINE_MAX).map(|c| if (' '..='~').contains(&c) { c } else { '?' }).collect()
+    text.chars()
+        .take(crate::log::LINE_MAX)
+        .map(|c| if (' '..='~').contains(&c) { c } else { '?' })
+        .collect()
 }
 
 #[cfg(test)]

@@ -66,7 +66,12 @@ impl Sink {
             Destination::File(path) => (Target::File(append(path)?), None),
             Destination::Stderr => (Target::Stderr, None),
         };
-        Ok(Sink { destination, target, lost: 0, retry_at })
+        Ok(Sink {
+            destination,
+            target,
+            lost: 0,
+            retry_at,
+        })
     }
 
     /// Opens the file again, after it was rotated away; the old one stays if that fails.
@@ -131,9 +136,12 @@ impl Sink {
             }
             Target::File(file) => {
                 let now = jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%.6f%:z").to_string();
-                file.write_all(format!("{now} rsmtpd[{pid}]: {text}\n").as_bytes()).is_ok()
+                file.write_all(format!("{now} rsmtpd[{pid}]: {text}\n").as_bytes())
+                    .is_ok()
             }
-            Target::Stderr => io::stderr().write_all(format!("rsmtpd[{pid}]: {text}\n").as_bytes()).is_ok(),
+            Target::Stderr => io::stderr()
+                .write_all(format!("rsmtpd[{pid}]: {text}\n").as_bytes())
+                .is_ok(),
         }
     }
 }
@@ -150,7 +158,12 @@ fn connect(path: &Path) -> io::Result<Logger<LoggerBackend, Formatter3164>> {
     let socket = UnixDatagram::unbound()?;
     socket.connect(path)?;
     socket.set_nonblocking(true)?;
-    let formatter = Formatter3164 { facility: Facility::LOG_MAIL, hostname: None, process: "rsmtpd".into(), pid: 0 };
+    let formatter = Formatter3164 {
+        facility: Facility::LOG_MAIL,
+        hostname: None,
+        process: "rsmtpd".into(),
+        pid: 0,
+    };
     Ok(Logger::new(LoggerBackend::Unix(socket), formatter))
 }
 
@@ -168,7 +181,10 @@ mod tests {
         let mut buffer = [0; 512];
         let length = reader.recv(&mut buffer).unwrap();
         let line = String::from_utf8_lossy(&buffer[..length]).into_owned();
-        assert!(line.starts_with("<22>") && line.contains("rsmtpd[42]: event=one"), "{line}");
+        assert!(
+            line.starts_with("<22>") && line.contains("rsmtpd[42]: event=one"),
+            "{line}"
+        );
 
         drop(reader);
         std::fs::remove_file(&path).unwrap();
@@ -180,7 +196,10 @@ mod tests {
         while let Ok(length) = reader.recv(&mut buffer) {
             said.push_str(&String::from_utf8_lossy(&buffer[..length]));
         }
-        assert!(said.contains("event=lines-lost count=1") && said.contains("event=two"), "{said}");
+        assert!(
+            said.contains("event=lines-lost count=1") && said.contains("event=two"),
+            "{said}"
+        );
     }
 
     #[test]
@@ -205,6 +224,9 @@ mod tests {
         sink.reopen().unwrap();
         sink.write(Level::Info, 7, "event=new");
         let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.ends_with(" rsmtpd[7]: event=new\n") && !text.contains("old"), "{text}");
+        assert!(
+            text.ends_with(" rsmtpd[7]: event=new\n") && !text.contains("old"),
+            "{text}"
+        );
     }
 }

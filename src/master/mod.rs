@@ -3,6 +3,7 @@
 //! It may assume that every helper is ready and that root is gone for good. It must never parse a client's
 //! octets, hold a key or a table that grows with the traffic beyond its bounds, or start a thread.
 
+mod hear;
 mod helpers;
 mod pool;
 mod refuse;
@@ -21,9 +22,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::unistd::Pid;
 
-use crate::ipc::channel::Fault;
 use crate::ipc::control::ToHelper;
-use crate::ipc::link::{FromWorker, ToWorker};
 use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
 use crate::sys::notify::Notify;
@@ -31,9 +30,9 @@ use crate::sys::process::{self, Ended};
 use crate::sys::signals::Signals;
 use nix::sys::signal::Signal;
 
+use crate::worker::served::Served;
 use helpers::Helpers;
 use pool::Pool;
-use crate::worker::served::Served;
 use source_limits::SourceLimits;
 use workers::{Near, State, Workers};
 
@@ -86,7 +85,8 @@ struct Master {
 /// The event loop cannot be made.
 pub fn run(ready: Ready) -> io::Result<u8> {
     let poll = Poll::new()?;
-    poll.registry().register(&mut SourceFd(&ready.signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
+    poll.registry()
+        .register(&mut SourceFd(&ready.signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
     let now = Instant::now();
     let pool = Pool::new(pool_sizes(&ready.served), now);
     let sources = SourceLimits::new(source_limits(&ready.served));
@@ -110,7 +110,11 @@ pub fn run(ready: Ready) -> io::Result<u8> {
 
 fn pool_sizes(served: &Served) -> pool::Sizes {
     let workers = &served.daemon.workers;
-    pool::Sizes { min_spare: workers.min_spare, max_spare: workers.max_spare, max: workers.max }
+    pool::Sizes {
+        min_spare: workers.min_spare,
+        max_spare: workers.max_spare,
+        max: workers.max,
+    }
 }
 
 fn source_limits(served: &Served) -> source_limits::Limits {
@@ -130,7 +134,8 @@ impl Master {
             if let Some(status) = self.ended(now) {
                 return Ok(status);
             }
-            match self.poll.poll(&mut events, self.patience(now)) {
+            let patience = self.patience(now);
+            match self.poll.poll(&mut events, patience) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 other => other?,
             }
@@ -149,7 +154,10 @@ impl Master {
     fn ended(&mut self, now: Instant) -> Option<u8> {
         let until = self.ending?;
         if now >= until && !self.workers.is_empty() {
-            self.say(Level::Warning, Event::new("workers-killed").field("count", self.workers.len()));
+            self.say(
+                Level::Warning,
+                Event::new("workers-killed").field("count", self.workers.len()),
+            );
             self.workers.kill();
             self.ending = Some(now + Duration::from_secs(5));
             return None;
@@ -157,12 +165,19 @@ impl Master {
         if !self.workers.is_empty() {
             return None;
         }
-        self.say(Level::Notice, Event::new("stopped").field("connections", self.served_sum));
+        self.say(
+            Level::Notice,
+            Event::new("stopped").field("connections", self.served_sum),
+        );
         Some(self.status)
     }
 
     fn patience(&mut self, now: Instant) -> Option<Duration> {
-        let advice = self.pool.advise(self.workers.spares(self.generation()), self.workers.busy(self.generation()), now);
+        let advice = self.pool.advise(
+            self.workers.spares(self.generation()),
+            self.workers.busy(self.generation()),
+            now,
+        );
         let at = match (advice.again, self.ending) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
@@ -184,16 +199,24 @@ impl Master {
             return;
         }
         let generation = self.generation();
-        let advice = self.pool.advise(self.workers.spares(generation), self.workers.busy(generation), now);
+        let advice = self
+            .pool
+            .advise(self.workers.spares(generation), self.workers.busy(generation), now);
         self.workers.retire(advice.retire);
         for _ in 0..advice.fork {
-            let near = Near { listeners: &self.ready.listeners, directory: &self.ready.directory };
+            let near = Near {
+                listeners: &self.ready.listeners,
+                directory: &self.ready.directory,
+            };
             let forked = self.workers.fork(&self.ready.served, &near, &self.ready.helpers);
             match forked.and_then(|number| self.attend(number)) {
                 Ok(()) => {}
                 Err(error) => {
                     self.pool.trouble(now);
-                    self.say(Level::Error, Event::new("fork-failed").quoted("error", error.to_string().as_bytes()));
+                    self.say(
+                        Level::Error,
+                        Event::new("fork-failed").quoted("error", error.to_string().as_bytes()),
+                    );
                     break;
                 }
             }
@@ -202,9 +225,13 @@ impl Master {
     }
 
     fn attend(&mut self, number: u32) -> io::Result<()> {
-        let Some(worker) = self.workers.get_mut(number) else { return Ok(()) };
+        let Some(worker) = self.workers.get_mut(number) else {
+            return Ok(());
+        };
         let token = Token(WORKERS + number as usize);
-        self.poll.registry().register(&mut SourceFd(&worker.link.as_raw_fd()), token, Interest::READABLE)
+        self.poll
+            .registry()
+            .register(&mut SourceFd(&worker.link.as_raw_fd()), token, Interest::READABLE)
     }
 
     /// Starts or stops to turn clients away ourselves.
@@ -223,8 +250,12 @@ impl Master {
             };
         }
         if refuse {
-            self.say(Level::Warning, Event::new("pool-exhausted").field("workers", self.workers.len())
-                .quoted("remedy", b"raise workers.max, or lower session_timeout"));
+            self.say(
+                Level::Warning,
+                Event::new("pool-exhausted")
+                    .field("workers", self.workers.len())
+                    .quoted("remedy", b"raise workers.max, or lower session_timeout"),
+            );
             for number in 0..self.ready.listeners.len() {
                 self.turn_away(number);
             }
@@ -235,106 +266,10 @@ impl Master {
         if !self.refusing {
             return;
         }
-        let Some(listener) = self.ready.listeners.get(listener) else { return };
-        self.refused += refuse::all(listener.as_fd());
-    }
-
-    fn hear_worker(&mut self, number: u32) {
-        loop {
-            let Some(worker) = self.workers.get_mut(number) else { return };
-            match worker.link.receive_within(Duration::ZERO) {
-                Ok((message, _)) => self.heard(number, message),
-                Err(Fault::TimedOut | Fault::WouldBlock) => return,
-                Err(_) => {
-                    let _ = self.poll.registry().deregister(&mut SourceFd(&worker.link.as_raw_fd()));
-                        return;
-                }
-            }
-        }
-    }
-
-    fn heard(&mut self, number: u32, message: FromWorker) {
-        let now = Instant::now();
-        let generation = self.generation();
-        let Some(worker) = self.workers.get_mut(number) else { return };
-        match message {
-            FromWorker::Ready => {
-                if worker.state == State::Starting {
-                    worker.state = State::Spare;
-                }
-                if worker.generation != generation {
-                    worker.state = State::Leaving;
-                    let _ = worker.link.send_nowait(&ToWorker::Retire, &[]);
-                }
-            }
-            FromWorker::Busy { peer, session } => {
-                worker.state = State::Busy { peer, session };
-                worker.since = now;
-                self.served_sum += 1;
-                let refusal = self.sources.opened(peer.ip(), now);
-                if let (Some(refusal), Some(worker)) = (refusal, self.workers.get_mut(number)) {
-                    let _ = worker.link.send_nowait(&ToWorker::Refuse, &[]);
-                    let event = Event::new("source-refused").field("peer", peer.ip()).field("limit", format!("{refusal:?}").to_lowercase());
-                    self.say(Level::Info, event);
-                }
-                self.pool.taken(self.workers.spares(generation), now);
-            }
-            FromWorker::Done => {
-                let before = std::mem::replace(&mut worker.state, State::Spare);
-                if let State::Busy { peer, .. } = before {
-                    self.sources.closed(peer.ip());
-                }
-                if self.ready.served.daemon.workers.connections_per_worker <= 1
-                    && let Some(worker) = self.workers.get_mut(number)
-                {
-                    worker.state = State::Leaving;
-                }
-            }
-            FromWorker::Changed { fingerprint } => self.read_changed(fingerprint),
-            FromWorker::Open { helper } => self.open_door(number, helper),
-        }
-    }
-
-    /// Makes a pair between a worker and a helper.
-    fn open_door(&mut self, number: u32, role: crate::ipc::link::Role) {
-        let Some(worker) = self.workers.get_mut(number) else { return };
-        let pair = workers::pair();
-        match (self.ready.helpers.of(role), pair) {
-            (Some(helper), Ok((ours, theirs))) => {
-                helper.tell(&ToHelper::Door { worker: number, pid: worker.pid.as_raw() }, &[ours.as_fd()]);
-                let _ = worker.link.send_nowait(&ToWorker::Door, &[theirs.as_fd()]);
-            }
-            _ => {
-                let _ = worker.link.send_nowait(&ToWorker::Door, &[]);
-            }
-        }
-    }
-
-    /// A worker found other files than we hold: reads them once a fingerprint and renews the spares.
-    fn read_changed(&mut self, fingerprint: u64) {
-        if fingerprint == self.ready.served.fingerprint || self.broken.contains(&fingerprint) {
+        let Some(listener) = self.ready.listeners.get(listener) else {
             return;
-        }
-        match self.ready.served.reread(self.ready.directory.as_fd()) {
-            Ok(served) => {
-                self.ready.served = served;
-                self.broken.clear();
-                self.workers.retire_others(self.generation());
-                self.say(Level::Notice, Event::new("configuration-read").field("generation", self.generation()));
-            }
-            Err(faults) => {
-                if self.broken.len() < 64 {
-                    self.broken.insert(fingerprint);
-                }
-                self.tell_faults(&faults);
-            }
-        }
-    }
-
-    fn tell_faults(&self, faults: &crate::config::Faults) {
-        for fault in faults.to_string().lines() {
-            self.say(Level::Error, Event::new("configuration-broken").quoted("fault", fault.as_bytes()));
-        }
+        };
+        self.refused += refuse::all(listener.as_fd());
     }
 
     fn hear_signals(&mut self) {
@@ -390,7 +325,10 @@ impl Master {
         match self.ready.served.reload(&self.ready.path, self.ready.directory.as_fd()) {
             Ok(served) => {
                 for key in self.ready.served.needs_restart(&served) {
-                    self.say(Level::Notice, Event::new("takes-effect-at-next-start").field("key", key));
+                    self.say(
+                        Level::Notice,
+                        Event::new("takes-effect-at-next-start").field("key", key),
+                    );
                 }
                 self.ready.served = served;
                 self.pool.resize(pool_sizes(&self.ready.served));
@@ -399,7 +337,10 @@ impl Master {
                 self.ready.helpers.logger.tell(&ToHelper::Reload, &[]);
                 self.ready.helpers.delivery.tell(&ToHelper::Reload, &[]);
                 self.workers.retire_others(self.generation());
-                self.say(Level::Notice, Event::new("reloaded").field("generation", self.generation()));
+                self.say(
+                    Level::Notice,
+                    Event::new("reloaded").field("generation", self.generation()),
+                );
             }
             Err(faults) => {
                 self.tell_faults(&faults);
@@ -430,9 +371,19 @@ impl Master {
             self.refused,
             if self.broken.is_empty() { "good" } else { "broken" },
         );
-        for (_, worker) in self.workers.iter().filter(|(_, w)| matches!(w.state, State::Busy { .. })).take(200) {
+        for (_, worker) in self
+            .workers
+            .iter()
+            .filter(|(_, w)| matches!(w.state, State::Busy { .. }))
+            .take(200)
+        {
             if let State::Busy { peer, session } = &worker.state {
-                let _ = writeln!(text, "worker pid={} peer={peer} session={session} seconds={}", worker.pid, worker.since.elapsed().as_secs());
+                let _ = writeln!(
+                    text,
+                    "worker pid={} peer={peer} session={session} seconds={}",
+                    worker.pid,
+                    worker.since.elapsed().as_secs()
+                );
             }
         }
         text
@@ -450,7 +401,10 @@ impl Master {
     }
 
     fn stop_within(&mut self, grace: Duration) {
-        self.say(Level::Notice, Event::new("stopping").field("workers", self.workers.len()));
+        self.say(
+            Level::Notice,
+            Event::new("stopping").field("workers", self.workers.len()),
+        );
         self.ending = Some(Instant::now() + grace);
         self.watch_listeners(false);
         self.ready.listeners.clear();

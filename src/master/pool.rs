@@ -75,8 +75,14 @@ impl Pool {
 
     /// A fork failed or a worker crashed: forking pauses, longer each time until a quiet minute has passed.
     pub fn trouble(&mut self, now: Instant) {
-        let quiet = self.trouble_at.is_none_or(|at| now.duration_since(at) > Duration::from_secs(60));
-        self.pause = if quiet { PAUSE_MIN } else { (self.pause * 2).min(PAUSE_MAX) };
+        let quiet = self
+            .trouble_at
+            .is_none_or(|at| now.duration_since(at) > Duration::from_secs(60));
+        self.pause = if quiet {
+            PAUSE_MIN
+        } else {
+            (self.pause * 2).min(PAUSE_MAX)
+        };
         self.trouble_at = Some(now);
         self.paused_until = Some(now + self.pause);
     }
@@ -103,14 +109,26 @@ impl Pool {
 mod tests {
     use super::*;
 
-    const SIZES: Sizes = Sizes { min_spare: 4, max_spare: 16, max: 20 };
+    const SIZES: Sizes = Sizes {
+        min_spare: 4,
+        max_spare: 16,
+        max: 20,
+    };
 
     #[test]
     fn fills_up_to_the_minimum_and_stays() {
         let now = Instant::now();
         let mut pool = Pool::new(SIZES, now);
         assert_eq!(pool.advise(0, 0, now).fork, 4);
-        assert_eq!(pool.advise(4, 0, now), Advice { fork: 0, retire: 0, refuse: false, again: None });
+        assert_eq!(
+            pool.advise(4, 0, now),
+            Advice {
+                fork: 0,
+                retire: 0,
+                refuse: false,
+                again: None
+            }
+        );
     }
 
     #[test]

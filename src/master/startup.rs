@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,13 +24,13 @@ use crate::logger::{self, Destination, Sink, client::Client as Log};
 use crate::sys::notify::Notify;
 use crate::sys::privilege::{self, Identity};
 use crate::sys::signals::Signals;
-use nix::sys::signal::Signal;
 use crate::sys::{detach, process, sandbox, socket};
+use nix::sys::signal::Signal;
 
 use super::Ready;
 use super::helpers::{Helper, Helpers};
-use crate::worker::served::Served;
 use super::workers::{MASTER_DESCRIPTORS, pair};
+use crate::worker::served::Served;
 
 /// What the command line says beside the configuration.
 #[derive(Debug, Clone)]
@@ -59,7 +59,16 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     detach::raise_descriptor_limit();
     process::set_name("rsmtpd: master")?;
     let (listeners, addresses) = bind(&served)?;
-    let signals = Signals::new(&[Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD, Signal::SIGUSR1], MASTER_DESCRIPTORS)?;
+    let signals = Signals::new(
+        &[
+            Signal::SIGHUP,
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGCHLD,
+            Signal::SIGUSR1,
+        ],
+        MASTER_DESCRIPTORS,
+    )?;
     let notify = Notify::from_env()?.moved(MASTER_DESCRIPTORS)?;
     let state = plan.state.clone();
     let users = Users::choose(&served, &state)?;
@@ -67,17 +76,23 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
 
     let (voice, logger) = start_logger(&served, plan, users.logger.as_ref())?;
     let log = Log::new(voice, served.log_level());
-    let delivery = start_delivery(&served, plan, users.delivery.as_ref(), &state, &logger)?;
+    let delivery = start_delivery(&served, users.delivery.as_ref(), &state, &logger)?;
     let helpers = Helpers { logger, delivery };
 
     if let Some(identity) = &users.service {
         privilege::drop_to(identity, &[]).context("dropping root")?;
     }
-    let missing = sandbox::enter(&sandbox::Profile::master_and_worker(&plan.directory), served.sandbox)
-        .context("sandbox (set `sandbox: best_effort` in rsmtpd.yaml to run without what the kernel lacks)")?;
+    let missing = sandbox::enter(
+        &sandbox::Profile::master_and_worker(vec![plan.directory.clone()]),
+        served.sandbox,
+    )
+    .context("sandbox (set `sandbox: best_effort` in rsmtpd.yaml to run without what the kernel lacks)")?;
     process::set_dumpable(false)?;
     for layer in missing {
-        log.say(Level::Warning, Event::new("sandbox-layer-missing").field("layer", layer));
+        log.say(
+            Level::Warning,
+            Event::new("sandbox-layer-missing").field("layer", layer),
+        );
     }
     if users.invented {
         warn_about_users(&users, &log);
@@ -87,7 +102,18 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     }
     let path = plan.directory.clone();
     let destination = destination(&served, &state);
-    Ok(Ready { served, path, directory, listeners, addresses, destination, helpers, log, notify, signals })
+    Ok(Ready {
+        served,
+        path,
+        directory,
+        listeners,
+        addresses,
+        destination,
+        helpers,
+        log,
+        notify,
+        signals,
+    })
 }
 
 /// Where mail goes, for people.
@@ -118,11 +144,16 @@ impl Users {
     fn choose(served: &Served, state: &Path) -> Result<Users> {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("rsmtpd: warning: not started as root, so all processes run as one user");
-            return Ok(Users { service: None, logger: None, delivery: None, invented: false });
+            return Ok(Users {
+                service: None,
+                logger: None,
+                delivery: None,
+                invented: false,
+            });
         }
         let mut invented = false;
         let mut pick = |name: &str, group: Option<&str>, nth: usize| -> Result<Identity> {
-            if let Some(identity) = privilege::lookup(name, group)? {
+            if let Some(identity) = account(name, group)? {
                 return Ok(identity);
             }
             invented = true;
@@ -137,22 +168,34 @@ impl Users {
             delivery = Identity::numeric(metadata.uid(), metadata.gid());
         }
         for identity in [&service, &logger, &delivery] {
-            if identity.is_root() {
+            if identity.uid == 0 || identity.gid == 0 {
                 bail!("no role may run as root; name an unprivileged user in rsmtpd.yaml and delivery.yaml");
             }
         }
-        Ok(Users { service: Some(service), logger: Some(logger), delivery: Some(delivery), invented })
+        Ok(Users {
+            service: Some(service),
+            logger: Some(logger),
+            delivery: Some(delivery),
+            invented,
+        })
     }
 }
 
 fn warn_about_users(users: &Users, log: &Log) {
     let mut event = Event::new("service-users-missing");
-    for (role, identity) in [("service", &users.service), ("logger", &users.logger), ("delivery", &users.delivery)] {
+    for (role, identity) in [
+        ("service", &users.service),
+        ("logger", &users.logger),
+        ("delivery", &users.delivery),
+    ] {
         if let Some(identity) = identity {
-            event = event.field(role, identity.uid());
+            event = event.field(role, identity.uid);
         }
     }
-    log.say(Level::Warning, event.quoted("remedy", b"systemd-sysusers, or adduser --system rsmtpd"));
+    log.say(
+        Level::Warning,
+        event.quoted("remedy", b"systemd-sysusers, or adduser --system rsmtpd"),
+    );
 }
 
 /// Makes the state directory, 0700 and owned by the user who keeps mail.
@@ -161,9 +204,12 @@ fn prepare_state(state: &Path, owner: Option<&Identity>) -> Result<()> {
         if let Some(parent) = state.parent() {
             fs::create_dir_all(parent).with_context(|| format!("{}", parent.display()))?;
         }
-        fs::DirBuilder::new().mode(0o700).create(state).with_context(|| format!("{}", state.display()))?;
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(state)
+            .with_context(|| format!("{}", state.display()))?;
         if let Some(owner) = owner {
-            nix::unistd::chown(state, Some(owner.uid()), Some(owner.gid()))?;
+            nix::unistd::chown(state, Some(owner.uid.into()), Some(owner.gid.into()))?;
         }
     }
     Ok(())
@@ -177,14 +223,27 @@ fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result
     if let (Destination::File(path), Some(user)) = (&plan.destination, user)
         && !path.exists()
     {
-        File::options().append(true).create_new(true).open(path).with_context(|| format!("{}", path.display()))?;
-        nix::unistd::chown(path, Some(user.uid()), Some(user.gid()))?;
+        File::options()
+            .append(true)
+            .create_new(true)
+            .open(path)
+            .with_context(|| format!("{}", path.display()))?;
+        nix::unistd::chown(path, Some(user.uid.into()), Some(user.gid.into()))?;
     }
-    let profile = sandbox::Profile::logger(plan.destination.directory());
+    let profile = sandbox::Profile::logger(
+        log_reads(),
+        plan.destination
+            .directory()
+            .map(Path::to_path_buf)
+            .into_iter()
+            .collect(),
+    );
     let mode = served.sandbox;
     let destination = plan.destination.clone();
     let work = move |control: OwnedFd, _| {
-        let Ok(sink) = Sink::open(destination.clone()) else { return crate::helper::EX_CONFIG };
+        let Ok(sink) = Sink::open(destination.clone()) else {
+            return crate::helper::EX_CONFIG;
+        };
         if sandbox::enter(&profile, mode).is_err() {
             return EX_SOFTWARE;
         }
@@ -196,22 +255,18 @@ fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result
     Ok((voice, helper))
 }
 
-fn start_delivery(
-    served: &Served,
-    plan: &Plan,
-    user: Option<&Identity>,
-    state: &Path,
-    logger: &Helper,
-) -> Result<Helper> {
+fn start_delivery(served: &Served, user: Option<&Identity>, state: &Path, logger: &Helper) -> Result<Helper> {
     let (door, voice) = pair()?;
     let level = served.log_level();
     let settings = delivery_settings(served.delivery(), state, served.daemon.grace_time);
-    let profile = sandbox::Profile::delivery(&plan.directory, state, &programs(&settings));
+    let profile = delivery_profile(state, &settings);
     let mode = served.sandbox;
     let parents = voice.try_clone()?;
     let lock = state.join("lock");
     let work = move |control: OwnedFd, _| {
-        let Ok(voice) = voice.try_clone() else { return EX_SOFTWARE };
+        let Ok(voice) = voice.try_clone() else {
+            return EX_SOFTWARE;
+        };
         let log = Log::new(voice, level);
         let log: delivery::Log = Arc::new(move |level, text| log.line(Level::from_number(level), text));
         if sandbox::enter(&profile, mode).is_err() {
@@ -226,7 +281,13 @@ fn start_delivery(
     };
     let helper = Helper::start(Role::Delivery, user, prepare, &work)
         .with_context(|| format!("state directory {}", state.display()))?;
-    logger.tell(&ToHelper::Door { worker: 0, pid: helper.pid.as_raw() }, &[door.as_fd()]);
+    logger.tell(
+        &ToHelper::Door {
+            worker: 0,
+            pid: helper.pid.as_raw(),
+        },
+        &[door.as_fd()],
+    );
     Ok(helper)
 }
 
@@ -239,7 +300,9 @@ fn delivery_settings(delivery: &config::Delivery, state: &Path, grace: Duration)
             userdb: delivery.dovecot_lda.userdb,
             home: delivery.dovecot_lda.home.clone().unwrap_or_default(),
         },
-        config::Agent::Lmtp => delivery::Agent::Lmtp { socket: delivery.lmtp.socket.clone() },
+        config::Agent::Lmtp => delivery::Agent::Lmtp {
+            socket: delivery.lmtp.socket.clone(),
+        },
     };
     let acknowledge = match delivery.acknowledge {
         config::Acknowledge::Delivered => delivery::Acknowledge::Delivered,
@@ -258,12 +321,45 @@ fn delivery_settings(delivery: &config::Delivery, state: &Path, grace: Duration)
     }
 }
 
-/// Programs that delivery runs.
-fn programs(settings: &delivery::Settings) -> Vec<PathBuf> {
-    match &settings.agent {
-        delivery::Agent::DovecotLda { path, .. } => vec![path.clone()],
-        _ => Vec::new(),
+/// What delivery may do: files below the state directory; with dovecot-lda, whatever that program needs.
+fn delivery_profile(state: &Path, settings: &delivery::Settings) -> sandbox::Profile {
+    let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+    let mut read = paths(&["/proc", "/etc/localtime", "/usr/share/zoneinfo"]);
+    let mut write = vec![state.to_path_buf()];
+    let mut execute = Vec::new();
+    if let delivery::Agent::DovecotLda { path, home, .. } = &settings.agent {
+        execute = paths(&["/usr", "/lib", "/lib64", "/bin"]);
+        execute.push(path.clone());
+        read.extend(paths(&["/etc", "/run/dovecot", "/var/run/dovecot"]));
+        write.extend(paths(&["/dev/null", "/tmp"]));
+        // The part of the template before the first variable: every home is below it.
+        let fixed = home.split('%').next().unwrap_or_default();
+        let base = Path::new(fixed);
+        let base = if fixed.ends_with('/') {
+            Some(base)
+        } else {
+            base.parent()
+        };
+        write.extend(base.filter(|base| base.components().count() > 1).map(Path::to_path_buf));
     }
+    sandbox::Profile::delivery(read, write, execute)
+}
+
+/// What the logger reads: the time zone.
+fn log_reads() -> Vec<PathBuf> {
+    vec!["/etc/localtime".into(), "/usr/share/zoneinfo".into()]
+}
+
+/// The account of this name, with `group` in place of its own; none when there is no such account.
+fn account(name: &str, group: Option<&str>) -> Result<Option<Identity>> {
+    let Some(mut identity) = privilege::lookup_user(name)? else {
+        return Ok(None);
+    };
+    if let Some(group) = group {
+        let found = nix::unistd::Group::from_name(group)?;
+        identity.gid = found.with_context(|| format!("no group {group:?}"))?.gid.as_raw();
+    }
+    Ok(Some(identity))
 }
 
 /// Takes the lock of the state directory for as long as this process and its children live, and leaves the
@@ -271,8 +367,15 @@ fn programs(settings: &delivery::Settings) -> Vec<PathBuf> {
 fn hold_lock(path: &Path, master: u32) -> io::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    file.try_lock().map_err(|_| io::Error::other("another rsmtpd holds the lock"))?;
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)?;
+    file.try_lock()
+        .map_err(|_| io::Error::other("another rsmtpd holds the lock"))?;
     file.set_len(0)?;
     writeln!(file, "{master}")?;
     std::mem::forget(file);

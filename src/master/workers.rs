@@ -10,11 +10,11 @@ use std::time::Instant;
 
 use nix::unistd::Pid;
 
+use crate::helper;
 use crate::ipc::channel::Channel;
 use crate::ipc::control::ToHelper;
 use crate::ipc::link::{FromWorker, ToWorker};
-use crate::helper;
-use crate::sys::{process, socket};
+use crate::sys::{process, signals, socket};
 use crate::worker::{self, Inherited};
 
 use super::helpers::Helpers;
@@ -99,13 +99,19 @@ impl Workers {
 
     /// Forgets the worker of a process that ended.
     pub fn remove(&mut self, pid: Pid) -> Option<(u32, Worker)> {
-        let number = self.table.iter().find(|(_, worker)| worker.pid == pid).map(|(number, _)| *number)?;
+        let number = self
+            .table
+            .iter()
+            .find(|(_, worker)| worker.pid == pid)
+            .map(|(number, _)| *number)?;
         self.table.remove(&number).map(|worker| (number, worker))
     }
 
     /// Tells every worker of another generation that waits to leave.
     pub fn retire_others(&mut self, generation: u64) {
-        self.order(ToWorker::Retire, |worker| worker.generation != generation && worker.state == State::Spare);
+        self.order(ToWorker::Retire, |worker| {
+            worker.generation != generation && worker.state == State::Spare
+        });
     }
 
     /// Tells up to `count` spares to leave.
@@ -150,12 +156,20 @@ impl Workers {
         let (delivery, worker_delivery) = pair()?;
         let (logger, worker_logger) = pair()?;
         let lent = [worker_link, worker_delivery, worker_logger];
+        let blocked = signals::block_for_fork()?;
         match process::spawn_sharing_files(MASTER_DESCRIPTORS)? {
-            process::Fork::Child => become_worker(lent, served, near),
+            process::Fork::Child => {
+                std::mem::forget(blocked);
+                become_worker(lent, served, near)
+            }
             process::Fork::Parent(pid) => {
+                drop(blocked);
                 let number = self.next;
                 self.next = self.next.wrapping_add(1);
-                let door = ToHelper::Door { worker: number, pid: pid.as_raw() };
+                let door = ToHelper::Door {
+                    worker: number,
+                    pid: pid.as_raw(),
+                };
                 helpers.logger.tell(&door, &[logger.as_fd()]);
                 helpers.delivery.tell(&door, &[delivery.as_fd()]);
                 let worker = Worker {
@@ -195,6 +209,12 @@ fn become_worker(lent: [OwnedFd; 3], served: &Served, near: &Near<'_>) -> ! {
         process::exit_now(71);
     }
     let [link, delivery, logger] = lent;
-    let inherited = Inherited { listeners: near.listeners, link, delivery, logger, directory: near.directory };
+    let inherited = Inherited {
+        listeners: near.listeners,
+        link,
+        delivery,
+        logger,
+        directory: near.directory,
+    };
     process::exit_now(worker::run(inherited, served))
 }

@@ -110,16 +110,8 @@ mod tests {
     #[test]
     fn counts_only_in_the_header() {
         let cases: [(&[u8], u64, bool); 8] = [
-            (
-                b"Received: a\r\n\tb\r\nRECEIVED:c\r\n\r\nReceived: d\r\n",
-                2,
-                true,
-            ),
-            (
-                b"Subject: Received: a\r\n Received: b\r\nreceived : c\r\n\r\n",
-                1,
-                true,
-            ),
+            (b"Received: a\r\n\tb\r\nRECEIVED:c\r\n\r\nReceived: d\r\n", 2, true),
+            (b"Subject: Received: a\r\n Received: b\r\nreceived : c\r\n\r\n", 1, true),
             (b"Received-SPF: pass\r\nX-Received: a\r\n\r\n", 0, true),
             (b"Received: a\nReceived: b\n\nReceived: c\n", 2, true),
             (b"\r\nReceived: a\r\n", 0, true),
@@ -130,11 +122,7 @@ mod tests {
         for (message, received, ended) in cases {
             for size in [1, 2, 3, 1000] {
                 let text = String::from_utf8_lossy(message);
-                assert_eq!(
-                    count(message, size),
-                    (received, ended),
-                    "{text:?} by {size}"
-                );
+                assert_eq!(count(message, size), (received, ended), "{text:?} by {size}");
             }
         }
         let long = [vec![b'x'; 1000], b": y\r\nReceived: z\r\n".to_vec()].concat();

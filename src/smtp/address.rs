@@ -57,10 +57,7 @@ pub enum ForwardPath {
 impl Mailbox {
     /// A mailbox of an unquoted local part. Fault: octets that no quoting allows.
     pub fn new(local_part: &str, domain: Domain) -> Result<Mailbox, AddressFault> {
-        if !local_part
-            .chars()
-            .all(|c| matches!(c, ' '..='~') || is_utf8_text(c))
-        {
+        if !local_part.chars().all(|c| matches!(c, ' '..='~') || is_utf8_text(c)) {
             return Err(AddressFault("control character in local part"));
         }
         Ok(Mailbox {
@@ -247,9 +244,7 @@ fn path<'a>(text: &'a str, oddities: &mut Vec<Oddity>) -> Result<(Mailbox, &'a s
         oddities.push(Oddity::LongLocalPart);
     }
     let rest = match bracketed {
-        Some(_) => rest
-            .strip_prefix('>')
-            .ok_or(AddressFault("no closing bracket"))?,
+        Some(_) => rest.strip_prefix('>').ok_or(AddressFault("no closing bracket"))?,
         None => rest,
     };
     Ok((mailbox, rest))
@@ -262,9 +257,7 @@ fn skip_route(mut text: &str) -> Result<&str, AddressFault> {
         if let Some(rest) = rest.strip_prefix(':') {
             return Ok(rest);
         }
-        text = rest
-            .strip_prefix(',')
-            .ok_or(AddressFault("bad source route"))?;
+        text = rest.strip_prefix(',').ok_or(AddressFault("bad source route"))?;
     }
     Err(AddressFault("bad source route"))
 }
@@ -274,9 +267,7 @@ fn mailbox(text: &str) -> Result<(Mailbox, &str), AddressFault> {
     let (local_part, rest) = match text.strip_prefix('"') {
         Some(quoted) => quoted_string(quoted)?,
         None => {
-            let end = text
-                .find(|c| c != '.' && !is_atext(c))
-                .unwrap_or(text.len());
+            let end = text.find(|c| c != '.' && !is_atext(c)).unwrap_or(text.len());
             let (word, rest) = text.split_at_checked(end).unwrap_or((text, ""));
             if !is_dot_string(word) {
                 return Err(AddressFault("bad local part"));
@@ -310,17 +301,13 @@ fn quoted_string(text: &str) -> Result<(String, &str), AddressFault> {
 /// A domain or an address literal at the beginning of the text, and the rest.
 pub(super) fn domain(text: &str) -> Result<(Domain, &str), AddressFault> {
     if let Some(literal) = text.strip_prefix('[') {
-        let (inside, rest) = literal
-            .split_once(']')
-            .ok_or(AddressFault("no closing bracket"))?;
+        let (inside, rest) = literal.split_once(']').ok_or(AddressFault("no closing bracket"))?;
         return Ok((literal_domain(inside)?, rest));
     }
     let in_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.') || is_utf8_text(c);
     let end = text.find(|c| !in_name(c)).unwrap_or(text.len());
     let (name, rest) = text.split_at_checked(end).unwrap_or((text, ""));
-    let label = |label: &str| {
-        (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
-    };
+    let label = |label: &str| (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-');
     if name.len() > DOMAIN || !name.split('.').all(label) {
         return Err(AddressFault("bad domain"));
     }
@@ -406,22 +393,14 @@ mod tests {
         let cases: [(&str, &str, Vec<Oddity>); 11] = [
             ("<a@b.co>", "<a@b.co>", vec![]),
             ("a@b.co", "<a@b.co>", vec![MissingBrackets]),
-            (
-                "<@x.org,@[192.0.2.1]:u@c.org>",
-                "<u@c.org>",
-                vec![SourceRoute],
-            ),
+            ("<@x.org,@[192.0.2.1]:u@c.org>", "<u@c.org>", vec![SourceRoute]),
             ("<@x:u@c>", "<u@c>", vec![SourceRoute]),
             ("<POSTmaster>", "<Postmaster>", vec![]),
             ("postmaster", "<Postmaster>", vec![MissingBrackets]),
             ("<postmaster@b.co>", "<postmaster@b.co>", vec![]),
             ("<\"a\"@B.co>", "<a@B.co>", vec![]),
             ("<\"a b\\\"c>\"@b.co>", "<\"a b\\\"c>\"@b.co>", vec![]),
-            (
-                "<a@[IPV6:2001:DB8:0:0::1]>",
-                "<a@[IPv6:2001:db8::1]>",
-                vec![],
-            ),
+            ("<a@[IPV6:2001:DB8:0:0::1]>", "<a@[IPv6:2001:db8::1]>", vec![]),
             ("<a@[x400:c=us;o=y]>", "<a@[x400:c=us;o=y]>", vec![]),
         ];
         for (text, shown, odd) in cases {
@@ -508,25 +487,15 @@ mod tests {
                 rest.split_once("</").unwrap_or_default().0.to_owned()
             };
             let diagnosis = field("diagnosis");
-            if diagnosis == "ISEMAIL_RFC5322_LOCAL_TOOLONG"
-                || diagnosis == "ISEMAIL_RFC5322_TOOLONG"
-            {
+            if diagnosis == "ISEMAIL_RFC5322_LOCAL_TOOLONG" || diagnosis == "ISEMAIL_RFC5322_TOOLONG" {
                 continue; // limits that a receiver may exceed
             }
             let address = decode(&field("address"));
             let category = field("category");
-            let valid = [
-                "ISEMAIL_VALID_CATEGORY",
-                "ISEMAIL_DNSWARN",
-                "ISEMAIL_RFC5321",
-            ];
+            let valid = ["ISEMAIL_VALID_CATEGORY", "ISEMAIL_DNSWARN", "ISEMAIL_RFC5321"];
             let expected = valid.contains(&category.as_str());
             let read = address.parse::<Mailbox>();
-            assert_eq!(
-                read.is_ok(),
-                expected,
-                "{address:?} {category} {diagnosis} {read:?}"
-            );
+            assert_eq!(read.is_ok(), expected, "{address:?} {category} {diagnosis} {read:?}");
             seen += 1;
         }
         assert!(seen > 60, "only {seen} cases");
@@ -539,9 +508,7 @@ mod tests {
         while let Some((before, after)) = rest.split_once('&') {
             let (name, after) = after.split_once(';').unwrap_or((after, ""));
             out.push_str(before);
-            let hex = name
-                .strip_prefix("#x")
-                .map(|hex| u32::from_str_radix(hex, 16));
+            let hex = name.strip_prefix("#x").map(|hex| u32::from_str_radix(hex, 16));
             let decimal = name.strip_prefix('#').map(str::parse);
             out.push(match (name, hex, decimal) {
                 ("lt", ..) => '<',
@@ -563,8 +530,7 @@ mod tests {
 
     fn domains() -> impl Strategy<Value = Domain> {
         prop_oneof![
-            "[A-Za-z0-9]([a-z0-9-]{0,5}[a-z0-9])?(\\.[a-z\u{e0}-\u{ff}]{1,5}){0,3}"
-                .prop_map(Domain::Name),
+            "[A-Za-z0-9]([a-z0-9-]{0,5}[a-z0-9])?(\\.[a-z\u{e0}-\u{ff}]{1,5}){0,3}".prop_map(Domain::Name),
             any::<[u8; 4]>().prop_map(|ip| Domain::Literal(IpAddr::from(ip))),
             any::<[u16; 8]>().prop_map(|ip| Domain::Literal(IpAddr::from(ip))),
             prop::array::uniform8(0u16..2).prop_map(|ip| Domain::Literal(IpAddr::from(ip))),

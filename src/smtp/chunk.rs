@@ -24,10 +24,7 @@ impl Chunk {
         let (used, step) = body.scan(ours);
         self.remaining = self.remaining.saturating_sub(used as u64);
         match step {
-            Step::More if self.remaining == 0 => (
-                used,
-                body.finish_chunk(self.last).map_or(Step::End, Step::Octets),
-            ),
+            Step::More if self.remaining == 0 => (used, body.finish_chunk(self.last).map_or(Step::End, Step::Octets)),
             step => (used, step),
         }
     }

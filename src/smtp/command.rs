@@ -85,18 +85,12 @@ impl Fault {
     pub const UNKNOWN_COMMAND: Fault = Fault::new(500, Status::SYNTAX, "Command unrecognized");
     pub const BAD_OCTET: Fault = Fault::new(501, Status::SYNTAX, "Bad character in command");
     pub const NO_CHUNKING: Fault = Fault::new(502, Status::INVALID_COMMAND, "BDAT not offered");
-    pub const NON_ASCII_ADDRESS: Fault = Fault::new(
-        553,
-        Status::NON_ASCII_ADDRESS,
-        "Non-ASCII address needs SMTPUTF8",
-    );
+    pub const NON_ASCII_ADDRESS: Fault = Fault::new(553, Status::NON_ASCII_ADDRESS, "Non-ASCII address needs SMTPUTF8");
     pub const BAD_SENDER: Fault = Fault::new(501, Status::BAD_SENDER_SYNTAX, "Bad sender address");
-    pub const BAD_RECIPIENT: Fault =
-        Fault::new(501, Status::BAD_RECIPIENT_SYNTAX, "Bad recipient address");
+    pub const BAD_RECIPIENT: Fault = Fault::new(501, Status::BAD_RECIPIENT_SYNTAX, "Bad recipient address");
     pub const TOO_BIG: Fault = Fault::new(552, Status::TOO_BIG, "Message too big");
     pub const BAD_PARAMETER: Fault = Fault::arguments("Bad parameter");
-    pub const UNKNOWN_PARAMETER: Fault =
-        Fault::new(555, Status::INVALID_ARGUMENTS, "Parameter not recognized");
+    pub const UNKNOWN_PARAMETER: Fault = Fault::new(555, Status::INVALID_ARGUMENTS, "Parameter not recognized");
 
     /// A fault of these three.
     pub const fn new(code: u16, status: Status, text: &'static str) -> Fault {
@@ -197,10 +191,7 @@ pub fn parse(line: &CommandLine, advertised: &Advertised) -> Command {
     if trimmed.len() < text.len() {
         oddities.push(Oddity::TrailingSpace);
     }
-    let end = trimmed
-        .iter()
-        .position(|b| is_space(*b))
-        .unwrap_or(trimmed.len());
+    let end = trimmed.iter().position(|b| is_space(*b)).unwrap_or(trimmed.len());
     let (word, rest) = trimmed.split_at_checked(end).unwrap_or((trimmed, b""));
     let argument = trim_start(rest);
     if rest.len() > argument.len() + 1 || rest.first() == Some(&b'\t') {
@@ -266,14 +257,10 @@ fn arguments(
             [] => Ok(Arguments::None),
             _ => Err(Fault::arguments("No argument allowed")),
         },
-        Verb::Vrfy | Verb::Expn if argument.is_empty() => {
-            Err(Fault::arguments("An argument is needed"))
-        }
+        Verb::Vrfy | Verb::Expn if argument.is_empty() => Err(Fault::arguments("An argument is needed")),
         Verb::Other(_) => Err(Fault::UNKNOWN_COMMAND),
         _ if argument.is_empty() => Ok(Arguments::None),
-        _ => Ok(Arguments::Text(
-            String::from_utf8_lossy(argument).into_owned(),
-        )),
+        _ => Ok(Arguments::Text(String::from_utf8_lossy(argument).into_owned())),
     }
 }
 
@@ -297,18 +284,9 @@ fn hello(argument: &[u8], oddities: &mut Vec<Oddity>) -> Result<HelloName, Fault
     })
 }
 
-fn mail(
-    argument: &[u8],
-    advertised: &Advertised,
-    oddities: &mut Vec<Oddity>,
-) -> Result<Arguments, Fault> {
+fn mail(argument: &[u8], advertised: &Advertised, oddities: &mut Vec<Oddity>) -> Result<Arguments, Fault> {
     let text = after_keyword(argument, b"FROM", oddities)?;
-    let text = utf8(
-        text,
-        asks_smtputf8(text, advertised),
-        Fault::BAD_SENDER,
-        oddities,
-    )?;
+    let text = utf8(text, asks_smtputf8(text, advertised), Fault::BAD_SENDER, oddities)?;
     let (reverse_path, rest) = reverse_path(text, oddities).map_err(|_| Fault::BAD_SENDER)?;
     let parameters = params::split(after_path(rest, Fault::BAD_SENDER)?, oddities)?;
     let parameters = params::mail(&parameters, advertised, oddities)?;
@@ -321,11 +299,7 @@ fn mail(
     })
 }
 
-fn rcpt(
-    argument: &[u8],
-    advertised: &Advertised,
-    oddities: &mut Vec<Oddity>,
-) -> Result<Arguments, Fault> {
+fn rcpt(argument: &[u8], advertised: &Advertised, oddities: &mut Vec<Oddity>) -> Result<Arguments, Fault> {
     let text = after_keyword(argument, b"TO", oddities)?;
     let text = utf8(text, advertised.smtputf8, Fault::BAD_RECIPIENT, oddities)?;
     let (forward_path, rest) = forward_path(text, oddities).map_err(|_| Fault::BAD_RECIPIENT)?;
@@ -338,11 +312,7 @@ fn rcpt(
 }
 
 /// What follows `FROM:` or `TO:`, spaces around the colon noted.
-fn after_keyword<'a>(
-    argument: &'a [u8],
-    keyword: &[u8],
-    oddities: &mut Vec<Oddity>,
-) -> Result<&'a [u8], Fault> {
+fn after_keyword<'a>(argument: &'a [u8], keyword: &[u8], oddities: &mut Vec<Oddity>) -> Result<&'a [u8], Fault> {
     let missing = match keyword {
         b"TO" => Fault::arguments("Syntax: RCPT TO:<address>"),
         _ => Fault::arguments("Syntax: MAIL FROM:<address>"),
@@ -363,12 +333,7 @@ fn after_keyword<'a>(
     Ok(path)
 }
 
-fn utf8<'a>(
-    text: &'a [u8],
-    asked: bool,
-    malformed: Fault,
-    oddities: &mut Vec<Oddity>,
-) -> Result<&'a str, Fault> {
+fn utf8<'a>(text: &'a [u8], asked: bool, malformed: Fault, oddities: &mut Vec<Oddity>) -> Result<&'a str, Fault> {
     if !text.is_ascii() && !asked {
         oddities.push(Oddity::EightBitWithoutSmtputf8);
         return Err(Fault::NON_ASCII_ADDRESS);
@@ -516,10 +481,7 @@ mod tests {
         for (text, code, status) in cases {
             assert_eq!(refusal(text), (code, status.to_owned()), "{text:?}");
         }
-        assert_eq!(
-            read(b"MAIL FROM:<\xff@b> SMTPUTF8").parsed,
-            Err(Fault::BAD_SENDER)
-        );
+        assert_eq!(read(b"MAIL FROM:<\xff@b> SMTPUTF8").parsed, Err(Fault::BAD_SENDER));
     }
 
     #[test]
@@ -536,10 +498,7 @@ mod tests {
         for text in ["MAIL FROM:<> BODY=7BIT", "MAIL FROM:<> SMTPUTF8"] {
             assert_eq!(line(text).parsed, Err(Fault::UNKNOWN_PARAMETER), "{text}");
         }
-        assert_eq!(
-            line("RCPT TO:<\u{e4}@b>").parsed,
-            Err(Fault::NON_ASCII_ADDRESS)
-        );
+        assert_eq!(line("RCPT TO:<\u{e4}@b>").parsed, Err(Fault::NON_ASCII_ADDRESS));
         assert_eq!(line("BDAT 1").parsed, Err(Fault::NO_CHUNKING));
         assert!(line("MAIL FROM:<> SIZE=99999999999").parsed.is_ok());
         assert_eq!(line("NOOP").oddities, [Oddity::BareLf]);
@@ -622,10 +581,7 @@ mod tests {
             too_long: true,
         };
         let command = parse(&line, &OFFERED);
-        assert_eq!(
-            (command.verb, command.parsed),
-            (Verb::Noop, Err(Fault::LINE_TOO_LONG))
-        );
+        assert_eq!((command.verb, command.parsed), (Verb::Noop, Err(Fault::LINE_TOO_LONG)));
     }
 
     proptest! {

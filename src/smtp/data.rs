@@ -286,11 +286,7 @@ impl BodyScan {
             }
             None => self.line += length as u64,
         }
-        self.state = if self.line == 0 {
-            State::LineStart
-        } else {
-            State::Line
-        };
+        self.state = if self.line == 0 { State::LineStart } else { State::Line };
         Some(length)
     }
 

@@ -34,17 +34,11 @@ pub(super) struct HalfLine {
 
 impl HalfLine {
     /// Consumes a prefix of `input`, at most up to and including the first LF.
-    pub(super) fn feed(
-        &mut self,
-        input: &[u8],
-        limit: usize,
-        endings: LineEndings,
-    ) -> (usize, Option<CommandLine>) {
+    pub(super) fn feed(&mut self, input: &[u8], limit: usize, endings: LineEndings) -> (usize, Option<CommandLine>) {
         let end = input.iter().position(|b| *b == b'\n');
         let text = end.and_then(|n| input.get(..n)).unwrap_or(input);
         let room = limit.saturating_sub(self.kept.len()).min(text.len());
-        self.kept
-            .extend_from_slice(text.get(..room).unwrap_or_default());
+        self.kept.extend_from_slice(text.get(..room).unwrap_or_default());
         self.octets = self.octets.saturating_add(text.len());
         if let Some(last) = text.last() {
             self.after_cr = *last == b'\r';

@@ -6,12 +6,7 @@
 //! but at CRLF.CRLF or at the last octet of a chunk.
 #![cfg_attr(
     not(test),
-    deny(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::indexing_slicing
-    )
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
 )]
 
 pub mod address;
@@ -27,9 +22,7 @@ pub mod trace;
 mod verb;
 
 pub use address::{AddressFault, Domain, ForwardPath, Mailbox, ReversePath};
-pub use command::{
-    Advertised, Arguments, Command, Fault, HelloKind, HelloName, Oddity, Verb, parse,
-};
+pub use command::{Advertised, Arguments, Command, Fault, HelloKind, HelloName, Oddity, Verb, parse};
 pub use data::BodyEnd;
 pub use line::{CommandLine, LineEnding};
 pub use params::{Body, MailParameters, Parameter};

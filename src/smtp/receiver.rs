@@ -79,9 +79,7 @@ impl Receiver {
         let (used, step) = match &mut self.mode {
             Mode::Command => {
                 let limits = &self.limits;
-                let (used, line) = self
-                    .line
-                    .feed(input, limits.command_line, limits.line_endings);
+                let (used, line) = self.line.feed(input, limits.command_line, limits.line_endings);
                 return (used, line.map(Event::Command));
             }
             Mode::Data => self.body.scan(input),
@@ -290,10 +288,7 @@ mod tests {
             };
             let (_, strict_end) = data(strict, &input);
             assert!(strict_end.strict_violation, "{shown}");
-            assert_eq!(
-                (strict_end.lookalikes, strict_end.bare_cr),
-                (vec![at], end.bare_cr)
-            );
+            assert_eq!((strict_end.lookalikes, strict_end.bare_cr), (vec![at], end.bare_cr));
         }
         let many = [b"\n.".repeat(100), b"\n\r\n.\r\n".to_vec()].concat();
         assert_eq!(data(LIMITS, &many).1.lookalikes.len(), 16);
@@ -331,11 +326,7 @@ mod tests {
     #[test]
     fn long_lines_are_counted_not_cut() {
         for (length, long) in [(998, 0), (999, 1), (3000, 1)] {
-            let text = [
-                b"x\r\n".repeat(300),
-                vec![b'y'; length],
-                b"\r\n.\r\n".to_vec(),
-            ];
+            let text = [b"x\r\n".repeat(300), vec![b'y'; length], b"\r\n.\r\n".to_vec()];
             let (body, end) = data(LIMITS, &text.concat());
             assert_eq!((body.len(), end.long_lines), (900 + length + 2, long));
         }
@@ -347,10 +338,7 @@ mod tests {
             Seen::Body(body, end) => (body.clone(), end.bare_cr, end.bare_lf),
             other => panic!("{other:?}"),
         };
-        let seen = converse(
-            LIMITS,
-            &[b"BDAT 8\r\na\r\n.\r\n\r\nBDAT 0 LAST\r\n", b"NOOP\r\n"],
-        );
+        let seen = converse(LIMITS, &[b"BDAT 8\r\na\r\n.\r\n\r\nBDAT 0 LAST\r\n", b"NOOP\r\n"]);
         assert_eq!(seen.len(), 5);
         assert_eq!(body(&seen[1]), (b"a\r\n.\r\n\r\n"[..8].to_vec(), 0, 0));
         assert_eq!(body(&seen[3]), (vec![], 0, 0));

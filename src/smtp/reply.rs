@@ -124,15 +124,11 @@ impl Reply {
 }
 
 fn split_line(line: &[u8]) -> Result<(u16, bool, &[u8]), ReplyFault> {
-    let (digits, rest) = line
-        .split_at_checked(3)
-        .ok_or(ReplyFault("a line is too short"))?;
+    let (digits, rest) = line.split_at_checked(3).ok_or(ReplyFault("a line is too short"))?;
     let [b'2'..=b'5', b'0'..=b'9', b'0'..=b'9'] = digits else {
         return Err(ReplyFault("a line does not begin with a code"));
     };
-    let code = digits
-        .iter()
-        .fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
+    let code = digits.iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
     match rest {
         [] => Ok((code, false, rest)),
         [b' ', text @ ..] => Ok((code, false, text)),
@@ -166,8 +162,7 @@ fn common_status(code: u16, lines: &mut [String]) -> Option<Status> {
 
 fn clean(line: &str, utf8: bool) -> String {
     let kept = line.chars().filter(|c| !c.is_control());
-    kept.map(|c| if c.is_ascii() || utf8 { c } else { '?' })
-        .collect()
+    kept.map(|c| if c.is_ascii() || utf8 { c } else { '?' }).collect()
 }
 
 /// Cuts a text into lines of at most `room` octets, at a space where there is one.
@@ -178,10 +173,7 @@ fn wrap(mut text: String, room: usize, lines: &mut Vec<String>) {
             end -= 1;
         }
         let head = text.get(..end).unwrap_or_default();
-        let end = head
-            .rfind(' ')
-            .filter(|at| *at > 0)
-            .map_or(end, |at| at + 1);
+        let end = head.rfind(' ').filter(|at| *at > 0).map_or(end, |at| at + 1);
         let rest = text.split_off(end);
         lines.push(std::mem::replace(&mut text, rest).trim_end().to_owned());
     }
@@ -204,15 +196,9 @@ mod tests {
         let lines = vec!["one".to_owned(), "two".to_owned()];
         let reply = Reply::multi(250, Status::OK, lines.clone());
         assert_eq!(wire(&reply), "250-2.0.0 one\r\n250 2.0.0 two\r\n");
-        assert_eq!(
-            wire(&Reply::multi(250, None, lines)),
-            "250-one\r\n250 two\r\n"
-        );
+        assert_eq!(wire(&Reply::multi(250, None, lines)), "250-one\r\n250 two\r\n");
         assert_eq!(wire(&Reply::new(354, Status::OK, "Go on")), "354 Go on\r\n");
-        assert_eq!(
-            wire(&Reply::new(450, Status(5, 7, 1), "x")),
-            "450 4.7.1 x\r\n"
-        );
+        assert_eq!(wire(&Reply::new(450, Status(5, 7, 1), "x")), "450 4.7.1 x\r\n");
         assert_eq!(wire(&Reply::multi(221, None, vec![])), "221 \r\n");
     }
 
@@ -240,10 +226,7 @@ mod tests {
     fn reads_replies_of_others() {
         assert_eq!(Reply::parse(b"250-a\r\n250 "), Ok(None));
         let (reply, used) = Reply::parse(b"452 4.2.2 Full\r\n250 x").unwrap().unwrap();
-        assert_eq!(
-            (reply, used),
-            (Reply::new(452, Status::MAILBOX_FULL, "Full"), 16)
-        );
+        assert_eq!((reply, used), (Reply::new(452, Status::MAILBOX_FULL, "Full"), 16));
         assert!(Reply::parse(b"250-a\r\n251 b\r\n").is_err());
         assert!(Reply::parse(b"25\r\n").is_err());
         assert!(Reply::parse(b"hello\r\n").is_err());

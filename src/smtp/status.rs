@@ -72,11 +72,7 @@ impl Status {
 fn number(text: &str, digits: usize) -> Option<u16> {
     let fits = (1..=digits).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     let canonical = text.len() == 1 || !text.starts_with('0');
-    if fits && canonical {
-        text.parse().ok()
-    } else {
-        None
-    }
+    if fits && canonical { text.parse().ok() } else { None }
 }
 
 impl fmt::Display for Status {

@@ -83,11 +83,7 @@ fn word(text: &str) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-._:[]+=/!#$%&'*^`{|}~".contains(c);
     let clean = |c| if allowed(c) { c } else { '?' };
     let word: String = text.chars().take(255).map(clean).collect();
-    if word.is_empty() {
-        "unknown".to_owned()
-    } else {
-        word
-    }
+    if word.is_empty() { "unknown".to_owned() } else { word }
 }
 
 #[cfg(test)]

@@ -30,14 +30,7 @@ pub fn open_tmpfile(dir: impl AsFd) -> io::Result<File> {
     let flags = libc::O_TMPFILE | libc::O_RDWR | libc::O_CLOEXEC;
     let here = c".".as_ptr();
     // SAFETY: the path ends in NUL; the descriptor made is owned by nobody else.
-    Ok(unsafe {
-        File::from_raw_fd(checked(libc::openat(
-            dir.as_fd().as_raw_fd(),
-            here,
-            flags,
-            0o600,
-        ))?)
-    })
+    Ok(unsafe { File::from_raw_fd(checked(libc::openat(dir.as_fd().as_raw_fd(), here, flags, 0o600))?) })
 }
 
 /// Gives a nameless file its name in `dir`, in one step; an existing name is never replaced.
@@ -63,10 +56,7 @@ pub fn link_tmpfile(file: impl AsFd, dir: impl AsFd, name: &OsStr) -> io::Result
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let fd = file.as_fd().as_raw_fd();
             // SAFETY: as above; the empty path means `fd` itself.
-            checked(unsafe {
-                libc::linkat(fd, c"".as_ptr(), dir, name.as_ptr(), libc::AT_EMPTY_PATH)
-            })
-            .map(drop)
+            checked(unsafe { libc::linkat(fd, c"".as_ptr(), dir, name.as_ptr(), libc::AT_EMPTY_PATH) }).map(drop)
         }
         other => other.map(drop),
     }
@@ -96,17 +86,10 @@ pub fn fingerprint(dir: impl AsFd, name: &OsStr) -> io::Result<Fingerprint> {
     // SAFETY: stat is plain data that the call fills; the name ends in NUL.
     let stat = unsafe {
         let mut stat: libc::stat = std::mem::zeroed();
-        checked(libc::fstatat(
-            dir.as_fd().as_raw_fd(),
-            name.as_ptr(),
-            &raw mut stat,
-            0,
-        ))?;
+        checked(libc::fstatat(dir.as_fd().as_raw_fd(), name.as_ptr(), &raw mut stat, 0))?;
         stat
     };
-    let time = |seconds: i64, nanoseconds: i64| {
-        i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)
-    };
+    let time = |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
     Ok(Fingerprint {
         device: stat.st_dev,
         inode: stat.st_ino,
@@ -129,10 +112,7 @@ mod tests {
         file.write_all(b"text").unwrap();
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
         link_tmpfile(&file, &dir, OsStr::new("named")).unwrap();
-        assert_eq!(
-            std::fs::read(directory.path().join("named")).unwrap(),
-            b"text"
-        );
+        assert_eq!(std::fs::read(directory.path().join("named")).unwrap(), b"text");
         let second = open_tmpfile(&dir).unwrap();
         let taken = link_tmpfile(&second, &dir, OsStr::new("named")).unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
@@ -143,10 +123,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let dir = open_directory(directory.path()).unwrap();
         let name = OsStr::new("worker.yaml");
-        assert_eq!(
-            fingerprint(&dir, name).unwrap_err().kind(),
-            io::ErrorKind::NotFound
-        );
+        assert_eq!(fingerprint(&dir, name).unwrap_err().kind(), io::ErrorKind::NotFound);
         std::fs::write(directory.path().join(name), "a: 1").unwrap();
         let first = fingerprint(&dir, name).unwrap();
         assert_eq!(first, fingerprint(&dir, name).unwrap());

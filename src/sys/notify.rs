@@ -37,9 +37,7 @@ impl Notify {
         let socket = UnixDatagram::unbound()?;
         socket.connect_addr(&address)?;
         socket.set_nonblocking(true)?;
-        Ok(Notify {
-            socket: Some(socket),
-        })
+        Ok(Notify { socket: Some(socket) })
     }
 
     /// Gives the socket a descriptor number of at least `min`.
@@ -59,9 +57,7 @@ impl Notify {
     /// The descriptor to keep open, if there is one.
     #[must_use]
     pub fn descriptor(&self) -> Option<RawFd> {
-        self.socket
-            .as_ref()
-            .map(|socket| socket.as_fd().as_raw_fd())
+        self.socket.as_ref().map(|socket| socket.as_fd().as_raw_fd())
     }
 
     /// The service is ready (also again after a reload).
@@ -92,9 +88,7 @@ impl Notify {
 }
 
 fn one_line(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn monotonic_usec() -> i64 {
@@ -113,10 +107,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
-        let notify = Notify::connect(path.to_str().unwrap())
-            .unwrap()
-            .moved(300)
-            .unwrap();
+        let notify = Notify::connect(path.to_str().unwrap()).unwrap().moved(300).unwrap();
         assert!(notify.descriptor().unwrap() >= 300);
         let mut buffer = [0; 256];
         let mut heard = |act: &dyn Fn()| {
@@ -129,9 +120,7 @@ mod tests {
             "READY=1\nSTATUS=5 spares READY=0"
         );
         let reloading = heard(&|| notify.reloading());
-        let clock = reloading
-            .strip_prefix("RELOADING=1\nMONOTONIC_USEC=")
-            .unwrap();
+        let clock = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
         assert!(clock.parse::<i64>().unwrap() > 0);
         assert_eq!(heard(&|| notify.status("ok")), "STATUS=ok");
         assert_eq!(heard(&|| notify.stopping()), "STOPPING=1");

@@ -100,9 +100,7 @@ fn await_table(event: RawFd, child: Pid) -> io::Result<()> {
             info.si_pid() != 0
         };
         if gone {
-            return Err(io::Error::other(
-                "the child died before it had its descriptors",
-            ));
+            return Err(io::Error::other("the child died before it had its descriptors"));
         }
     }
 }
@@ -136,8 +134,7 @@ pub fn close_range_except(keep: &[RawFd]) -> io::Result<()> {
 fn close_between(first: RawFd, last: libc::c_uint, flags: libc::c_uint) -> io::Result<()> {
     // SAFETY: no pointer is passed. Closing what another part of the process owns is the documented duty of
     // the callers, which run as the first act of a child. By number, so that old C libraries do too.
-    let returned =
-        unsafe { libc::syscall(libc::SYS_close_range, first as libc::c_uint, last, flags) };
+    let returned = unsafe { libc::syscall(libc::SYS_close_range, first as libc::c_uint, last, flags) };
     if returned < 0 {
         Err(io::Error::last_os_error())
     } else {
@@ -201,8 +198,7 @@ pub fn kill(pid: Pid, signal: i32) -> io::Result<()> {
 /// What prctl(2) says.
 pub fn set_pdeathsig(signal: i32) -> io::Result<()> {
     // SAFETY: no pointer is passed.
-    checked(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong, 0, 0, 0) })
-        .map(drop)
+    checked(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong, 0, 0, 0) }).map(drop)
 }
 
 /// Says whether the process may be dumped, hence traced and read by another of its user.
@@ -211,16 +207,7 @@ pub fn set_pdeathsig(signal: i32) -> io::Result<()> {
 /// What prctl(2) says.
 pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
     // SAFETY: no pointer is passed.
-    checked(unsafe {
-        libc::prctl(
-            libc::PR_SET_DUMPABLE,
-            libc::c_ulong::from(dumpable),
-            0,
-            0,
-            0,
-        )
-    })
-    .map(drop)
+    checked(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(dumpable), 0, 0, 0) }).map(drop)
 }
 
 /// Names the process for ps(1); the kernel keeps 15 octets.
@@ -305,9 +292,7 @@ mod tests {
     #[test]
     fn name_and_dumpable_are_set() {
         let ended = in_child(|| {
-            let done = set_name("rsmtpd: probe").is_ok()
-                && set_dumpable(false).is_ok()
-                && set_pdeathsig(9).is_ok();
+            let done = set_name("rsmtpd: probe").is_ok() && set_dumpable(false).is_ok() && set_pdeathsig(9).is_ok();
             // SAFETY: no pointer is passed.
             let dumpable = unsafe { libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) };
             let name = nix::sys::prctl::get_name().unwrap_or_default();

@@ -26,18 +26,22 @@ impl Signals {
     pub fn new(signals: &[Signal], min: RawFd) -> io::Result<Signals> {
         let (read, write) = UnixStream::pair()?;
         let moved = |end: UnixStream| -> io::Result<UnixStream> {
+            let end = UnixStream::from(socket::move_fd_at_least(OwnedFd::from(end), min)?);
             end.set_nonblocking(true)?;
-            Ok(socket::move_fd_at_least(OwnedFd::from(end), min)?.into())
+            Ok(end)
         };
         let numbers = signals.iter().map(|signal| *signal as i32);
-        let delivery = SignalDelivery::with_pipe(moved(read)?, moved(write)?, SignalOnly::default(), numbers)?;
+        let delivery = SignalDelivery::with_pipe(moved(read)?, moved(write)?, SignalOnly, numbers)?;
         Ok(Signals { delivery })
     }
 
     /// Every signal that came since the last call, once each: after SIGCHLD, reap until nobody is left.
     #[must_use]
     pub fn take(&mut self) -> Vec<Signal> {
-        self.delivery.pending().filter_map(|number| Signal::try_from(number).ok()).collect()
+        self.delivery
+            .pending()
+            .filter_map(|number| Signal::try_from(number).ok())
+            .collect()
     }
 }
 
@@ -59,11 +63,7 @@ pub struct Blocked {
 /// What sigprocmask(2) says.
 pub fn block_for_fork() -> io::Result<Blocked> {
     let mut before = SigSet::empty();
-    pthread_sigmask(
-        SigmaskHow::SIG_SETMASK,
-        Some(&SigSet::all()),
-        Some(&mut before),
-    )?;
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
     Ok(Blocked { before })
 }
 

@@ -47,20 +47,10 @@ pub fn send_frame(fd: impl AsFd, frame: &[u8], fds: &[BorrowedFd<'_>]) -> io::Re
 /// # Errors
 /// As [`send_frame`], and `WouldBlock` when the other end's queue is full.
 pub fn send_frame_nowait(fd: impl AsFd, frame: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    send(
-        fd.as_fd(),
-        frame,
-        fds,
-        libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
-    )
+    send(fd.as_fd(), frame, fds, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
 }
 
-fn send(
-    fd: BorrowedFd<'_>,
-    frame: &[u8],
-    fds: &[BorrowedFd<'_>],
-    flags: libc::c_int,
-) -> io::Result<()> {
+fn send(fd: BorrowedFd<'_>, frame: &[u8], fds: &[BorrowedFd<'_>], flags: libc::c_int) -> io::Result<()> {
     if frame.is_empty() || fds.len() > 1 {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -69,9 +59,7 @@ fn send(
     }
     let sent = uninterrupted(|| match fds.first() {
         // SAFETY: pointer and length are those of a live slice.
-        None => counted(unsafe {
-            libc::send(fd.as_raw_fd(), frame.as_ptr().cast(), frame.len(), flags)
-        }),
+        None => counted(unsafe { libc::send(fd.as_raw_fd(), frame.as_ptr().cast(), frame.len(), flags) }),
         Some(passed) => send_with_descriptor(fd, frame, *passed, flags),
     })?;
     if sent == frame.len() {
@@ -116,9 +104,7 @@ fn send_with_descriptor(
         (*header).cmsg_level = libc::SOL_SOCKET;
         (*header).cmsg_type = libc::SCM_RIGHTS;
         (*header).cmsg_len = length as _;
-        libc::CMSG_DATA(header)
-            .cast::<RawFd>()
-            .write_unaligned(number);
+        libc::CMSG_DATA(header).cast::<RawFd>().write_unaligned(number);
         counted(libc::sendmsg(fd.as_raw_fd(), &raw const message, flags))
     }
 }
@@ -137,18 +123,10 @@ pub fn recv_frame(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Option
 /// # Errors
 /// As [`recv_frame`].
 pub fn recv_frame_nowait(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
-    receive(
-        fd.as_fd(),
-        buffer,
-        libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT,
-    )
+    receive(fd.as_fd(), buffer, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT)
 }
 
-fn receive(
-    fd: BorrowedFd<'_>,
-    buffer: &mut [u8],
-    flags: libc::c_int,
-) -> io::Result<(usize, Option<OwnedFd>)> {
+fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: libc::c_int) -> io::Result<(usize, Option<OwnedFd>)> {
     let mut part = libc::iovec {
         iov_base: buffer.as_mut_ptr().cast(),
         iov_len: buffer.len(),
@@ -183,8 +161,7 @@ fn descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
         let mut header = libc::CMSG_FIRSTHDR(message);
         while !header.is_null() {
             if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
-                let octets =
-                    ((*header).cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
+                let octets = ((*header).cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
                 let first = libc::CMSG_DATA(header).cast::<RawFd>();
                 for index in 0..octets / size_of::<RawFd>() {
                     found.push(OwnedFd::from_raw_fd(first.add(index).read_unaligned()));
@@ -201,11 +178,7 @@ fn descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
 /// # Errors
 /// What bind(2) and listen(2) say: the address is in use, or the port needs a privilege.
 pub fn listen(addr: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
-    let family = if addr.is_ipv4() {
-        libc::AF_INET
-    } else {
-        libc::AF_INET6
-    };
+    let family = if addr.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: no pointer is passed.
     let socket = owned(checked(unsafe { libc::socket(family, kind, 0) })?);
@@ -233,9 +206,7 @@ pub fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, SocketAddr)> {
     let listener = listener.as_fd().as_raw_fd();
     let socket = uninterrupted(|| {
         // SAFETY: the address buffer is as long as `length` says.
-        checked(unsafe {
-            libc::accept4(listener, (&raw mut storage).cast(), &raw mut length, flags)
-        })
+        checked(unsafe { libc::accept4(listener, (&raw mut storage).cast(), &raw mut length, flags) })
     })?;
     let socket = owned(socket);
     Ok((socket, from_kernel(&storage)?))
@@ -325,17 +296,11 @@ pub fn place_client(fd: OwnedFd) -> io::Result<OwnedFd> {
     ))
 }
 
-fn set_option(
-    socket: &impl AsFd,
-    level: libc::c_int,
-    name: libc::c_int,
-    value: libc::c_int,
-) -> io::Result<()> {
+fn set_option(socket: &impl AsFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let length = size_of::<libc::c_int>() as libc::socklen_t;
     let socket = socket.as_fd().as_raw_fd();
     // SAFETY: the option's value is an int that lives through the call.
-    checked(unsafe { libc::setsockopt(socket, level, name, (&raw const value).cast(), length) })
-        .map(drop)
+    checked(unsafe { libc::setsockopt(socket, level, name, (&raw const value).cast(), length) }).map(drop)
 }
 
 fn owned(fd: RawFd) -> OwnedFd {
@@ -413,10 +378,7 @@ mod tests {
         );
         drop(a);
         assert_eq!(recv_frame(&b, &mut buffer).unwrap().0, 0);
-        assert_eq!(
-            send_frame(&b, b"x", &[]).unwrap_err().kind(),
-            io::ErrorKind::BrokenPipe
-        );
+        assert_eq!(send_frame(&b, b"x", &[]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[test]
@@ -448,10 +410,7 @@ mod tests {
             recv_frame(&b, &mut [0; 4]).unwrap_err().kind(),
             io::ErrorKind::InvalidData
         );
-        assert_eq!(
-            writer.write(b"x").unwrap_err().kind(),
-            io::ErrorKind::BrokenPipe
-        );
+        assert_eq!(writer.write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
         assert_eq!(
             send_frame(&a, b"", &[]).unwrap_err().kind(),
             io::ErrorKind::InvalidInput
@@ -469,10 +428,7 @@ mod tests {
             let Ok(listener) = listen(address.parse().unwrap(), 16) else {
                 continue;
             };
-            assert_eq!(
-                accept(&listener).unwrap_err().kind(),
-                io::ErrorKind::WouldBlock
-            );
+            assert_eq!(accept(&listener).unwrap_err().kind(), io::ErrorKind::WouldBlock);
             let there = local_addr(&listener).unwrap();
             let client = std::net::TcpStream::connect(there).unwrap();
             let (socket, peer) = accept(&listener).unwrap();

@@ -62,7 +62,9 @@ impl Delivery {
                 self.door().map_err(|error| DeliveryError::new(error.to_string()))?
             }
         };
-        let outcome = door.commit(commit).map_err(|error| DeliveryError::new(error.to_string()))?;
+        let outcome = door
+            .commit(commit)
+            .map_err(|error| DeliveryError::new(error.to_string()))?;
         self.door = Some(door);
         Ok(outcome)
     }
@@ -88,7 +90,10 @@ pub struct Staging {
 impl Staging {
     /// An empty body; `delivery` gives the file when it grows.
     pub fn new(delivery: Rc<RefCell<Delivery>>) -> Staging {
-        Staging { delivery, store: Store::Memory(Vec::new()) }
+        Staging {
+            delivery,
+            store: Store::Memory(Vec::new()),
+        }
     }
 
     fn spill(&mut self) -> io::Result<&mut Store> {
@@ -96,7 +101,10 @@ impl Staging {
             let bytes = std::mem::take(bytes);
             let mut file = self.delivery.borrow_mut().begin()?;
             file.write_all(&bytes)?;
-            self.store = Store::File { file, length: bytes.len() as u64 };
+            self.store = Store::File {
+                file,
+                length: bytes.len() as u64,
+            };
         }
         Ok(&mut self.store)
     }

@@ -41,7 +41,12 @@ pub struct Deadlines {
 impl Deadlines {
     /// For a connection accepted at `now`.
     pub fn new(patience: Patience, now: Instant) -> Deadlines {
-        Deadlines { patience, opened: now, heard: now, body: None }
+        Deadlines {
+            patience,
+            opened: now,
+            heard: now,
+            body: None,
+        }
     }
 
     /// `octets` came from the client.
@@ -68,7 +73,12 @@ impl Deadlines {
 
     /// When the client will be late, if nothing more comes.
     pub fn next(&self) -> Instant {
-        let step = self.heard + if self.body.is_some() { self.patience.data } else { self.patience.command };
+        let step = self.heard
+            + if self.body.is_some() {
+                self.patience.data
+            } else {
+                self.patience.command
+            };
         step.min(self.opened + self.patience.session)
     }
 
@@ -82,7 +92,10 @@ impl Deadlines {
         }
         let (began, octets) = self.body?;
         let taken = now.duration_since(began);
-        let owed = taken.saturating_sub(GRACE).as_secs().saturating_mul(self.patience.data_rate);
+        let owed = taken
+            .saturating_sub(GRACE)
+            .as_secs()
+            .saturating_mul(self.patience.data_rate);
         (taken > GRACE && octets < owed).then_some(Late::TooSlow)
     }
 }

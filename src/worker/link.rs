@@ -29,7 +29,10 @@ pub struct Link {
 impl Link {
     /// Speaks over `fd`.
     pub fn new(fd: OwnedFd) -> Link {
-        Link { channel: Channel::new(fd), order: Cell::new(Order::Serve) }
+        Link {
+            channel: Channel::new(fd),
+            order: Cell::new(Order::Serve),
+        }
     }
 
     /// Reports; a master that is gone is noted as an order to leave.

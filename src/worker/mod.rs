@@ -23,7 +23,7 @@ use crate::delivery::client::Client as DeliveryClient;
 use crate::ipc::link::FromWorker;
 use crate::log::{Event, Level};
 use crate::logger;
-use crate::sys::{process, sandbox, socket};
+use crate::sys::socket;
 
 pub use deadlines::Patience;
 use link::{Link, Order};
@@ -49,11 +49,21 @@ const LINK: Token = Token(usize::MAX);
 pub fn run(inherited: Inherited<'_>, served: &Served) -> i32 {
     let log = logger::client::Client::new(inherited.logger, served.log_level());
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        life(inherited.listeners, inherited.link, inherited.delivery, inherited.directory, &log, served)
+        life(
+            inherited.listeners,
+            inherited.link,
+            inherited.delivery,
+            inherited.directory,
+            &log,
+            served,
+        )
     })) {
         Ok(Ok(())) => 0,
         Ok(Err(error)) => {
-            log.say(Level::Error, Event::new("worker-failed").quoted("error", error.to_string().as_bytes()));
+            log.say(
+                Level::Error,
+                Event::new("worker-failed").quoted("error", error.to_string().as_bytes()),
+            );
             70
         }
         Err(_) => {
@@ -71,26 +81,50 @@ fn life(
     log: &logger::client::Client,
     served: &Served,
 ) -> io::Result<()> {
-    for layer in sandbox::worker_layer(&served.worker_limits(), served.sandbox)? {
-        log.say(Level::Warning, Event::new("sandbox-layer-missing").field("layer", layer));
+    for layer in served.confine()? {
+        log.say(
+            Level::Warning,
+            Event::new("sandbox-layer-missing").field("layer", layer),
+        );
     }
     let link = Rc::new(Link::new(link));
     link.report(&FromWorker::Ready);
-    let delivery =
-        Rc::new(RefCell::new(body::Delivery::new(DeliveryClient::new(delivery, body::PATIENCE), Rc::clone(&link))));
+    let delivery = Rc::new(RefCell::new(body::Delivery::new(
+        DeliveryClient::new(delivery, body::PATIENCE),
+        Rc::clone(&link),
+    )));
     let connections = served.daemon.workers.connections_per_worker;
     let mut waiting = Waiting::new(listeners, &link)?;
     for number in 1..=connections {
-        let Some((client, peer, listener)) = waiting.accept(&link)? else { return Ok(()) };
+        let Some((client, peer, listener)) = waiting.accept(&link)? else {
+            return Ok(());
+        };
         let last = number == connections;
         if last {
             waiting.close();
         }
         let session = talk::identifier()?;
-        link.report(&FromWorker::Busy { peer, session: session.clone() });
-        let served = served.current(directory.as_fd(), |fingerprint| link.report(&FromWorker::Changed { fingerprint }));
+        link.report(&FromWorker::Busy {
+            peer,
+            session: session.clone(),
+        });
+        let served = served.current(directory.as_fd(), |fingerprint| {
+            link.report(&FromWorker::Changed { fingerprint })
+        });
         let local = socket::local_addr(&client)?;
-        talk::serve(client, talk::Ends { session, peer, local, listener }, &served, &link, &delivery, log)?;
+        talk::serve(
+            client,
+            talk::Ends {
+                session,
+                peer,
+                local,
+                listener,
+            },
+            &served,
+            &link,
+            &delivery,
+            log,
+        )?;
         link.report(&FromWorker::Done);
         if link.order() != Order::Serve {
             return Ok(());
@@ -109,11 +143,16 @@ struct Waiting<'a> {
 impl<'a> Waiting<'a> {
     fn new(listeners: &'a [OwnedFd], link: &Link) -> io::Result<Waiting<'a>> {
         let poll = Poll::new()?;
-        poll.registry().register(&mut SourceFd(&link.as_raw_fd()), LINK, Interest::READABLE)?;
+        poll.registry()
+            .register(&mut SourceFd(&link.as_raw_fd()), LINK, Interest::READABLE)?;
         for (number, listener) in listeners.iter().enumerate() {
             socket::add_exclusive(poll.as_raw_fd(), listener, number as u64)?;
         }
-        Ok(Waiting { poll, events: Events::with_capacity(8), listeners })
+        Ok(Waiting {
+            poll,
+            events: Events::with_capacity(8),
+            listeners,
+        })
     }
 
     /// The next client, where it came from and on which listener; none when the master wants us to leave.
@@ -131,7 +170,10 @@ impl<'a> Waiting<'a> {
                     }
                 } else if let Some(listener) = self.listeners.get(event.token().0) {
                     match socket::accept(listener) {
-                        Ok((client, peer)) => return Ok(Some((client, peer, event.token().0))),
+                        Ok((client, peer)) => {
+                            let client = socket::place_client(client)?;
+                            return Ok(Some((client, peer, event.token().0)));
+                        }
                         Err(error) if is_passing(&error) => {}
                         Err(error) => return Err(error),
                     }
@@ -152,6 +194,11 @@ impl<'a> Waiting<'a> {
 /// Whether accept(2) may be tried again: another spare was faster, or the client has left.
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
-    matches!(error.kind(), WouldBlock | ConnectionAborted | ConnectionReset | Interrupted)
-        || matches!(error.raw_os_error(), Some(libc::EPROTO | libc::ENETDOWN | libc::EHOSTUNREACH | libc::ENETUNREACH))
+    matches!(
+        error.kind(),
+        WouldBlock | ConnectionAborted | ConnectionReset | Interrupted
+    ) || matches!(
+        error.raw_os_error(),
+        Some(libc::EPROTO | libc::ENETDOWN | libc::EHOSTUNREACH | libc::ENETUNREACH)
+    )
 }

@@ -1,5 +1,6 @@
 //! One generation of the configuration, with the chains built from it.
 
+use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::os::fd::BorrowedFd;
@@ -10,9 +11,14 @@ use crate::chain::{Chain, Limits, configured};
 use crate::config::{self, Configuration, Daemon, Faults, Fingerprint};
 use crate::log::Level;
 use crate::smtp::{self, receiver::LineEndings};
-use crate::sys::sandbox::Mode;
+use crate::sys::sandbox::{self, MissingLayer, Mode};
 
 use super::deadlines::Patience;
+
+/// Address space of a worker, in octets.
+const ADDRESS_SPACE: u64 = 512 << 20;
+/// Processor time of a worker, in seconds: far more than a session of an hour needs.
+const CPU_SECONDS: u64 = 600;
 
 /// What is served: made before the fork, read-only in every worker.
 pub struct Served {
@@ -83,7 +89,14 @@ impl Served {
             config::SandboxMode::BestEffort => Mode::BestEffort,
             config::SandboxMode::Off => Mode::Off,
         };
-        Ok(Served { chains, sandbox, generation, fingerprint, daemon, configuration })
+        Ok(Served {
+            chains,
+            sandbox,
+            generation,
+            fingerprint,
+            daemon,
+            configuration,
+        })
     }
 
     /// The set for a connection that begins now: files that changed are read again; if they are broken, the
@@ -94,7 +107,8 @@ impl Served {
             return Current::Same(self);
         }
         tell(fingerprint);
-        self.reread(directory).map_or(Current::Same(self), |served| Current::Fresh(Box::new(served)))
+        self.reread(directory)
+            .map_or(Current::Same(self), |served| Current::Fresh(Box::new(served)))
     }
 
     /// Reads again what a connection may read again: worker.yaml, the chains, the handlers' files.
@@ -108,8 +122,11 @@ impl Served {
         let set = Configuration::load_worker_set(directory, &configuration.listener_chains())?;
         let same_files = set.files == configuration.files;
         configuration.replace_worker_set(set);
-        let fingerprint =
-            if same_files { before } else { Fingerprint::of(directory, &configuration.files).number() };
+        let fingerprint = if same_files {
+            before
+        } else {
+            Fingerprint::of(directory, &configuration.files).number()
+        };
         Served::of(configuration, fingerprint, self.generation + 1)
     }
 
@@ -142,7 +159,11 @@ impl Served {
 
     /// Where the listeners are to be.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.daemon.listening().iter().flat_map(config::Listener::addresses).collect()
+        self.daemon
+            .listening()
+            .iter()
+            .flat_map(config::Listener::addresses)
+            .collect()
     }
 
     /// The chain of a listener, by its number in [`Served::addresses`].
@@ -175,8 +196,11 @@ impl Served {
     /// The name this server gives itself: the configured one, or the host's.
     pub fn server_name(&self) -> String {
         self.daemon.server_name.clone().unwrap_or_else(|| {
-            let name = nix::sys::utsname::uname().ok().map(|name| name.nodename().to_string_lossy().into_owned());
-            name.filter(|name| !name.is_empty()).unwrap_or_else(|| "localhost".to_owned())
+            let name = nix::sys::utsname::uname()
+                .ok()
+                .map(|name| name.nodename().to_string_lossy().into_owned());
+            name.filter(|name| !name.is_empty())
+                .unwrap_or_else(|| "localhost".to_owned())
         })
     }
 
@@ -206,12 +230,36 @@ impl Served {
         Limits {
             message_size: worker.maximum_message_size(),
             maximum_recipients: small(worker.maximum_recipients),
-            maximum_messages: u32::try_from(worker.maximum_messages).unwrap_or(u32::MAX),
+            // 0 in the file is no limit.
+            maximum_messages: u32::try_from(worker.maximum_messages)
+                .ok()
+                .filter(|&most| most > 0)
+                .unwrap_or(u32::MAX),
             maximum_errors: worker.maximum_errors,
             maximum_unknown_commands: worker.maximum_unknown_commands,
             maximum_received: small(worker.maximum_received),
             line_endings: self.line_endings(),
         }
+    }
+
+    /// Adds a worker's own layer to the sandbox that it inherited; the layers that the kernel lacks.
+    ///
+    /// # Errors
+    /// A layer that exists cannot be entered.
+    pub fn confine(&self) -> io::Result<Vec<MissingLayer>> {
+        if self.sandbox == Mode::Off {
+            return Ok(Vec::new());
+        }
+        sandbox::worker_layer(&sandbox::Limits {
+            file_size: self
+                .configuration
+                .worker
+                .maximum_message_size()
+                .saturating_mul(2)
+                .max(1 << 20),
+            address_space: ADDRESS_SPACE,
+            cpu_seconds: CPU_SECONDS,
+        })
     }
 
     /// How long a client may take.

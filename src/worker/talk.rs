@@ -9,10 +9,9 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::chain::{Action, Conversation, Ports, Next};
-use crate::log::{Event, Level};
+use crate::chain::{Action, Conversation, Next, Ports};
 use crate::logger::client::Client as Log;
-use crate::session::Session;
+use crate::session::{Anomaly, Session};
 use crate::smtp::receiver::{Event as Input, Receiver};
 use crate::smtp::reply::Reply;
 
@@ -58,7 +57,9 @@ pub fn identifier() -> io::Result<String> {
 
 /// Microseconds since the epoch.
 fn now_micros() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
 struct Talk<'a> {
@@ -87,7 +88,9 @@ pub fn serve(
     log: &Log,
 ) -> io::Result<()> {
     let session = Session::new(ends.session, ends.peer, ends.local, served.server_name());
-    let Some(chain) = served.chain(ends.listener) else { return Ok(()) };
+    let Some(chain) = served.chain(ends.listener) else {
+        return Ok(());
+    };
     let mut talk = Talk {
         transport: Transport::new(client, link.as_ref())?,
         receiver: Receiver::new(served.receiver_limits()),
@@ -106,8 +109,8 @@ pub fn serve(
         Err(_) => "lost",
     };
     talk.transport.finish();
-    for line in talk.conversation.close(reason).lines {
-        log.line(Level::Info, line);
+    for (level, line) in talk.conversation.close(reason).lines {
+        log.line(level, line);
     }
     Ok(())
 }
@@ -115,6 +118,9 @@ pub fn serve(
 impl Talk<'_> {
     /// The whole dialogue; why it ended.
     fn run(&mut self) -> io::Result<&'static str> {
+        if self.transport.has_input() {
+            self.conversation.observe(Anomaly::EarlyTalk);
+        }
         let action = self.with_ports(|conversation, ports| conversation.open(ports));
         if let Some(reason) = self.act(action) {
             self.flush()?;
@@ -151,13 +157,20 @@ impl Talk<'_> {
 
     /// Feeds what was read; a reason when the connection ends.
     fn digest(&mut self, mut input: &[u8]) -> io::Result<Option<&'static str>> {
-        while !input.is_empty() {
+        // An event may follow without further input: the end of a chunk that has just been filled.
+        let mut more = true;
+        while more || !input.is_empty() {
             let (used, event) = self.receiver.feed(input);
+            more = event.is_some();
             input = input.get(used..).unwrap_or_default();
             let Some(event) = event else { continue };
             let now = now_micros();
             let mut port = Rc::clone(&self.delivery);
-            let mut ports = Ports { delivery: &mut port, body: &mut self.staging, now };
+            let mut ports = Ports {
+                delivery: &mut port,
+                body: &mut self.staging,
+                now,
+            };
             let action = match event {
                 Input::Command(line) => self.conversation.command(line, !input.is_empty(), &mut ports),
                 Input::BodyChunk(octets) => {
@@ -165,8 +178,15 @@ impl Talk<'_> {
                     continue;
                 }
                 Input::BodyEnd(end) => {
+                    if !input.is_empty() && !self.conversation.session().offers("PIPELINING") {
+                        self.conversation.observe(Anomaly::TalkedAfterDot);
+                    }
                     self.flush()?;
-                    let mut ports = Ports { delivery: &mut port, body: &mut self.staging, now };
+                    let mut ports = Ports {
+                        delivery: &mut port,
+                        body: &mut self.staging,
+                        now,
+                    };
                     self.conversation.body_end(end, &mut ports)
                 }
             };
@@ -182,17 +202,24 @@ impl Talk<'_> {
 
     fn with_ports(&mut self, call: impl FnOnce(&mut Conversation<'_>, &mut Ports<'_>) -> Action) -> Action {
         let mut port = Rc::clone(&self.delivery);
-        let mut ports = Ports { delivery: &mut port, body: &mut self.staging, now: now_micros() };
+        let mut ports = Ports {
+            delivery: &mut port,
+            body: &mut self.staging,
+            now: now_micros(),
+        };
         call(&mut self.conversation, &mut ports)
     }
 
     /// Does what the conversation wants; a reason when it wants to end.
     fn act(&mut self, action: Action) -> Option<&'static str> {
-        for line in action.log {
-            self.log.line(Level::Info, line);
+        for (level, line) in action.log {
+            self.log.line(level, line);
         }
         if let Some(reply) = action.reply {
             reply.to_wire(&mut self.out);
+        }
+        if action.message_ended {
+            self.receiver.end_message();
         }
         let now = Instant::now();
         self.in_body = match action.next {
@@ -201,8 +228,12 @@ impl Talk<'_> {
                 self.receiver.begin_data();
                 true
             }
-            Next::Chunk { size } => {
-                self.receiver.begin_chunk(size);
+            Next::Chunk { size, last } => {
+                if last {
+                    self.receiver.begin_last_chunk(size);
+                } else {
+                    self.receiver.begin_chunk(size);
+                }
                 true
             }
             Next::Close => return Some("closed"),
@@ -231,7 +262,8 @@ impl Talk<'_> {
     /// One last reply; a client that does not take it at once goes without.
     fn farewell(&mut self, code: u16, text: &str, reason: &'static str) -> io::Result<&'static str> {
         Reply::new(code, None, text).to_wire(&mut self.out);
-        self.transport.write(&self.out, Instant::now() + Duration::from_secs(1))?;
+        self.transport
+            .write(&self.out, Instant::now() + Duration::from_secs(1))?;
         self.out.clear();
         Ok(reason)
     }

@@ -8,6 +8,8 @@ use mio::net::TcpStream;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
+use crate::sys::socket;
+
 const CLIENT: Token = Token(0);
 const LINK: Token = Token(1);
 
@@ -31,19 +33,24 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// Serves `stream`, listening to `link` beside it.
+    /// Serves `stream`, which must not block, listening to `link` beside it.
     ///
     /// # Errors
     /// No event loop can be made.
     pub fn new(stream: OwnedFd, link: &impl AsRawFd) -> io::Result<Transport> {
-        let stream = std::net::TcpStream::from(stream);
-        stream.set_nonblocking(true)?;
-        stream.set_nodelay(true)?;
-        let mut stream = TcpStream::from_std(stream);
+        socket::set_nodelay(&stream)?;
+        let mut stream = TcpStream::from_std(stream.into());
         let poll = Poll::new()?;
-        poll.registry().register(&mut stream, CLIENT, Interest::READABLE | Interest::WRITABLE)?;
-        poll.registry().register(&mut SourceFd(&link.as_raw_fd()), LINK, Interest::READABLE)?;
-        Ok(Transport { stream, poll, events: Events::with_capacity(4), link_ready: false })
+        poll.registry()
+            .register(&mut stream, CLIENT, Interest::READABLE | Interest::WRITABLE)?;
+        poll.registry()
+            .register(&mut SourceFd(&link.as_raw_fd()), LINK, Interest::READABLE)?;
+        Ok(Transport {
+            stream,
+            poll,
+            events: Events::with_capacity(4),
+            link_ready: false,
+        })
     }
 
     /// Reads into `buffer`, waiting until `deadline` at most.
@@ -65,6 +72,11 @@ impl Transport {
                 return Ok(Heard::Late);
             }
         }
+    }
+
+    /// Whether the client has said something that was not read yet.
+    pub fn has_input(&self) -> bool {
+        matches!(self.stream.peek(&mut [0]), Ok(1))
     }
 
     /// Writes all of `octets`.

@@ -423,11 +423,7 @@ pub fn assert_same_message(stored: &[u8], sent: &[u8]) {
     let front = String::from_utf8_lossy(front);
     let mut received = 0;
     for line in front.lines().filter(|l| !l.starts_with([' ', '\t'])) {
-        let name = line
-            .split(':')
-            .next()
-            .unwrap_or_default()
-            .to_ascii_lowercase();
+        let name = line.split(':').next().unwrap_or_default().to_ascii_lowercase();
         received += usize::from(name == "received");
         let known = ["return-path", "delivered-to", "received"];
         assert!(known.contains(&name.as_str()), "{line} stands in front");
@@ -526,9 +522,7 @@ impl Client {
                 return Err(bad("another code than on the line before"));
             }
             reply.code = code;
-            reply
-                .lines
-                .push(text.get(4..).unwrap_or_default().to_owned());
+            reply.lines.push(text.get(4..).unwrap_or_default().to_owned());
             match text.as_bytes().get(3) {
                 Some(b'-') => {}
                 Some(b' ') | None => return Ok(reply),
@@ -543,14 +537,9 @@ impl Client {
         self.stream().set_read_timeout(quarter).expect("timeout");
         let quiet = match self.reader.fill_buf() {
             Ok(_) => false,
-            Err(e) => matches!(
-                e.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-            ),
+            Err(e) => matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
         };
-        self.stream()
-            .set_read_timeout(Some(PATIENCE))
-            .expect("timeout");
+        self.stream().set_read_timeout(Some(PATIENCE)).expect("timeout");
         quiet
     }
 

@@ -1,0 +1,80 @@
+//! A worker's end: the only way by which it hands a message on.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use crate::ipc::channel::{Channel, Fault};
+use crate::ipc::delivery::{Commit, FromDelivery, Outcome, ToDelivery};
+
+/// Why delivery did not answer as hoped. After anything but [`Error::Full`] and [`Error::Refused`] the client is of
+/// no more use.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No space for the body: 452 4.3.1.
+    #[error("no space for the body")]
+    Full,
+    /// The envelope broke a rule: 451 4.3.0, and our own mistake.
+    #[error("delivery refused the message: {0}")]
+    Refused(String),
+    /// Delivery is gone, silent, or does not speak as agreed: 451 4.3.0.
+    #[error(transparent)]
+    Channel(#[from] Fault),
+    /// An answer to another question.
+    #[error("delivery gave an answer that fits no question")]
+    Confused,
+}
+
+/// Speaks with delivery over one door.
+#[derive(Debug)]
+pub struct Client {
+    channel: Channel<ToDelivery, FromDelivery>,
+    patience: Duration,
+}
+
+impl Client {
+    /// Over `door`, waiting for each answer at most `patience`.
+    pub fn new(door: OwnedFd, patience: Duration) -> Client {
+        Client {
+            channel: Channel::new(door),
+            patience,
+        }
+    }
+
+    /// Whether delivery has closed its end, as it does when it ends.
+    pub fn is_closed(&self) -> bool {
+        !matches!(
+            self.channel.receive_within(Duration::ZERO),
+            Err(Fault::TimedOut | Fault::WouldBlock)
+        )
+    }
+
+    /// Asks for an empty nameless file for a body longer than [`crate::ipc::delivery::INLINE_BODY`].
+    ///
+    /// # Errors
+    /// [`Error::Full`] when the disk has no room for `size_hint` octets.
+    pub fn begin(&self, size_hint: u64) -> Result<File, Error> {
+        self.channel.send(&ToDelivery::Begin { size_hint })?;
+        match self.channel.receive_within(self.patience)? {
+            (FromDelivery::Staged, Some(fd)) => Ok(File::from(fd)),
+            (FromDelivery::Full, None) => Err(Error::Full),
+            (FromDelivery::Refused(reason), None) => Err(Error::Refused(reason)),
+            _ => Err(Error::Confused),
+        }
+    }
+
+    /// Hands the message over and waits for what became of it.
+    ///
+    /// # Errors
+    /// Whatever the error, the message counts as not taken.
+    pub fn commit(&self, commit: Commit) -> Result<Outcome, Error> {
+        let recipients = commit.recipients.len();
+        self.channel.send(&ToDelivery::Commit(commit))?;
+        match self.channel.receive_within(self.patience)? {
+            (FromDelivery::Outcome(outcome), None) if outcome.results.len() == recipients => Ok(outcome),
+            (FromDelivery::Full, None) => Err(Error::Full),
+            (FromDelivery::Refused(reason), None) => Err(Error::Refused(reason)),
+            _ => Err(Error::Confused),
+        }
+    }
+}

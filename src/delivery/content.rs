@@ -1,0 +1,228 @@
+//! The bytes of a message: fields that we put in front, then what the client sent, less its `Return-Path` fields.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+// A header longer than this keeps Return-Path fields that stand behind.
+const HEADER: usize = 256 * 1024;
+
+/// Where the client's bytes are.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Source<'a> {
+    Bytes(&'a [u8]),
+    File(&'a File, u64),
+}
+
+impl Source<'_> {
+    pub(super) fn length(self) -> u64 {
+        match self {
+            Source::Bytes(bytes) => bytes.len() as u64,
+            Source::File(_, length) => length,
+        }
+    }
+}
+
+/// A message that can be written many times.
+#[derive(Debug)]
+pub(super) struct Content<'a> {
+    fields: &'a [u8],
+    source: Source<'a>,
+    kept: Vec<Range<u64>>,
+}
+
+impl<'a> Content<'a> {
+    pub(super) fn new(fields: &'a [u8], source: Source<'a>) -> io::Result<Content<'a>> {
+        let mut buffer = Vec::new();
+        let start = match source {
+            Source::Bytes(bytes) => bytes,
+            Source::File(file, length) => {
+                buffer.resize(usize::try_from(length).unwrap_or(HEADER).min(HEADER), 0);
+                file.read_exact_at(&mut buffer, 0)?;
+                &buffer
+            }
+        };
+        let kept = without_return_path(start, source.length());
+        Ok(Content { fields, source, kept })
+    }
+
+    /// The client's bytes alone, all of them.
+    pub(super) fn whole(source: Source<'a>) -> Content<'a> {
+        Content {
+            fields: &[],
+            source,
+            kept: std::iter::once(0..source.length()).collect(),
+        }
+    }
+
+    /// Writes `head`, the added fields and the rest to a file at its position 0.
+    pub(super) fn write(&self, head: &[u8], out: &File) -> io::Result<()> {
+        let mut start = Vec::with_capacity(head.len() + self.fields.len());
+        start.extend_from_slice(head);
+        start.extend_from_slice(self.fields);
+        match self.source {
+            Source::Bytes(bytes) => {
+                for range in &self.kept {
+                    start.extend_from_slice(slice(bytes, range));
+                }
+                (&*out).write_all(&start)
+            }
+            Source::File(file, _) => {
+                (&*out).write_all(&start)?;
+                self.kept.iter().try_for_each(|range| copy(file, range.clone(), out))
+            }
+        }
+    }
+
+    /// Everything as a stream, for a peer that is no file.
+    pub(super) fn reader(&self) -> Box<dyn Read + '_> {
+        let mut reader: Box<dyn Read + '_> = Box::new(self.fields);
+        for range in &self.kept {
+            reader = match self.source {
+                Source::Bytes(bytes) => Box::new(reader.chain(slice(bytes, range))),
+                Source::File(file, _) => Box::new(reader.chain(Part {
+                    file,
+                    range: range.clone(),
+                })),
+            };
+        }
+        reader
+    }
+}
+
+fn slice<'a>(bytes: &'a [u8], range: &Range<u64>) -> &'a [u8] {
+    let index = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
+    bytes.get(index(range.start)..index(range.end)).unwrap_or_default()
+}
+
+struct Part<'a> {
+    file: &'a File,
+    range: Range<u64>,
+}
+
+impl Read for Part<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.range.end - self.range.start)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        let Some(buffer) = buffer.get_mut(..left).filter(|buffer| !buffer.is_empty()) else {
+            return Ok(0);
+        };
+        let read = self.file.read_at(buffer, self.range.start)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.range.start += read as u64;
+        Ok(read)
+    }
+}
+
+/// Copies within the kernel (`copy_file_range`, by the standard library). The file is opened anew: the position of
+/// the one that a worker holds as well is the worker's to move.
+fn copy(from: &File, range: Range<u64>, mut to: &File) -> io::Result<()> {
+    let mut own = File::open(format!("/proc/self/fd/{}", from.as_raw_fd()))?;
+    own.seek(SeekFrom::Start(range.start))?;
+    let wanted = range.end - range.start;
+    let copied = io::copy(&mut (&own).take(wanted), &mut to)?;
+    // else the worker has made its file shorter
+    if copied == wanted {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+/// The parts of a message of `length` octets, which begins with `start`, that are no `Return-Path` field.
+fn without_return_path(start: &[u8], length: u64) -> Vec<Range<u64>> {
+    let mut kept = Vec::new();
+    let mut from = 0;
+    let mut at = 0;
+    let mut removing = false;
+    while let Some(rest) = start.get(at..).filter(|rest| !rest.is_empty()) {
+        let line = match rest.iter().position(|&byte| byte == b'\n') {
+            Some(end) => rest.get(..=end).unwrap_or(rest),
+            None => rest,
+        };
+        if matches!(line, b"\r\n" | b"\n") {
+            break;
+        }
+        let folded = matches!(line.first(), Some(b' ' | b'\t'));
+        let remove = if folded { removing } else { is_return_path(line) };
+        if remove && !removing {
+            kept.push(from as u64..at as u64);
+        }
+        at += line.len();
+        if remove {
+            from = at;
+        }
+        removing = remove;
+    }
+    kept.push(from as u64..length);
+    kept.retain(|range| range.start < range.end);
+    kept
+}
+
+fn is_return_path(line: &[u8]) -> bool {
+    let Some((name, rest)) = line.split_at_checked(11) else {
+        return false;
+    };
+    let colon = rest.iter().find(|byte| !matches!(byte, b' ' | b'\t'));
+    name.eq_ignore_ascii_case(b"return-path") && colon == Some(&b':')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn both_ways(body: &[u8]) -> Vec<u8> {
+        let staged = tempfile::tempfile().unwrap();
+        staged.write_all_at(body, 0).unwrap();
+        let mut all = Vec::new();
+        for source in [Source::Bytes(body), Source::File(&staged, body.len() as u64)] {
+            let content = Content::new(b"X: y\r\n", source).unwrap();
+            let out = tempfile::tempfile().unwrap();
+            content.write(b"Return-Path: <>\r\n", &out).unwrap();
+            let mut written = vec![0; usize::try_from(out.metadata().unwrap().len()).unwrap()];
+            out.read_exact_at(&mut written, 0).unwrap();
+            let mut streamed = Vec::new();
+            content.reader().read_to_end(&mut streamed).unwrap();
+            assert_eq!(written, [b"Return-Path: <>\r\n".as_slice(), &streamed].concat());
+            all.push(streamed);
+        }
+        assert_eq!(all[0], all[1]);
+        all.remove(0)
+    }
+
+    #[test]
+    fn only_return_path_fields_go() {
+        for (body, expected) in [
+            ("", ""),
+            ("\r\nReturn-Path: <kept>\r\n", "\r\nReturn-Path: <kept>\r\n"),
+            (
+                "A: b\r\nReturn-Path: <x>\r\n\t(folded)\r\nC: d\r\n\r\nbody",
+                "A: b\r\nC: d\r\n\r\nbody",
+            ),
+            ("return-PATH : <x>\nRETURN-path:\n y\nC: d\n\nbody\n", "C: d\n\nbody\n"),
+            ("Return-Path: <x>", ""),
+            ("Return-Path-Not: <x>\r\n\r\n", "Return-Path-Not: <x>\r\n\r\n"),
+            ("no header at all", "no header at all"),
+        ] {
+            assert_eq!(
+                both_ways(body.as_bytes()),
+                [b"X: y\r\n", expected.as_bytes()].concat(),
+                "{body:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_file_that_shrank_is_an_error() {
+        let staged = tempfile::tempfile().unwrap();
+        staged.write_all_at(&[b'x'; 300_000], 0).unwrap();
+        let content = Content::new(b"", Source::File(&staged, 300_000)).unwrap();
+        staged.set_len(10).unwrap();
+        assert!(content.write(b"", &tempfile::tempfile().unwrap()).is_err());
+    }
+}

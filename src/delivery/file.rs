@@ -1,0 +1,100 @@
+//! Files that have no name until they are whole.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
+use nix::unistd::linkat;
+
+static COUNT: AtomicU64 = AtomicU64::new(0);
+
+/// A number that no other file of this process has.
+pub(super) fn next_number() -> u64 {
+    COUNT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// An open file that appears under a name by [`Unnamed::link`] only; dropped before that, it leaves nothing.
+#[derive(Debug)]
+pub(super) struct Unnamed {
+    pub(super) file: File,
+    // on file systems without O_TMPFILE, the name it has meanwhile
+    temporary: Option<PathBuf>,
+}
+
+impl Unnamed {
+    /// A new file in the file system of `directory`, open for reading and writing, mode 0600.
+    pub(super) fn create(directory: &Path) -> io::Result<Unnamed> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).mode(0o600);
+        match options.clone().custom_flags(OFlag::O_TMPFILE.bits()).open(directory) {
+            Ok(file) => {
+                return Ok(Unnamed { file, temporary: None });
+            }
+            Err(error) if error.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => {}
+            Err(error) => return Err(error),
+        }
+        let path = directory.join(format!(".{}.{}.tmp", std::process::id(), next_number()));
+        let file = options.create_new(true).open(&path)?;
+        Ok(Unnamed {
+            file,
+            temporary: Some(path),
+        })
+    }
+
+    /// The file alone, never to be linked.
+    pub(super) fn into_file(self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    /// Gives it the name `path` (on the same file system), which must be free. Not yet durable.
+    pub(super) fn link(&mut self, path: &Path) -> io::Result<()> {
+        match &self.temporary {
+            None => {
+                let here = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+                linkat(AT_FDCWD, here.as_str(), AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW)?;
+            }
+            Some(temporary) => {
+                fs::hard_link(temporary, path)?;
+                fs::remove_file(temporary)?;
+                self.temporary = None;
+                sync_directory(path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        if let Some(path) = &self.temporary {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// Makes `directory` and what is missing above it, 0700, durably.
+pub(super) fn make_directory(directory: &Path) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = directory.parent() {
+        make_directory(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Ok(()) => sync_directory(directory),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
