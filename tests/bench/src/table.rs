@@ -111,5 +111,6 @@ pub fn print(servers: &[String], all: &[Rounds]) -> bool {
     let ours = servers.iter().position(|name| name == "rsmtpd");
     println!("\n| scenario | figure | {} | ratio | expected |", servers.join(" | "));
     println!("|---|---|{}---:|---|", "---:|".repeat(servers.len()));
-    all.iter().fold(true, |met, rounds| rounds.print(ours) && met)
+    let missed = all.iter().filter(|rounds| !rounds.print(ours)).count();
+    missed == 0
 }
