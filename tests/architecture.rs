@@ -194,8 +194,8 @@ fn allowed(module: &[String]) -> Option<&'static [&'static str]> {
         ["ipc", "frame", ..] => &[],
         ["auth", ..] => &["message", "smtp"],
         ["session", ..] => &["smtp"],
-        ["chain", "registry", ..] => &["session", "smtp", "config", "handlers"],
-        ["chain", ..] => &["session", "smtp", "config", "ipc::delivery"],
+        ["chain", "registry", ..] => &["session", "smtp", "config", "log", "handlers"],
+        ["chain", ..] => &["session", "smtp", "config", "log", "ipc::delivery"],
         ["handlers", ..] => &[
             "session",
             "smtp",
@@ -354,7 +354,12 @@ fn yaml_is_named_in_one_file() {
 fn files_are_short_and_say_what_they_are() {
     let mut breaches = Vec::new();
     for source in sources() {
-        let limit = if source.path.starts_with("keeper/") { 250 } else { 500 };
+        let tests_alone = source.path.ends_with("/tests.rs") || source.path.contains("/tests/");
+        let limit = match () {
+            () if tests_alone => usize::MAX,
+            () if source.path.starts_with("keeper/") => 250,
+            () => 500,
+        };
         if source.lines >= limit {
             breaches.push(format!("src/{} has {} lines", source.path, source.lines));
         }

@@ -1,5 +1,7 @@
 //! `rsmtpd [serve]`: reads the configuration, starts every process, becomes the master.
 
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -92,17 +94,20 @@ fn destination(daemon: &config::Daemon, background: bool) -> Destination {
 
 /// The first lines on standard error: where we listen, where mail goes, for whom, and how to send the first.
 fn announce(ready: &Ready) {
+    let mut text = String::new();
     for address in &ready.addresses {
-        eprintln!("rsmtpd: listening on {address}");
+        let _ = writeln!(text, "rsmtpd: listening on {address}");
     }
-    eprintln!("rsmtpd: mail goes to {}", ready.destination);
+    let _ = writeln!(text, "rsmtpd: mail goes to {}", ready.destination);
     let recipients = ready.served.recipients();
     let domains: Vec<&str> = recipients.domains().collect();
-    eprintln!("rsmtpd: recipients of {}", domains.join(", "));
+    let _ = writeln!(text, "rsmtpd: recipients of {}", domains.join(", "));
     if let (Some(address), Some(domain)) = (ready.addresses.first(), recipients.first_domain()) {
-        eprintln!("rsmtpd: ready; to send a test message, paste:");
-        eprintln!("{}", test_line(address, &format!("postmaster@{domain}")));
+        let _ = writeln!(text, "rsmtpd: ready; to send a test message, paste:");
+        let _ = writeln!(text, "{}", test_line(address, &format!("postmaster@{domain}")));
     }
+    // One write, so that no line of the logger falls between.
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 /// A line for the shell that sends a message with Python's smtplib, which every Debian has.

@@ -169,7 +169,7 @@ mod tests {
         let sink = Arc::clone(&lines);
         let log: Log = Arc::new(move |_, text| sink.lock().unwrap().push(text));
         recover(state, &log).unwrap();
-        lines.lock().unwrap().clone()
+        lines.lock().unwrap().drain(..).collect()
     }
 
     #[test]

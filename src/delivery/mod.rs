@@ -17,7 +17,9 @@ mod maildir;
 pub mod names;
 pub mod outcome;
 mod process;
+mod retry;
 pub mod spool;
+mod spool_list;
 mod writer;
 
 use std::path::{Path, PathBuf};

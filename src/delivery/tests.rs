@@ -387,7 +387,8 @@ fn lmtp_answers_per_recipient_over_one_connection() {
     let state = tempfile::tempdir().unwrap();
     let socket = state.path().join("lmtp");
     let listener = UnixListener::bind(&socket).unwrap();
-    let server = std::thread::spawn(move || {
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
         let (stream, _) = listener.accept().unwrap();
         let mut lines = BufReader::new(stream.try_clone().unwrap()).split(b'\n');
         let mut out = stream;
@@ -397,6 +398,7 @@ fn lmtp_answers_per_recipient_over_one_connection() {
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
             let reply = if data && text == "." {
                 data = false;
+                tell.send(std::mem::take(&mut got)).unwrap();
                 taken
                     .drain(..)
                     .map(|full| if full { "552 5.2.2 Full\r\n" } else { "250 2.0.0 Ok\r\n" })
@@ -418,7 +420,6 @@ fn lmtp_answers_per_recipient_over_one_connection() {
             };
             out.write_all(reply.as_bytes()).unwrap();
         }
-        got
     });
     let running = Running::start(Settings {
         agent: Agent::Lmtp { socket },
@@ -436,7 +437,8 @@ fn lmtp_answers_per_recipient_over_one_connection() {
         [RecipientResult::Delivered, none, full]
     );
     let sent = b"Received: from x\r\n\tby y\r\nSubject: \xff\0\r\n\r\n..\r\nbody\r\n\rend\r\n";
-    drop(running);
-    // the agent threads of this process live on and hold the connection, so the server is not joined
-    let _ = (server, sent);
+    assert_eq!(
+        told.iter().take(2).collect::<Vec<_>>(),
+        [sent.as_slice(), sent.as_slice()]
+    );
 }

@@ -13,12 +13,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::frame;
-use super::packet::{recv_frame, send_frame, send_frame_nowait};
+use crate::sys::socket::{recv_frame, recv_frame_nowait, send_frame, send_frame_nowait};
 
 thread_local! {
     // One buffer a thread, not one a channel: the master holds a channel per worker.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
+
+type Receive = fn(BorrowedFd<'_>, &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)>;
 
 /// Why nothing was received or sent.
 #[derive(Debug, thiserror::Error)]
@@ -113,9 +115,21 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
     /// # Errors
     /// [`Fault::Closed`] at end of file; [`Fault::WouldBlock`] on a non-blocking descriptor without input.
     pub fn receive(&self) -> Result<(R, Option<OwnedFd>), Fault> {
+        self.receive_by(|fd, buffer| recv_frame(fd, buffer))
+    }
+
+    /// As [`Channel::receive`], but [`Fault::WouldBlock`] at once when nothing is there.
+    ///
+    /// # Errors
+    /// As [`Channel::receive`].
+    pub fn receive_nowait(&self) -> Result<(R, Option<OwnedFd>), Fault> {
+        self.receive_by(|fd, buffer| recv_frame_nowait(fd, buffer))
+    }
+
+    fn receive_by(&self, call: Receive) -> Result<(R, Option<OwnedFd>), Fault> {
         BUFFER.with_borrow_mut(|buffer| {
             buffer.resize(frame::MAXIMUM, 0);
-            let (length, fd) = retried(|| recv_frame(self.fd.as_fd(), buffer))?;
+            let (length, fd) = retried(|| call(self.fd.as_fd(), buffer))?;
             match buffer.get(..length) {
                 None | Some([]) => Err(Fault::Closed),
                 Some(bytes) => Ok((frame::decode(bytes)?, fd)),
@@ -187,6 +201,7 @@ mod tests {
             a.receive_within(Duration::from_millis(20)),
             Err(Fault::TimedOut)
         ));
+        assert!(matches!(a.receive_nowait(), Err(Fault::WouldBlock)));
         drop(b);
         assert!(matches!(a.receive(), Err(Fault::Closed)));
         assert!(matches!(a.send(&1), Err(Fault::Closed)));

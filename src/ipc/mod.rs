@@ -10,6 +10,5 @@ pub mod delivery;
 pub mod frame;
 pub mod link;
 pub mod log;
-mod packet;
 
 pub use channel::Channel;

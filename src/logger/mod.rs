@@ -20,7 +20,6 @@ use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::log::ToLogger;
 use crate::log::{Event, Level};
-use crate::sys::socket;
 
 /// The master's end of a logger's control channel.
 type Control = Channel<FromHelper, ToHelper>;
@@ -53,7 +52,6 @@ struct Logger {
 pub fn run(control: OwnedFd, sink: Sink, threshold: Level) -> io::Result<()> {
     let poll = Poll::new()?;
     let control = Control::new(control);
-    socket::set_nonblocking(&control, true)?;
     poll.registry()
         .register(&mut SourceFd(&control.as_raw_fd()), CONTROL, Interest::READABLE)?;
     let mut logger = Logger {
@@ -103,7 +101,7 @@ impl Logger {
     /// Takes what the master says; false when it is gone or wants us to end.
     fn hear_master(&mut self) -> io::Result<bool> {
         loop {
-            match self.control.receive() {
+            match self.control.receive_nowait() {
                 Ok((ToHelper::Door { pid, .. }, Some(fd))) => self.admit(Door::new(fd), pid)?,
                 Ok((ToHelper::Reload, _)) => {
                     if let Err(error) = self.sink.reopen() {
@@ -122,7 +120,6 @@ impl Logger {
     }
 
     fn admit(&mut self, door: Door, pid: i32) -> io::Result<()> {
-        socket::set_nonblocking(&door, true)?;
         let number = self.next;
         self.next += 1;
         self.poll
@@ -143,7 +140,7 @@ impl Logger {
             return;
         };
         for _ in 0..TURN {
-            match speaker.door.receive() {
+            match speaker.door.receive_nowait() {
                 Ok((ToLogger::Line { level, text }, _)) => {
                     let level = Level::from_number(level);
                     if level <= self.threshold {

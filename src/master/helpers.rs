@@ -12,7 +12,7 @@ use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::link::Role;
 use crate::logger::client::Client as Log;
 use crate::sys::privilege::{self, Identity};
-use crate::sys::process;
+use crate::sys::{process, signals};
 
 use super::workers::pair;
 
@@ -39,8 +39,10 @@ impl Helper {
         work: &dyn Fn(OwnedFd, bool) -> i32,
     ) -> io::Result<Helper> {
         let (ours, theirs) = pair()?;
+        let blocked = signals::block_for_fork()?;
         match process::fork()? {
             process::Fork::Child => {
+                std::mem::forget(blocked);
                 drop(ours);
                 if helper::become_child(&format!("rsmtpd: {}", role.name())).is_err() {
                     process::exit_now(71);
@@ -57,7 +59,7 @@ impl Helper {
                 })
             }
             process::Fork::Parent(pid) => {
-                drop(theirs);
+                drop((theirs, blocked));
                 let helper = Helper {
                     pid,
                     control: Channel::new(ours),

@@ -17,8 +17,11 @@ pub fn all(listener: BorrowedFd<'_>) -> u64 {
         let Ok((client, _)) = socket::accept(listener) else {
             break;
         };
+        // Numbered as the sandbox allows it to be shut down; accepted without blocking.
+        let Ok(client) = socket::move_fd_at_least(client, socket::FIRST_CONTROL) else {
+            continue;
+        };
         let mut client = TcpStream::from(client);
-        let _ = client.set_nonblocking(true);
         let _ = client.write(REPLY);
         let _ = client.shutdown(Shutdown::Write);
         // What the client said already would make close(2) reset the connection and take the reply along.

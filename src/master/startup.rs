@@ -76,14 +76,17 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
 
     let (voice, logger) = start_logger(&served, plan, users.logger.as_ref())?;
     let log = Log::new(voice, served.log_level());
-    let delivery = start_delivery(&served, plan, users.delivery.as_ref(), &state, &logger)?;
+    let delivery = start_delivery(&served, users.delivery.as_ref(), &state, &logger)?;
     let helpers = Helpers { logger, delivery };
 
     if let Some(identity) = &users.service {
         privilege::drop_to(identity, &[]).context("dropping root")?;
     }
-    let missing = sandbox::enter(&sandbox::Profile::master_and_worker(&plan.directory), served.sandbox)
-        .context("sandbox (set `sandbox: best_effort` in rsmtpd.yaml to run without what the kernel lacks)")?;
+    let missing = sandbox::enter(
+        &sandbox::Profile::master_and_worker(vec![plan.directory.clone()]),
+        served.sandbox,
+    )
+    .context("sandbox (set `sandbox: best_effort` in rsmtpd.yaml to run without what the kernel lacks)")?;
     process::set_dumpable(false)?;
     for layer in missing {
         log.say(
@@ -150,7 +153,7 @@ impl Users {
         }
         let mut invented = false;
         let mut pick = |name: &str, group: Option<&str>, nth: usize| -> Result<Identity> {
-            if let Some(identity) = privilege::lookup(name, group)? {
+            if let Some(identity) = account(name, group)? {
                 return Ok(identity);
             }
             invented = true;
@@ -165,7 +168,7 @@ impl Users {
             delivery = Identity::numeric(metadata.uid(), metadata.gid());
         }
         for identity in [&service, &logger, &delivery] {
-            if identity.is_root() {
+            if identity.uid == 0 || identity.gid == 0 {
                 bail!("no role may run as root; name an unprivileged user in rsmtpd.yaml and delivery.yaml");
             }
         }
@@ -186,7 +189,7 @@ fn warn_about_users(users: &Users, log: &Log) {
         ("delivery", &users.delivery),
     ] {
         if let Some(identity) = identity {
-            event = event.field(role, identity.uid());
+            event = event.field(role, identity.uid);
         }
     }
     log.say(
@@ -206,7 +209,7 @@ fn prepare_state(state: &Path, owner: Option<&Identity>) -> Result<()> {
             .create(state)
             .with_context(|| format!("{}", state.display()))?;
         if let Some(owner) = owner {
-            nix::unistd::chown(state, Some(owner.uid()), Some(owner.gid()))?;
+            nix::unistd::chown(state, Some(owner.uid.into()), Some(owner.gid.into()))?;
         }
     }
     Ok(())
@@ -225,9 +228,16 @@ fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result
             .create_new(true)
             .open(path)
             .with_context(|| format!("{}", path.display()))?;
-        nix::unistd::chown(path, Some(user.uid()), Some(user.gid()))?;
+        nix::unistd::chown(path, Some(user.uid.into()), Some(user.gid.into()))?;
     }
-    let profile = sandbox::Profile::logger(plan.destination.directory());
+    let profile = sandbox::Profile::logger(
+        log_reads(),
+        plan.destination
+            .directory()
+            .map(Path::to_path_buf)
+            .into_iter()
+            .collect(),
+    );
     let mode = served.sandbox;
     let destination = plan.destination.clone();
     let work = move |control: OwnedFd, _| {
@@ -245,17 +255,11 @@ fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result
     Ok((voice, helper))
 }
 
-fn start_delivery(
-    served: &Served,
-    plan: &Plan,
-    user: Option<&Identity>,
-    state: &Path,
-    logger: &Helper,
-) -> Result<Helper> {
+fn start_delivery(served: &Served, user: Option<&Identity>, state: &Path, logger: &Helper) -> Result<Helper> {
     let (door, voice) = pair()?;
     let level = served.log_level();
     let settings = delivery_settings(served.delivery(), state, served.daemon.grace_time);
-    let profile = sandbox::Profile::delivery(&plan.directory, state, &programs(&settings));
+    let profile = delivery_profile(state, &settings);
     let mode = served.sandbox;
     let parents = voice.try_clone()?;
     let lock = state.join("lock");
@@ -317,12 +321,45 @@ fn delivery_settings(delivery: &config::Delivery, state: &Path, grace: Duration)
     }
 }
 
-/// Programs that delivery runs.
-fn programs(settings: &delivery::Settings) -> Vec<PathBuf> {
-    match &settings.agent {
-        delivery::Agent::DovecotLda { path, .. } => vec![path.clone()],
-        _ => Vec::new(),
+/// What delivery may do: files below the state directory; with dovecot-lda, whatever that program needs.
+fn delivery_profile(state: &Path, settings: &delivery::Settings) -> sandbox::Profile {
+    let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+    let mut read = paths(&["/proc", "/etc/localtime", "/usr/share/zoneinfo"]);
+    let mut write = vec![state.to_path_buf()];
+    let mut execute = Vec::new();
+    if let delivery::Agent::DovecotLda { path, home, .. } = &settings.agent {
+        execute = paths(&["/usr", "/lib", "/lib64", "/bin"]);
+        execute.push(path.clone());
+        read.extend(paths(&["/etc", "/run/dovecot", "/var/run/dovecot"]));
+        write.extend(paths(&["/dev/null", "/tmp"]));
+        // The part of the template before the first variable: every home is below it.
+        let fixed = home.split('%').next().unwrap_or_default();
+        let base = Path::new(fixed);
+        let base = if fixed.ends_with('/') {
+            Some(base)
+        } else {
+            base.parent()
+        };
+        write.extend(base.filter(|base| base.components().count() > 1).map(Path::to_path_buf));
     }
+    sandbox::Profile::delivery(read, write, execute)
+}
+
+/// What the logger reads: the time zone.
+fn log_reads() -> Vec<PathBuf> {
+    vec!["/etc/localtime".into(), "/usr/share/zoneinfo".into()]
+}
+
+/// The account of this name, with `group` in place of its own; none when there is no such account.
+fn account(name: &str, group: Option<&str>) -> Result<Option<Identity>> {
+    let Some(mut identity) = privilege::lookup_user(name)? else {
+        return Ok(None);
+    };
+    if let Some(group) = group {
+        let found = nix::unistd::Group::from_name(group)?;
+        identity.gid = found.with_context(|| format!("no group {group:?}"))?.gid.as_raw();
+    }
+    Ok(Some(identity))
 }
 
 /// Takes the lock of the state directory for as long as this process and its children live, and leaves the

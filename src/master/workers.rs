@@ -14,7 +14,7 @@ use crate::helper;
 use crate::ipc::channel::Channel;
 use crate::ipc::control::ToHelper;
 use crate::ipc::link::{FromWorker, ToWorker};
-use crate::sys::{process, socket};
+use crate::sys::{process, signals, socket};
 use crate::worker::{self, Inherited};
 
 use super::helpers::Helpers;
@@ -156,9 +156,14 @@ impl Workers {
         let (delivery, worker_delivery) = pair()?;
         let (logger, worker_logger) = pair()?;
         let lent = [worker_link, worker_delivery, worker_logger];
+        let blocked = signals::block_for_fork()?;
         match process::spawn_sharing_files(MASTER_DESCRIPTORS)? {
-            process::Fork::Child => become_worker(lent, served, near),
+            process::Fork::Child => {
+                std::mem::forget(blocked);
+                become_worker(lent, served, near)
+            }
             process::Fork::Parent(pid) => {
+                drop(blocked);
                 let number = self.next;
                 self.next = self.next.wrapping_add(1);
                 let door = ToHelper::Door {

@@ -1,129 +1,274 @@
-//! Giving up root: groups, then group, then user, then capabilities, then the proof that there is no way back.
+//! Gives up root for good, and proves it.
+//!
+//! Assumes one thread: ids are taken for the whole process, capabilities for the calling thread. Must
+//! never go on after a step that failed: every caller ends the process on an error.
 
+use super::checked;
+pub use caps::Capability;
+use nix::unistd::{Gid, Group, Uid, User};
 use std::io;
 
-use caps::{CapSet, Capability, CapsHashSet};
-use nix::unistd::{Gid, Group, Uid, User, getresgid, getresuid, setgid, setgroups, setresgid, setresuid, setuid};
+/// The range from which systemd takes dynamic user ids.
+const DYNAMIC: std::ops::RangeInclusive<u32> = 61_184..=65_519;
 
-/// Whom a process becomes.
+/// A user to run as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    uid: Uid,
-    gid: Gid,
+    /// The numeric user id.
+    pub uid: u32,
+    /// The numeric id of its only group.
+    pub gid: u32,
+    /// Its name, or the number where it has none.
+    pub name: String,
 }
 
-/// systemd's range of dynamic users, from which a role without an account takes a number.
-const DYNAMIC: std::ops::RangeInclusive<u32> = 61184..=65519;
-
 impl Identity {
-    /// By numbers.
+    /// The identity that the process has now.
     #[must_use]
-    pub fn numeric(uid: u32, gid: u32) -> Identity {
+    pub fn current() -> Identity {
+        let uid = Uid::effective();
+        let name = User::from_uid(uid)
+            .ok()
+            .flatten()
+            .map_or_else(|| uid.to_string(), |user| user.name);
         Identity {
-            uid: Uid::from_raw(uid),
-            gid: Gid::from_raw(gid),
+            uid: uid.as_raw(),
+            gid: Gid::effective().as_raw(),
+            name,
         }
     }
 
-    /// The user id.
+    /// An identity by its numbers, without a name.
     #[must_use]
-    pub fn uid(&self) -> Uid {
-        self.uid
-    }
-
-    /// The group id.
-    #[must_use]
-    pub fn gid(&self) -> Gid {
-        self.gid
-    }
-
-    /// Whether it is root's, or of root's group.
-    #[must_use]
-    pub fn is_root(&self) -> bool {
-        self.uid.is_root() || self.gid.as_raw() == 0
+    pub fn numeric(uid: u32, gid: u32) -> Identity {
+        Identity {
+            uid,
+            gid,
+            name: uid.to_string(),
+        }
     }
 }
 
-/// The account of this name, or number, with `group` in place of its own; none when there is no such account.
-///
-/// # Errors
-/// The account data base cannot be read, or has no such group.
-pub fn lookup(name: &str, group: Option<&str>) -> io::Result<Option<Identity>> {
-    let Some(user) = User::from_name(name)? else {
-        return Ok(None);
-    };
-    let gid = match group {
-        None => user.gid,
-        Some(group) => Group::from_name(group)?
-            .map(|group| group.gid)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no group {group:?}")))?,
-    };
-    Ok(Some(Identity { uid: user.uid, gid }))
+/// Whether the process runs with user id 0.
+#[must_use]
+pub fn is_root() -> bool {
+    Uid::effective().is_root()
 }
 
-/// The `nth` number of the dynamic range that no account has.
+/// The user of this name, none if there is no such user.
 ///
 /// # Errors
-/// The account data base cannot be read, or the range is used up.
+/// What getpwnam(3) says.
+pub fn lookup_user(name: &str) -> io::Result<Option<Identity>> {
+    let user = User::from_name(name)?;
+    Ok(user.map(|user| Identity {
+        uid: user.uid.as_raw(),
+        gid: user.gid.as_raw(),
+        name: user.name,
+    }))
+}
+
+/// The `nth` (from 0) number of systemd's dynamic range that no user and no group has: an unprivileged
+/// identity for a machine without the service users. The same `nth` answers the same until users are added.
+///
+/// # Errors
+/// What getpwuid(3) says; `NotFound` when the range is used up.
 pub fn dynamic_identity(nth: usize) -> io::Result<Identity> {
-    let mut free = DYNAMIC.filter(|&number| {
-        matches!(User::from_uid(Uid::from_raw(number)), Ok(None))
-            && matches!(Group::from_gid(Gid::from_raw(number)), Ok(None))
-    });
-    let number = free
-        .nth(nth)
-        .ok_or_else(|| io::Error::other("no free user id between 61184 and 65519"))?;
-    Ok(Identity::numeric(number, number))
+    let mut left = nth;
+    for id in DYNAMIC {
+        let taken = User::from_uid(Uid::from_raw(id))?.is_some() || Group::from_gid(Gid::from_raw(id))?.is_some();
+        if taken {
+            continue;
+        }
+        if left == 0 {
+            return Ok(Identity::numeric(id, id));
+        }
+        left -= 1;
+    }
+    Err(io::Error::new(io::ErrorKind::NotFound, "no dynamic user id is free"))
 }
 
-/// Becomes `identity` for good, keeping only `keep` of the capabilities.
+/// Becomes `identity` for good, with no capabilities but those of `keep`, no supplementary groups,
+/// no_new_privs and not dumpable; then proves it by trying to return.
+///
+/// Without root nothing is changed but capabilities (those of `keep` stay if the process has them) and the
+/// same proof is made; `identity` must then be the process's own.
 ///
 /// # Errors
-/// A step failed, or the way back is still open. The caller must end then.
+/// `InvalidInput` for user or group 0, or for a `keep` that leads back to root; `PermissionDenied` when
+/// another identity is asked for without root, or when the proof fails; what a refused call says. The process
+/// must end then.
 pub fn drop_to(identity: &Identity, keep: &[Capability]) -> io::Result<()> {
-    if identity.is_root() {
-        return Err(io::Error::other("root is no identity to drop to"));
+    let root = is_root();
+    if (root && (identity.uid == 0 || identity.gid == 0)) || keep.iter().any(leads_to_root) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "this identity is root, or can return to it",
+        ));
     }
-    if !keep.is_empty() {
-        caps::securebits::set_keepcaps(true).map_err(io::Error::other)?;
+    if !root && identity.uid != Uid::effective().as_raw() {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "only root can take another identity",
+        ));
     }
-    for capability in caps::runtime::thread_all_supported()
-        .into_iter()
-        .filter(|one| !keep.contains(one))
-    {
-        // Without CAP_SETPCAP the bounding set is left as the service manager made it.
-        let _ = caps::drop(None, CapSet::Bounding, capability);
+    let wanted = keep
+        .iter()
+        .fold(0_u64, |mask, capability| mask | 1 << capability.index())
+        & capabilities()?.1;
+    if root {
+        forget_bounding_set(wanted);
+        // SAFETY: no pointer is passed.
+        checked(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, libc::c_ulong::from(wanted != 0), 0, 0, 0) })?;
+        let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+        nix::unistd::setgroups(&[])?;
+        nix::unistd::setresgid(gid, gid, gid)?;
+        nix::unistd::setresuid(uid, uid, uid)?;
     }
-    setgroups(&[])?;
-    setresgid(identity.gid, identity.gid, identity.gid)?;
-    setresuid(identity.uid, identity.uid, identity.uid)?;
-    let kept: CapsHashSet = keep.iter().copied().collect();
-    caps::clear(None, CapSet::Ambient).map_err(io::Error::other)?;
-    caps::set(None, CapSet::Effective, &kept).map_err(io::Error::other)?;
-    caps::set(None, CapSet::Permitted, &kept).map_err(io::Error::other)?;
-    caps::clear(None, CapSet::Inheritable).map_err(io::Error::other)?;
-    nix::sys::prctl::set_no_new_privs()?;
-    prove(identity, &kept)
+    set_capabilities(wanted)?;
+    // SAFETY: no pointer is passed.
+    unsafe {
+        checked(libc::prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong,
+            0,
+            0,
+            0,
+        ))?;
+        checked(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+    }
+    super::process::set_dumpable(false)?;
+    prove(identity, wanted, root)
 }
 
-/// Tries to come back, and reads back who we are.
-fn prove(identity: &Identity, kept: &CapsHashSet) -> io::Result<()> {
-    if setuid(Uid::from_raw(0)).is_ok() || setgid(Gid::from_raw(0)).is_ok() {
-        return Err(io::Error::other("root could be regained"));
+fn leads_to_root(capability: &Capability) -> bool {
+    use Capability as C;
+    matches!(
+        capability,
+        C::CAP_SETUID
+            | C::CAP_SETGID
+            | C::CAP_SETPCAP
+            | C::CAP_SETFCAP
+            | C::CAP_SYS_ADMIN
+            | C::CAP_SYS_PTRACE
+            | C::CAP_SYS_MODULE
+            | C::CAP_SYS_RAWIO
+            | C::CAP_DAC_OVERRIDE
+            | C::CAP_FOWNER
+            | C::CAP_CHOWN
+    )
+}
+
+/// Fails unless every id reads back, root is refused, and no capability is left but those of `wanted`.
+fn prove(identity: &Identity, wanted: u64, was_root: bool) -> io::Result<()> {
+    let broken = |what: &str| {
+        Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("not dropped: {what}"),
+        ))
+    };
+    let (users, groups) = (nix::unistd::getresuid()?, nix::unistd::getresgid()?);
+    if [users.real, users.effective, users.saved]
+        .iter()
+        .any(|uid| uid.as_raw() != identity.uid)
+    {
+        return broken("user ids");
     }
-    let (users, groups) = (getresuid()?, getresgid()?);
-    let is_user = [users.real, users.effective, users.saved]
-        .iter()
-        .all(|uid| *uid == identity.uid);
-    let is_group = [groups.real, groups.effective, groups.saved]
-        .iter()
-        .all(|gid| *gid == identity.gid);
-    let others = nix::unistd::getgroups()?;
-    let permitted = caps::read(None, CapSet::Permitted).map_err(io::Error::other)?;
-    if is_user && is_group && others.is_empty() && permitted == *kept {
-        Ok(())
+    if was_root
+        && [groups.real, groups.effective, groups.saved]
+            .iter()
+            .any(|gid| gid.as_raw() != identity.gid)
+    {
+        return broken("group ids");
+    }
+    if was_root && !nix::unistd::getgroups()?.is_empty() {
+        return broken("supplementary groups");
+    }
+    let root = Uid::from_raw(0);
+    if identity.uid != 0 && (nix::unistd::setuid(root).is_ok() || nix::unistd::setresuid(root, root, root).is_ok()) {
+        return broken("root can be regained");
+    }
+    if groups.real.as_raw() != 0 && nix::unistd::setgid(Gid::from_raw(0)).is_ok() {
+        return broken("the group of root can be regained");
+    }
+    if capabilities()? != (wanted, wanted, 0) {
+        return broken("capabilities");
+    }
+    // SAFETY: no pointer is passed.
+    if unsafe { libc::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) } != 1 {
+        return broken("no_new_privs");
+    }
+    Ok(())
+}
+
+/// Takes all but `keep` out of the bounding set. Refused without CAP_SETPCAP: then no_new_privs alone keeps
+/// a program from gaining them.
+fn forget_bounding_set(keep: u64) {
+    for index in (0..64_u64).filter(|index| keep & (1 << index) == 0) {
+        // SAFETY: no pointer is passed.
+        let _ = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, index, 0, 0, 0) };
+    }
+}
+
+/// `_LINUX_CAPABILITY_VERSION_3`: two words of 32 bits a set.
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: libc::c_int,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct CapabilityWords {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// The effective, permitted and inheritable sets. Not through the caps crate: its hash sets would seed the
+/// random state that every forked process then repeats.
+fn capabilities() -> io::Result<(u64, u64, u64)> {
+    let mut header = CapabilityHeader {
+        version: CAPABILITY_VERSION,
+        pid: 0,
+    };
+    let mut words = [CapabilityWords::default(); 2];
+    // SAFETY: header and words have the kernel's layout for this version and live through the call.
+    let returned = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, words.as_mut_ptr()) };
+    if returned < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let [low, high] = words;
+    let join = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    Ok((
+        join(low.effective, high.effective),
+        join(low.permitted, high.permitted),
+        join(low.inheritable, high.inheritable),
+    ))
+}
+
+fn set_capabilities(mask: u64) -> io::Result<()> {
+    let mut header = CapabilityHeader {
+        version: CAPABILITY_VERSION,
+        pid: 0,
+    };
+    let word = |bits: u64| {
+        let bits = (bits & u64::from(u32::MAX)) as u32;
+        CapabilityWords {
+            effective: bits,
+            permitted: bits,
+            inheritable: 0,
+        }
+    };
+    let words = [word(mask), word(mask >> 32)];
+    // SAFETY: as in `capabilities`; the call only reads.
+    let returned = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, words.as_ptr()) };
+    if returned < 0 {
+        Err(io::Error::last_os_error())
     } else {
-        Err(io::Error::other("not who we should have become"))
+        Ok(())
     }
 }
 
@@ -135,28 +280,57 @@ mod tests {
 
     #[test]
     fn root_is_given_up_for_good() {
-        if !nix::unistd::geteuid().is_root() {
-            println!("skipped: needs root");
+        if !is_root() {
             return;
         }
         let ended = in_child(|| {
-            let Ok(identity) = dynamic_identity(3) else { return 1 };
-            if drop_to(&identity, &[]).is_err() {
-                return 2;
-            }
-            i32::from(setuid(Uid::from_raw(0)).is_ok() || nix::unistd::getuid() != identity.uid())
+            let identity = dynamic_identity(1).unwrap();
+            drop_to(&identity, &[]).unwrap();
+            assert_eq!(Uid::effective().as_raw(), identity.uid);
+            assert!(std::fs::read("/etc/shadow").is_err());
+            assert!(nix::unistd::setgroups(&[Gid::from_raw(0)]).is_err());
+            assert_eq!(capabilities().unwrap(), (0, 0, 0));
+            drop_to(&identity, &[]).unwrap(); // only the proof
+            assert!(drop_to(&dynamic_identity(2).unwrap(), &[]).is_err());
+            0
         });
         assert_eq!(ended, Ended::Exited(0));
-        assert_eq!(
-            in_child(|| i32::from(drop_to(&Identity::numeric(0, 7), &[]).is_err())),
-            Ended::Exited(1)
-        );
     }
 
     #[test]
-    fn numbers_without_an_account_differ() {
-        let (a, b) = (dynamic_identity(0).unwrap(), dynamic_identity(1).unwrap());
-        assert!(a != b && DYNAMIC.contains(&a.uid().as_raw()) && !a.is_root());
-        assert_eq!(lookup("no-such-user-here", None).unwrap(), None);
+    fn kept_capabilities_work_and_no_others() {
+        if !is_root() {
+            return;
+        }
+        let ended = in_child(|| {
+            let keep = [Capability::CAP_NET_BIND_SERVICE, Capability::CAP_DAC_READ_SEARCH];
+            drop_to(&dynamic_identity(0).unwrap(), &keep).unwrap();
+            assert!(std::fs::read("/etc/shadow").is_ok());
+            assert_eq!(capabilities().unwrap().1.count_ones(), 2);
+            assert!(nix::unistd::chown("/etc/hostname", Some(Uid::from_raw(61_184)), None).is_err());
+            0
+        });
+        assert_eq!(ended, Ended::Exited(0));
+    }
+
+    #[test]
+    fn what_leads_back_to_root_is_refused() {
+        let ended = in_child(|| {
+            let me = Identity::current();
+            assert!(drop_to(&me, &[Capability::CAP_SETUID]).is_err());
+            assert!(!is_root() || drop_to(&Identity::numeric(0, 0), &[]).is_err());
+            0
+        });
+        assert_eq!(ended, Ended::Exited(0));
+    }
+
+    #[test]
+    fn dynamic_identities_differ_and_are_free() {
+        let (first, second) = (dynamic_identity(0).unwrap(), dynamic_identity(1).unwrap());
+        assert!(DYNAMIC.contains(&first.uid) && first.uid < second.uid);
+        assert!(User::from_uid(Uid::from_raw(first.uid)).unwrap().is_none());
+        assert!(dynamic_identity(10_000).is_err());
+        assert_eq!(lookup_user("root").unwrap().unwrap().uid, 0);
+        assert!(lookup_user("no-such-user-here").unwrap().is_none());
     }
 }

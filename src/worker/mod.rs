@@ -23,7 +23,7 @@ use crate::delivery::client::Client as DeliveryClient;
 use crate::ipc::link::FromWorker;
 use crate::log::{Event, Level};
 use crate::logger;
-use crate::sys::{sandbox, socket};
+use crate::sys::socket;
 
 pub use deadlines::Patience;
 use link::{Link, Order};
@@ -81,7 +81,7 @@ fn life(
     log: &logger::client::Client,
     served: &Served,
 ) -> io::Result<()> {
-    for layer in sandbox::worker_layer(&served.worker_limits(), served.sandbox)? {
+    for layer in served.confine()? {
         log.say(
             Level::Warning,
             Event::new("sandbox-layer-missing").field("layer", layer),
@@ -170,7 +170,10 @@ impl<'a> Waiting<'a> {
                     }
                 } else if let Some(listener) = self.listeners.get(event.token().0) {
                     match socket::accept(listener) {
-                        Ok((client, peer)) => return Ok(Some((client, peer, event.token().0))),
+                        Ok((client, peer)) => {
+                            let client = socket::place_client(client)?;
+                            return Ok(Some((client, peer, event.token().0)));
+                        }
                         Err(error) if is_passing(&error) => {}
                         Err(error) => return Err(error),
                     }

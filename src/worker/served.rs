@@ -1,5 +1,6 @@
 //! One generation of the configuration, with the chains built from it.
 
+use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::os::fd::BorrowedFd;
@@ -10,9 +11,14 @@ use crate::chain::{Chain, Limits, configured};
 use crate::config::{self, Configuration, Daemon, Faults, Fingerprint};
 use crate::log::Level;
 use crate::smtp::{self, receiver::LineEndings};
-use crate::sys::sandbox::{Mode, WorkerLimits};
+use crate::sys::sandbox::{self, MissingLayer, Mode};
 
 use super::deadlines::Patience;
+
+/// Address space of a worker, in octets.
+const ADDRESS_SPACE: u64 = 512 << 20;
+/// Processor time of a worker, in seconds: far more than a session of an hour needs.
+const CPU_SECONDS: u64 = 600;
 
 /// What is served: made before the fork, read-only in every worker.
 pub struct Served {
@@ -236,16 +242,19 @@ impl Served {
         }
     }
 
-    /// What the kernel lets a worker have at most.
-    pub fn worker_limits(&self) -> WorkerLimits {
-        WorkerLimits {
-            file_size: self
-                .configuration
-                .worker
-                .maximum_message_size()
-                .saturating_mul(2)
-                .max(1 << 20),
+    /// Adds a worker's own layer to the sandbox that it inherited; the layers that the kernel lacks.
+    ///
+    /// # Errors
+    /// A layer that exists cannot be entered.
+    pub fn confine(&self) -> io::Result<Vec<MissingLayer>> {
+        if self.sandbox == Mode::Off {
+            return Ok(Vec::new());
         }
+        sandbox::worker_layer(&sandbox::Limits {
+            file_size: self.configuration.worker.maximum_message_size().saturating_mul(2).max(1 << 20),
+            address_space: ADDRESS_SPACE,
+            cpu_seconds: CPU_SECONDS,
+        })
     }
 
     /// How long a client may take.

@@ -73,7 +73,6 @@ struct Talk<'a> {
     link: &'a Link,
     log: &'a Log,
     in_body: bool,
-    chunk_begun: bool,
 }
 
 /// Serves `client` until it or we end it.
@@ -103,7 +102,6 @@ pub fn serve(
         link,
         log,
         in_body: false,
-        chunk_begun: false,
     };
     let reason = match talk.run() {
         Ok(reason) => reason,
@@ -159,10 +157,11 @@ impl Talk<'_> {
 
     /// Feeds what was read; a reason when the connection ends.
     fn digest(&mut self, mut input: &[u8]) -> io::Result<Option<&'static str>> {
-        // A chunk of no octets ends without any input.
-        while !input.is_empty() || std::mem::take(&mut self.chunk_begun) {
-            self.chunk_begun = false;
+        // An event may follow without further input: the end of a chunk that has just been filled.
+        let mut more = true;
+        while more || !input.is_empty() {
             let (used, event) = self.receiver.feed(input);
+            more = event.is_some();
             input = input.get(used..).unwrap_or_default();
             let Some(event) = event else { continue };
             let now = now_micros();
@@ -235,7 +234,6 @@ impl Talk<'_> {
                 } else {
                     self.receiver.begin_chunk(size);
                 }
-                self.chunk_begun = true;
                 true
             }
             Next::Close => return Some("closed"),

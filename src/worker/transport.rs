@@ -8,6 +8,8 @@ use mio::net::TcpStream;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
+use crate::sys::socket;
+
 const CLIENT: Token = Token(0);
 const LINK: Token = Token(1);
 
@@ -31,15 +33,13 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// Serves `stream`, listening to `link` beside it.
+    /// Serves `stream`, which must not block, listening to `link` beside it.
     ///
     /// # Errors
     /// No event loop can be made.
     pub fn new(stream: OwnedFd, link: &impl AsRawFd) -> io::Result<Transport> {
-        let stream = std::net::TcpStream::from(stream);
-        stream.set_nonblocking(true)?;
-        stream.set_nodelay(true)?;
-        let mut stream = TcpStream::from_std(stream);
+        socket::set_nodelay(&stream)?;
+        let mut stream = TcpStream::from_std(stream.into());
         let poll = Poll::new()?;
         poll.registry()
             .register(&mut stream, CLIENT, Interest::READABLE | Interest::WRITABLE)?;

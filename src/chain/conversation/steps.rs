@@ -60,7 +60,7 @@ impl<'c> Conversation<'c> {
 
     /// Limits of the session: beyond them it ends.
     fn session_limit(&self, verb: &Verb) -> Option<Reply> {
-        let over = *verb == Verb::Mail && self.session.counters.messages >= self.limits.maximum_messages;
+        let over = *verb == Verb::Mail && self.session.counters.transactions >= self.limits.maximum_messages;
         over.then(|| Reply::new(421, Some(Status(4, 7, 0)), "too many messages in one session"))
     }
 
