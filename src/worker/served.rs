@@ -251,7 +251,12 @@ impl Served {
             return Ok(Vec::new());
         }
         sandbox::worker_layer(&sandbox::Limits {
-            file_size: self.configuration.worker.maximum_message_size().saturating_mul(2).max(1 << 20),
+            file_size: self
+                .configuration
+                .worker
+                .maximum_message_size()
+                .saturating_mul(2)
+                .max(1 << 20),
             address_space: ADDRESS_SPACE,
             cpu_seconds: CPU_SECONDS,
         })
