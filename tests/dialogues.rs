@@ -264,7 +264,7 @@ macro_rules! dialogues {
 }
 
 dialogues! {
-    bdat bounces dots errors hello help limits line_endings line_endings_strict
+    bdat bdat_malformed bounces dots errors hello help limits line_endings line_endings_strict
     many_messages noop ordering parameters pipelining postmaster quit recipients
     rset size smtputf8 smuggling syntax trace unknown_commands vrfy
 }

@@ -85,7 +85,7 @@ fn name(id: &str) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let (process, number) = (std::process::id(), file::next_number());
     format!(
-        "{}.M{}P{process}Q{number}_{id}.{host}",
+        "{}.M{:06}P{process}Q{number}_{id}.{host}",
         now.as_secs(),
         now.subsec_micros()
     )

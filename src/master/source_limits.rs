@@ -154,11 +154,12 @@ mod tests {
         assert_eq!(table.opened(peer, now), None);
         assert_eq!(table.opened(peer, now), Some(Refusal::Concurrent));
         assert_eq!(table.opened("192.0.2.2".parse().unwrap(), now), None);
-        table.closed(peer);
-        table.closed(peer);
+        for _ in 0..3 {
+            table.closed(peer);
+        }
         assert_eq!(table.opened(peer, now), None);
-        table.closed(peer);
         assert_eq!(table.opened(peer, now), Some(Refusal::Rate));
+        table.closed(peer);
         assert_eq!(table.opened(peer, now + WINDOW), None);
     }
 

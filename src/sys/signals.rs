@@ -26,8 +26,9 @@ impl Signals {
     pub fn new(signals: &[Signal], min: RawFd) -> io::Result<Signals> {
         let (read, write) = UnixStream::pair()?;
         let moved = |end: UnixStream| -> io::Result<UnixStream> {
+            let end = UnixStream::from(socket::move_fd_at_least(OwnedFd::from(end), min)?);
             end.set_nonblocking(true)?;
-            Ok(socket::move_fd_at_least(OwnedFd::from(end), min)?.into())
+            Ok(end)
         };
         let numbers = signals.iter().map(|signal| *signal as i32);
         let delivery = SignalDelivery::with_pipe(moved(read)?, moved(write)?, SignalOnly, numbers)?;
