@@ -26,7 +26,7 @@ fn unit_is_clean() {
     // A copy that names the binary of this build: verify looks for it.
     let directory = tempfile::tempdir().expect("temporary directory");
     let copy = directory.path().join("rsmtpd.service");
-    let text = unit().replace("/usr/bin/rsmtpd", env!("CARGO_BIN_EXE_rsmtpd"));
+    let text = unit().replace("/usr/sbin/rsmtpd", env!("CARGO_BIN_EXE_rsmtpd"));
     fs::write(&copy, text).expect("written");
     let mut verify = Command::new(analyze);
     verify.args(["verify", "--man=no", "--generators=no"]).arg(&copy);

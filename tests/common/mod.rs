@@ -6,6 +6,8 @@
 //! passes; it never fails for a missing tool.
 #![allow(dead_code, unreachable_pub)] // each test file uses a part of it
 
+pub mod messages;
+
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
