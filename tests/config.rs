@@ -3,11 +3,21 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rsmtpd::config::{self, Agent, Configuration, Daemon, Delivery, Fingerprint, Greeting, Hello, Lookup, Worker};
+use rsmtpd::chain::{configured, registry};
+use rsmtpd::config::{self, Agent, Configuration, Daemon, Delivery, Faults, Fingerprint, Lookup, Part, Worker};
 use std::os::fd::AsFd;
 
 fn package() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn load(directory: &Path) -> Result<Configuration, Faults> {
+    configured::load(directory, &[]).map(|(configuration, _)| configuration)
+}
+
+/// What a handler's file says for a key.
+fn setting(file: &Part, key: &'static str) -> Option<String> {
+    file.read(&mut Vec::new(), |field| field.section()?.get(key)?.scalar())
 }
 
 /// A copy of the shipped files with those of `over` laid upon them.
@@ -33,16 +43,14 @@ fn directories(below: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn shipped_files_say_the_defaults() {
-    let shipped = Configuration::load(&package().join("config")).unwrap();
+    let shipped = load(&package().join("config")).unwrap();
     assert_eq!(shipped.daemon, Daemon::default());
     assert_eq!(shipped.worker, Worker::default());
     assert_eq!(shipped.delivery, Delivery::default());
-    assert_eq!(shipped.greeting, Greeting::default());
-    assert_eq!(shipped.hello, Hello::default());
     assert_eq!(shipped.notes, []);
     let chain = &shipped.chains["standard_server"];
-    for handler in config::HANDLERS {
-        assert!(chain.uses(handler), "{handler} stands in no chain");
+    for handler in registry::HANDLERS {
+        assert!(chain.uses(handler.facts.id), "{} stands in no chain", handler.facts.id);
     }
 }
 
@@ -66,7 +74,7 @@ fn commented_keys_are_valid() {
         assert_ne!(active.join("\n"), text.trim_end(), "{name}");
         fs::write(copy.path().join(name), active.join("\n")).unwrap();
     }
-    let loaded = Configuration::load(copy.path()).unwrap();
+    let loaded = load(copy.path()).unwrap();
     assert_eq!(loaded.worker, Worker::default());
     assert_eq!(loaded.delivery.timeout, Delivery::default().timeout);
     assert_eq!(loaded.delivery.give_up, Delivery::default().give_up);
@@ -77,9 +85,7 @@ fn commented_keys_are_valid() {
 fn bad_configurations_are_named_exactly() {
     let mut wrong = Vec::new();
     for case in directories(&package().join("tests/bad_configs")) {
-        let faults = Configuration::load(copy_with(&case).path())
-            .err()
-            .map(|faults| faults.to_string());
+        let faults = load(copy_with(&case).path()).err().map(|faults| faults.to_string());
         let found = faults.unwrap_or_else(|| "no fault".to_owned());
         if std::env::var_os("RSMTPD_WRITE_EXPECTED").is_some() {
             fs::write(case.join("expected"), format!("{found}\n")).unwrap();
@@ -99,7 +105,7 @@ fn files_of_the_original_load() {
         return;
     };
     for version in directories(&originals).iter().filter(|path| path.is_dir()) {
-        let loaded = Configuration::load(version).unwrap_or_else(|faults| panic!("{}:\n{faults}", version.display()));
+        let loaded = load(version).unwrap_or_else(|faults| panic!("{}:\n{faults}", version.display()));
         assert_eq!(loaded.delivery.agent, Agent::DovecotLda);
         let valid = |local: &str| Lookup::Valid {
             deliver_to: vec![("example.com".to_owned(), local.to_owned())],
@@ -110,8 +116,9 @@ fn files_of_the_original_load() {
             valid("postmaster")
         );
         assert_eq!(loaded.recipients.lookup("postmaster+x", "example.com"), Lookup::Soft);
-        assert_eq!(loaded.chains["standard_server"].verbs["__DATA__"].len(), 1);
-        assert!(!loaded.chains["standard_server"].verbs.contains_key("STARTTLS"));
+        let chain = &loaded.chains["standard_server"];
+        assert_eq!(chain.entries("__DATA__").map(<[_]>::len), Some(1));
+        assert_eq!(chain.entries("STARTTLS"), None);
         assert!(loaded.notes.iter().any(|note| note.message.contains("starttls")));
     }
 }
@@ -124,23 +131,22 @@ fn original_chain_form_is_understood() {
                  rsmtpd.handlers.data_file\n    class: DataToFileDataHandler\n  - module: rsmtpd.handlers.dovecot_delivery\n    \
                  class: DovecotDelivery\nSTARTTLS:\n  - module: rsmtpd.handlers.starttls\n    class: StartTLS\n";
     fs::write(over.path().join("command_handler_standard_server.yaml"), chain).unwrap();
-    let loaded = Configuration::load(copy_with(over.path()).path()).unwrap();
-    let verbs = &loaded.chains["standard_server"].verbs;
+    let loaded = load(copy_with(over.path()).path()).unwrap();
+    let verbs = loaded.chains["standard_server"].verbs.iter();
     let names: Vec<(&str, Vec<&str>)> = verbs
-        .iter()
-        .map(|(verb, entries)| {
+        .map(|list| {
             (
-                verb.as_str(),
-                entries.iter().map(|entry| entry.handler.as_str()).collect(),
+                list.verb.as_str(),
+                list.entries.iter().map(|entry| entry.handler).collect(),
             )
         })
         .collect();
     assert_eq!(
         names,
         [
+            ("__OPEN__", vec!["greeting"]),
             ("VRFY", vec!["verify"]),
-            ("__DATA__", vec!["delivery"]),
-            ("__OPEN__", vec!["greeting"])
+            ("__DATA__", vec!["delivery"])
         ]
     );
     let notes: Vec<String> = loaded.notes.iter().map(ToString::to_string).collect();
@@ -156,17 +162,25 @@ fn original_chain_form_is_understood() {
 
 #[test]
 fn handler_files_have_three_names() {
-    for name in ["rsmtpd.handlers.hello.yaml", "HelloHandler.yaml"] {
+    let names = ["rsmtpd.handlers.hello.yaml", "hello.yaml", "HelloHandler.yaml"];
+    for (index, name) in names.iter().enumerate() {
         let copy = copy_with(&package().join("config"));
         fs::remove_file(copy.path().join("hello.yaml")).unwrap();
-        fs::write(copy.path().join(name), "advertise_pipelining_extension: No\n").unwrap();
-        assert!(
-            !Configuration::load(copy.path())
-                .unwrap()
-                .hello
-                .advertise_pipelining_extension,
-            "{name}"
-        );
+        // Of several the first counts.
+        for later in names.iter().skip(index + 1) {
+            fs::write(copy.path().join(later), "message: not this one\n").unwrap();
+        }
+        fs::write(copy.path().join(name), "message: this one\n").unwrap();
+        let loaded = load(copy.path()).unwrap();
+        let found = loaded
+            .handler_files
+            .get("hello")
+            .and_then(|file| setting(file, "message"));
+        assert_eq!(found.as_deref(), Some("this one"), "{name}");
+        fs::write(copy.path().join(name), "mesage: x\n").unwrap();
+        let faults = load(copy.path()).unwrap_err().to_string();
+        let expected = "1:1: mesage: expected message or advertise_pipelining_extension, found an unknown key";
+        assert_eq!(faults, format!("{name}:{expected}"), "once, though two entries read it");
     }
 }
 
@@ -178,7 +192,7 @@ fn recipients_file_aliases_and_catch_all() {
                 recipients:\n      - team: {deliver_to: [anna@example.org, zOe@Example.org]}\n      - gone:\n        enabled: no\n  \
                 example.net:\n    recipients:\n      - '*':\n        deliver_to: anna@example.org\n";
     fs::write(over.path().join("simple_recipient_validator.yaml"), text).unwrap();
-    let loaded = Configuration::load(copy_with(over.path()).path()).unwrap();
+    let loaded = load(copy_with(over.path()).path()).unwrap();
     assert_eq!(loaded.notes, []);
     let to = |mailboxes: &[(&str, &str)]| Lookup::Valid {
         deliver_to: mailboxes
@@ -228,7 +242,7 @@ fn recipients_file_aliases_and_catch_all() {
 #[test]
 fn a_changed_file_changes_the_fingerprint() {
     let copy = copy_with(&package().join("config"));
-    let loaded = Configuration::load(copy.path()).unwrap();
+    let loaded = load(copy.path()).unwrap();
     let directory = config::open_directory(copy.path()).unwrap();
     let print = || Fingerprint::of(directory.as_fd(), &loaded.files);
     let first = print();
@@ -237,13 +251,13 @@ fn a_changed_file_changes_the_fingerprint() {
     fs::write(copy.path().join("rsmtpd.handlers.hello.yaml"), "message: Hi\n").unwrap();
     let second = print();
     assert_ne!(second, first, "a new file that goes before another counts");
-    let set = Configuration::load_worker_set(directory.as_fd(), &loaded.listener_chains()).unwrap();
-    assert_eq!(set.hello.message, "Hi");
+    let (set, _) = configured::load_worker_set(directory.as_fd(), &loaded.listener_chains()).unwrap();
+    assert_eq!(setting(&set.handler_files["hello"], "message").as_deref(), Some("Hi"));
     fs::remove_file(copy.path().join("rsmtpd.handlers.hello.yaml")).unwrap();
     assert_eq!(print(), first);
     fs::write(copy.path().join("worker.yaml"), "maximum_errors: none\n").unwrap();
     assert_ne!(print(), first);
-    let faults = Configuration::load_worker_set(directory.as_fd(), &[]).unwrap_err();
+    let faults = configured::load_worker_set(directory.as_fd(), &[]).err().unwrap();
     assert_eq!(
         faults.to_string(),
         "worker.yaml:1:17: maximum_errors: expected 1 to 10000, found \"none\""

@@ -1,136 +1,104 @@
-//! From a configuration to a chain: the one place where the two meet.
+//! From a configuration to chains: the one place where the two meet, and where every fault comes together.
 
+use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{Chain, ChainFault, Combine, Directory, Entry, Evaluate, Found, Layout, Mode, OnError, Value};
-use crate::config::{self, ChainFile, Configuration, Fault, Faults, Lookup, Node, Recipients};
+use super::{Chain, Directory, Found, registry};
+use crate::config::{ChainFile, Configuration, Fault, Faults, Lookup, Part, Recipients, WorkerSet};
 use crate::session::Mailbox;
 use crate::smtp::address::{Domain, ForwardPath};
 
 /// Where mail for soft recipients goes below the quarantine, one box a domain.
 const SOFT_MAILBOX: &str = "soft";
 
-/// Builds the chain of this name, with the handlers' files and the recipients of `configuration`.
+/// Chains by NAME of their `command_handler_NAME.yaml`.
+pub type Chains = BTreeMap<String, Rc<Chain>>;
+
+/// Reads a configuration directory and builds its chains, besides those in use the ones in `also`: what could be read and
+/// built, and every fault.
 ///
 /// # Errors
-/// Every fault, with the chain's file name.
-pub fn build(configuration: &Configuration, name: &str) -> Result<Chain, Faults> {
-    let file = format!("command_handler_{name}.yaml");
-    let Some(chain) = configuration.chains.get(name) else {
-        return Err(Faults(vec![fault(
-            &file,
-            0,
-            "",
-            "expected a chain of this name, found none",
-        )]));
-    };
-    let directory: Arc<dyn Directory> = Arc::new(Known(configuration.recipients.clone()));
-    let files = |handler: &str| settings_file(configuration, handler);
-    Chain::build(&layout(chain), &files, &directory).map_err(|faults| located(&file, chain, &faults))
+/// The directory cannot be opened.
+pub fn read(directory: &Path, also: &[String]) -> Result<(Configuration, Chains, Faults), Faults> {
+    let (configuration, mut faults) = Configuration::read(directory, &registry::names(), also)?;
+    let Configuration {
+        chains,
+        handler_files,
+        recipients,
+        ..
+    } = &configuration;
+    let chains = build(chains, handler_files, recipients, &mut faults);
+    Ok((configuration, chains, ordered(faults)))
 }
 
-fn located(file: &str, chain: &ChainFile, faults: &[ChainFault]) -> Faults {
-    let one = |found: &ChainFault| {
-        let (verb, number) = &found.place;
-        let line = chain
-            .verbs
-            .get(verb)
-            .and_then(|entries| entries.get(*number))
-            .map_or(0, |entry| entry.line);
-        let key = if found.key.is_empty() {
-            verb.clone()
-        } else {
-            format!("{verb}.{}", found.key)
-        };
-        fault(file, line, &key, &found.message)
-    };
-    Faults(faults.iter().map(one).collect())
-}
-
-fn fault(file: &str, line: usize, key: &str, message: &str) -> Fault {
-    Fault {
-        file: file.to_owned(),
-        line,
-        column: usize::from(line > 0),
-        key: key.to_owned(),
-        message: message.to_owned(),
+/// As [`read`], without faults.
+///
+/// # Errors
+/// Every fault of every file that is in use.
+pub fn load(directory: &Path, also: &[String]) -> Result<(Configuration, Chains), Faults> {
+    match read(directory, also)? {
+        (configuration, chains, faults) if faults.0.is_empty() => Ok((configuration, chains)),
+        (_, _, faults) => Err(faults),
     }
 }
 
-fn layout(chain: &ChainFile) -> Layout {
-    let entry = |entry: &config::Entry| Entry {
-        handler: entry.handler.clone(),
-        id: Some(entry.id.clone()),
-        with: entry.with.as_ref().map(value),
-        mode: match entry.mode {
-            config::Mode::Enforce => Mode::Enforce,
-            config::Mode::Observe => Mode::Observe,
-            config::Mode::Off => Mode::Off,
-        },
-        timeout: entry.timeout,
-        on_error: match entry.on_error {
-            config::OnError::Defer => OnError::Defer,
-            config::OnError::Pass => OnError::Pass,
-            config::OnError::Reject => OnError::Reject,
-        },
-    };
-    Layout {
-        evaluate: match chain.evaluate {
-            config::Evaluate::All => Evaluate::All,
-            config::Evaluate::UntilDecided => Evaluate::UntilDecided,
-        },
-        combine: match chain.combine {
-            config::Combine::Severity => Combine::Severity,
-            config::Combine::Last => Combine::Last,
-        },
-        verbs: chain
-            .verbs
-            .iter()
-            .map(|(verb, entries)| (verb.clone(), entries.iter().map(entry).collect()))
-            .collect(),
+/// Reads what a worker reads again; `names` are chains that listeners name.
+///
+/// # Errors
+/// Every fault of these files; the set in use should then stay.
+pub fn load_worker_set(directory: BorrowedFd<'_>, names: &[String]) -> Result<(WorkerSet, Chains), Faults> {
+    let (set, mut faults) = WorkerSet::read(directory, &registry::names(), names);
+    let chains = build(&set.chains, &set.handler_files, &set.recipients, &mut faults);
+    if faults.is_empty() {
+        Ok((set, chains))
+    } else {
+        Err(ordered(faults))
     }
 }
 
-fn settings_file(configuration: &Configuration, handler: &str) -> Option<Value> {
-    let text = |text: &str| Value::Text(text.to_owned());
-    match handler {
-        "greeting" => Some(Value::Map(vec![(
-            "message".to_owned(),
-            text(&configuration.greeting.message),
-        )])),
-        "hello" => Some(Value::Map(vec![
-            ("message".to_owned(), text(&configuration.hello.message)),
-            (
-                "advertise_pipelining_extension".to_owned(),
-                Value::Boolean(configuration.hello.advertise_pipelining_extension),
-            ),
-        ])),
-        _ => None,
-    }
+/// The chain that is shipped, with every setting at its default.
+pub fn shipped(directory: &Arc<dyn Directory>) -> Chain {
+    let text = include_str!("../../config/command_handler_standard_server.yaml");
+    let mut faults = Vec::new();
+    let file = ChainFile::parse("shipped", text, &registry::names(), &mut faults).unwrap_or_default();
+    Chain::build(&file, &BTreeMap::new(), directory, &mut faults)
 }
 
-fn value(node: &Node) -> Value {
-    match &node.value {
-        config::Value::Null => Value::Null,
-        config::Value::Boolean(value) => Value::Boolean(*value),
-        config::Value::Integer(value) => Value::Integer(*value),
-        config::Value::Float(value) => Value::Text(value.to_string()),
-        config::Value::Text(text) => Value::Text(text.clone()),
-        config::Value::List(items) => Value::List(items.iter().map(value).collect()),
-        config::Value::Map(entries) => Value::Map(
-            entries
-                .iter()
-                .map(|(key, content)| (key_text(key), value(content)))
-                .collect(),
-        ),
-    }
+fn build(
+    files: &BTreeMap<String, ChainFile>,
+    handler_files: &BTreeMap<&'static str, Part>,
+    recipients: &Recipients,
+    faults: &mut Vec<Fault>,
+) -> Chains {
+    let directory: Arc<dyn Directory> = Arc::new(Known(recipients.clone()));
+    let chains = files.iter().map(|(name, file)| {
+        let chain = Chain::build(file, handler_files, &directory, faults);
+        (name.clone(), Rc::new(chain))
+    });
+    chains.collect()
 }
 
-fn key_text(key: &Node) -> String {
-    match &key.value {
-        config::Value::Text(text) => text.clone(),
-        _ => key.to_string(),
+/// File by file, in the order in which the files were first complained of, then by line; a fault of a handler's file once,
+/// however many entries read it.
+fn ordered(mut faults: Vec<Fault>) -> Faults {
+    let mut files: Vec<String> = Vec::new();
+    for fault in &faults {
+        if !files.contains(&fault.file) {
+            files.push(fault.file.clone());
+        }
     }
+    let place = |fault: &Fault| files.iter().position(|file| *file == fault.file);
+    // A line without a number counts what lies beyond; it comes last.
+    let line = |fault: &Fault| fault.line.wrapping_sub(1);
+    faults.sort_by(|a, b| {
+        let left = (place(a), line(a), a.column, &a.key, &a.message);
+        left.cmp(&(place(b), line(b), b.column, &b.key, &b.message))
+    });
+    faults.dedup();
+    Faults(faults)
 }
 
 /// The configured recipients as the chain asks for them.

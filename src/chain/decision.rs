@@ -3,52 +3,9 @@
 //! Severity is ordered as [`Verdict`] is. Observed findings never influence; enforced ones do when their time has come.
 
 use super::handler::Outcome;
+use crate::config::Combine;
 use crate::session::{At, Kept, Verdict};
 use crate::smtp::reply::Reply;
-
-/// Whether an entry of a chain decides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Mode {
-    /// Its verdict counts.
-    #[default]
-    Enforce,
-    /// It runs and is recorded, and never influences.
-    Observe,
-    /// It does not run.
-    Off,
-}
-
-/// How much of a chain runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Evaluate {
-    /// Every entry, though one has refused.
-    #[default]
-    All,
-    /// Up to the first refusal that bites.
-    UntilDecided,
-}
-
-/// Which verdict wins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Combine {
-    /// The most severe; its first handler gives the text.
-    #[default]
-    Severity,
-    /// The last, as in the original.
-    Last,
-}
-
-/// What a failed handler counts as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OnError {
-    /// 451 4.3.0.
-    #[default]
-    Defer,
-    /// No opinion.
-    Pass,
-    /// 554 5.3.0.
-    Reject,
-}
 
 /// The step that a decision is for; ordered as in a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,8 +1,13 @@
 //! What a handler is and what it may say.
 
+use std::sync::Arc;
+
 use super::context::Context;
-use super::outcome::{Message, Taken};
-use crate::session::{At, Mailbox, Verdict};
+use super::directory::Directory;
+use super::effect::Effect;
+use super::outcome::{Message, NotTaken, Taken};
+use super::settings::Settings;
+use crate::session::{At, Verdict};
 use crate::smtp::reply::Reply;
 
 /// Fixed facts about a handler, for the registry, the manual and `rsmtpd chain`.
@@ -10,12 +15,16 @@ use crate::smtp::reply::Reply;
 pub struct Facts {
     /// Its name in YAML, also the name of its file.
     pub id: &'static str,
-    /// Class name of the original, accepted in its place.
+    /// The original's module for it, accepted in its place; the id where there was none.
+    pub module: &'static str,
+    /// The original's class for it, or what would be; a name of its file.
     pub class: &'static str,
-    /// Chains it makes sense in; empty means every one but `__DATA__` and `__CLOSE__`.
+    /// Chains it makes sense in; empty means every command's and `__DEFAULT__`.
     pub verbs: &'static [&'static str],
     /// Verdicts it may give.
     pub decides: &'static [Verdict],
+    /// Whether it refuses at once, whatever it sees: behind it nothing is left to decide.
+    pub always_refuses: bool,
     /// Whether it takes messages over; exactly one such entry ends `__DATA__`.
     pub taker: bool,
     /// One line for people.
@@ -33,21 +42,6 @@ pub struct Evidence {
     pub score: f64,
     /// Whether `value` says why nothing could be found out.
     pub error: bool,
-}
-
-/// Something besides the reply that is to happen.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Effect {
-    /// Adds a header field in front of the message: complete, ending with CRLF.
-    AddField(String),
-    /// Puts a word on the message.
-    Label(String),
-    /// RCPT only: the recipient's final mailboxes. An accepted recipient needs one.
-    Route(Vec<Mailbox>),
-    /// Keeps a copy in the quarantine though the message is refused.
-    KeepCopy,
-    /// The entry with this id does not run in this exchange.
-    Skip(String),
 }
 
 /// What a handler returns.
@@ -132,9 +126,6 @@ pub enum HandlerError {
 /// Looks at one step of a session and says what it thinks. It never writes to the client and reaches the outside only
 /// through [`Context`].
 pub trait Handler: Send + Sync {
-    /// Who it is.
-    fn facts(&self) -> &'static Facts;
-
     /// Judges the exchange; in `__DATA__` called when the whole message is there, unless [`Handler::body`] gave a reader.
     ///
     /// # Errors
@@ -150,16 +141,27 @@ pub trait Handler: Send + Sync {
     /// Takers only: takes the message over for good, or says what the client is told instead.
     ///
     /// # Errors
-    /// The reply to the client; nothing was kept for its real recipients.
-    fn take(&self, context: &mut Context<'_>, message: Message) -> Result<Taken, Reply> {
+    /// What the client is told; nothing was kept for its real recipients.
+    fn take(&self, context: &mut Context<'_>, message: Message) -> Result<Taken, NotTaken> {
         let _ = (context, message);
-        Err(super::outcome::unavailable())
+        Err(NotTaken::failed(HandlerError::Failed("takes no messages".to_owned())))
     }
 
     /// Told the final reply of an exchange it ran in.
     fn concluded(&self, context: &Context<'_>, reply: Option<&Reply>) {
         let _ = (context, reply);
     }
+}
+
+/// One kind of handler: what the registry must know to make it.
+pub trait Kind: Handler + Sized + 'static {
+    /// What its YAML file and `with` say.
+    type Settings: Settings;
+    /// Who it is.
+    const FACTS: &'static Facts;
+
+    /// Makes one; `directory` knows who exists.
+    fn new(settings: Self::Settings, directory: &Arc<dyn Directory>) -> Self;
 }
 
 /// Sees a body pass by.

@@ -10,33 +10,39 @@ pub mod context;
 pub mod conversation;
 pub mod decision;
 pub mod directory;
+pub mod effect;
+mod explain;
 pub mod handler;
-pub mod layout;
 pub mod limits;
 pub mod outcome;
 pub mod ports;
 pub mod registry;
 pub mod settings;
 
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::config::{Combine, Evaluate, Mode, OnError};
 pub use context::Context;
-pub use conversation::{Action, Conversation, Next, Summary};
-pub use decision::{Combine, Decision, Evaluate, Mode, OnError};
+pub use conversation::{Action, Conversation, Hold, Next, Summary};
+pub use decision::Decision;
 pub use directory::{Directory, Found};
-pub use handler::{BodyReader, Effect, Evidence, Facts, Handler, HandlerError, Outcome};
-pub use layout::{Entry, Layout};
+pub use effect::{Effect, FieldName, HeaderField};
+pub use handler::{BodyReader, Evidence, Facts, Handler, HandlerError, Kind, Outcome};
 pub use limits::Limits;
-pub use outcome::{Message, Taken};
+pub use outcome::{Message, NotTaken, Taken};
 pub use ports::{BodySink, DeliveryError, DeliveryPort, Ports};
-pub use settings::{SettingFault, Value};
+pub use settings::Settings;
+
+use crate::config::{ChainFile, Entry, Fault, Part, Place, VerbEntries};
 
 /// One handler in its place.
 pub struct Link {
     /// Name of the entry.
     pub id: String,
+    /// Who its handler is.
+    pub facts: &'static Facts,
     /// The handler.
     pub handler: Box<dyn Handler>,
     /// Whether it decides.
@@ -47,30 +53,10 @@ pub struct Link {
     pub on_error: OnError,
 }
 
-/// A fault of a chain file or of a handler's settings.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChainFault {
-    /// The handler whose settings file it is in; none for the chain file.
-    pub handler: Option<&'static str>,
-    /// The verb, and the number of the entry from 0.
-    pub place: (String, usize),
-    /// The key, "" for the whole entry.
-    pub key: String,
-    /// `expected …, found …`.
-    pub message: String,
-}
-
-impl std::fmt::Display for ChainFault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (verb, entry) = &self.place;
-        write!(f, "{verb}[{entry}]")?;
-        if let Some(handler) = self.handler {
-            write!(f, ": {handler}")?;
-        }
-        if !self.key.is_empty() {
-            write!(f, ": {}", self.key)?;
-        }
-        write!(f, ": {}", self.message)
+impl Link {
+    /// Whether messages go to it.
+    pub(crate) fn is_taker(&self) -> bool {
+        self.facts.taker && self.mode != Mode::Off
     }
 }
 
@@ -84,64 +70,28 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Makes the handlers of a chain file. `files` gives the settings file of a handler by the handler's id.
-    ///
-    /// # Errors
-    /// Every fault found: unknown handlers, wrong settings, a taker in the wrong place, DATA that nobody would take.
+    /// Makes the handlers of a chain file. `files` holds the handlers' own files by id. To `faults` go those of the
+    /// handlers' settings, and handlers in the wrong place: where they make no sense, two takers, a judge behind the taker,
+    /// no taker although DATA is answered.
     pub fn build(
-        layout: &Layout,
-        files: &dyn Fn(&str) -> Option<Value>,
+        file: &ChainFile,
+        files: &BTreeMap<&'static str, Part>,
         directory: &Arc<dyn Directory>,
-    ) -> Result<Chain, Vec<ChainFault>> {
-        let mut faults = Vec::new();
-        let mut verbs = Vec::new();
-        for (verb, entries) in &layout.verbs {
-            let verb = verb.to_ascii_uppercase();
-            let mut links = Vec::new();
-            for (number, entry) in entries.iter().enumerate() {
-                links.extend(make_link(&verb, number, entry, files, directory, &mut faults));
-            }
-            if verbs.iter().any(|(known, _)| *known == verb) {
-                faults.push(fault(&verb, 0, "expected each verb once, found it again"));
-            }
-            verbs.push((verb, links));
-        }
-        let chain = Chain {
-            evaluate: layout.evaluate,
-            combine: layout.combine,
-            offered: verbs
-                .iter()
-                .map(|(verb, _)| verb.clone())
-                .filter(|verb| !verb.starts_with("__"))
-                .collect(),
+        faults: &mut Vec<Fault>,
+    ) -> Chain {
+        let make = |list: &VerbEntries, faults: &mut Vec<Fault>| {
+            let links = list.entries.iter();
+            let links = links.filter_map(|entry| make_link(&list.verb, entry, files, directory, faults));
+            (list.verb.clone(), links.collect())
+        };
+        let verbs: Vec<(String, Vec<Link>)> = file.verbs.iter().map(|list| make(list, faults)).collect();
+        check_takers(file, faults);
+        Chain {
+            evaluate: file.evaluate,
+            combine: file.combine,
+            offered: offered(&verbs),
             verbs,
             directory: Arc::clone(directory),
-        };
-        chain.check_takers(&mut faults);
-        if faults.is_empty() { Ok(chain) } else { Err(faults) }
-    }
-
-    fn check_takers(&self, faults: &mut Vec<ChainFault>) {
-        let links = self.links("__DATA__").unwrap_or_default();
-        let mut takers = links.iter().enumerate().filter(|(_, link)| is_taker(link));
-        let first = takers.next();
-        if let Some((second, _)) = takers.next() {
-            faults.push(fault(
-                "__DATA__",
-                second,
-                "expected one handler that takes messages, found a second one",
-            ));
-        }
-        match first {
-            None if self.verbs.iter().any(|(verb, _)| verb == "DATA" || verb == "BDAT") => {
-                let message = "expected a handler that takes messages, as DATA is answered, found none";
-                faults.push(fault("__DATA__", 0, message));
-            }
-            Some((at, _)) if at.saturating_add(1) < links.len() => {
-                let message = "expected the handler that takes messages last, found one behind it";
-                faults.push(fault("__DATA__", at.saturating_add(1), message));
-            }
-            _ => {}
         }
     }
 
@@ -153,7 +103,12 @@ impl Chain {
             .map(|(_, links)| links.as_slice())
     }
 
-    /// Verbs of clients that have a chain, in the order of the file.
+    /// The entries for BDAT: its own, else those of DATA.
+    pub fn chunk_links(&self) -> Option<&[Link]> {
+        self.links("BDAT").or_else(|| self.links("DATA"))
+    }
+
+    /// Verbs of clients that have a chain, in the order of the file; BDAT also where DATA's serves it.
     pub fn verbs(&self) -> &[String] {
         &self.offered
     }
@@ -162,108 +117,124 @@ impl Chain {
     pub fn directory(&self) -> &dyn Directory {
         self.directory.as_ref()
     }
+}
 
-    /// The chains for people: per verb the entries in order, what each may decide, and those that can never run.
-    pub fn explain(&self) -> String {
-        let mut text = String::new();
-        let evaluate = match self.evaluate {
-            Evaluate::All => "all",
-            Evaluate::UntilDecided => "until_decided",
-        };
-        let combine = match self.combine {
-            Combine::Severity => "severity",
-            Combine::Last => "last",
-        };
-        let _ = writeln!(text, "evaluate: {evaluate}, combine: {combine}");
-        for (verb, links) in &self.verbs {
-            let _ = writeln!(text, "{verb}");
-            for (number, link) in links.iter().enumerate() {
-                explain_link(&mut text, number.saturating_add(1), link);
-            }
+fn offered(verbs: &[(String, Vec<Link>)]) -> Vec<String> {
+    let names = verbs
+        .iter()
+        .map(|(verb, _)| verb)
+        .filter(|verb| !verb.starts_with("__"));
+    let mut offered: Vec<String> = names.cloned().collect();
+    if let Some(data) = offered.iter().position(|verb| verb == "DATA")
+        && !offered.iter().any(|verb| verb == "BDAT")
+    {
+        offered.insert(data.saturating_add(1), "BDAT".to_owned());
+    }
+    offered
+}
+
+fn facts_of(entry: &Entry) -> Option<&'static Facts> {
+    registry::find(entry.handler).map(|registered| registered.facts)
+}
+
+fn check_takers(file: &ChainFile, faults: &mut Vec<Fault>) {
+    let entries = file.entries("__DATA__").unwrap_or_default();
+    let mut taker = None;
+    for entry in entries.iter().filter(|entry| entry.mode != Mode::Off) {
+        let takes = facts_of(entry).is_some_and(|facts| facts.taker);
+        match (taker, takes) {
+            (None, true) => taker = Some(&entry.id),
+            (Some(first), true) => faults.push(entry.at.fault(format!(
+                "expected one handler that takes the message, found {} besides {first}",
+                entry.id
+            ))),
+            (Some(first), false) => faults.push(entry.at.fault(format!(
+                "expected {first}, which takes the message, as the last one, found {} behind it",
+                entry.id
+            ))),
+            (None, false) => {}
         }
-        text
+    }
+    let place = |verb: &str| -> Option<&Place> {
+        let list = file.verbs.iter().find(|list| list.verb == verb)?;
+        Some(&list.at)
+    };
+    if let (None, Some(asking)) = (taker, place("DATA").or_else(|| place("BDAT"))) {
+        let at = place("__DATA__").unwrap_or(asking);
+        faults.push(at.fault("expected a handler in __DATA__ that takes the message, as DATA is answered, found none"));
     }
 }
 
-fn explain_link(text: &mut String, number: usize, link: &Link) {
-    let facts = link.handler.facts();
-    let decides: Vec<_> = facts.decides.iter().map(|verdict| verdict.name()).collect();
-    let _ = write!(text, "  {number}. {}", link.id);
-    if link.id != facts.id {
-        let _ = write!(text, " ({})", facts.id);
+/// Whether a handler makes sense in the chain of this verb.
+fn fits(facts: &Facts, verb: &str) -> bool {
+    match facts.verbs {
+        [] => !verb.starts_with("__") || verb == "__DEFAULT__",
+        verbs => verbs.contains(&verb),
     }
-    let _ = write!(text, ": {}; may decide: {}", facts.about, decides.join(", "));
-    if facts.taker {
-        text.push_str("; takes the message");
-    }
-    match link.mode {
-        Mode::Enforce => {}
-        Mode::Observe => text.push_str("; observed only"),
-        Mode::Off => text.push_str("; never runs: mode is off"),
-    }
-    text.push('\n');
 }
 
-fn is_taker(link: &Link) -> bool {
-    link.handler.facts().taker && link.mode != Mode::Off
-}
-
-fn fault(verb: &str, entry: usize, message: &str) -> ChainFault {
-    ChainFault {
-        handler: None,
-        place: (verb.to_owned(), entry),
-        key: String::new(),
-        message: message.to_owned(),
+/// What an entry may not say of a handler on whose answer a message depends.
+fn check_taker(facts: &Facts, entry: &Entry, faults: &mut Vec<Fault>) {
+    if entry.mode == Mode::Observe {
+        faults.push(entry.at.fault(format!(
+            "expected mode enforce or off, as {} takes messages, found observe",
+            facts.id
+        )));
+    }
+    if entry.on_error != OnError::Defer {
+        faults.push(entry.at.fault(format!(
+            "expected on_error: defer, as {} takes messages, found another",
+            facts.id
+        )));
+    }
+    if let Some(at) = &entry.timeout_at {
+        faults.push(at.fault(format!(
+            "expected no timeout, as {} waits for as long as delivery.yaml gives the agent, found one",
+            facts.id
+        )));
     }
 }
 
 fn make_link(
     verb: &str,
-    number: usize,
     entry: &Entry,
-    files: &dyn Fn(&str) -> Option<Value>,
+    files: &BTreeMap<&'static str, Part>,
     directory: &Arc<dyn Directory>,
-    faults: &mut Vec<ChainFault>,
+    faults: &mut Vec<Fault>,
 ) -> Option<Link> {
-    let Some(registered) = registry::find(&entry.handler) else {
-        let known: Vec<_> = registry::HANDLERS.iter().map(|one| one.facts.id).collect();
-        let message = format!("expected one of {}, found {:?}", known.join(", "), entry.handler);
-        faults.push(fault(verb, number, &message));
-        return None;
-    };
+    let registered = registry::find(entry.handler)?;
     let facts = registered.facts;
-    if !facts.verbs.is_empty() && !facts.verbs.contains(&verb) {
-        let message = format!(
-            "expected {} only in {}, found it in {verb}",
-            facts.id,
-            facts.verbs.join(", ")
+    if !fits(facts, verb) {
+        let places = match facts.verbs {
+            [] => "commands and __DEFAULT__".to_owned(),
+            verbs => verbs.join(", "),
+        };
+        faults.push(
+            entry
+                .at
+                .fault(format!("expected {} only in {places}, found it in {verb}", facts.id)),
         );
-        faults.push(fault(verb, number, &message));
     }
-    if facts.taker && entry.mode == Mode::Observe {
-        faults.push(fault(
-            verb,
-            number,
-            "expected mode enforce or off for a handler that takes messages, found observe",
-        ));
+    if facts.taker {
+        check_taker(facts, entry, faults);
     }
-    let file = files(facts.id);
-    let settings = settings::Settings::new(file.as_ref(), entry.with.as_ref());
-    let mut material = registry::Material {
-        settings,
-        directory: Arc::clone(directory),
+    let mut with = entry.with.as_ref();
+    if registered.keys().is_empty()
+        && let Some(part) = with.take()
+    {
+        part.read(faults, |field| {
+            field.expected(&format!("nothing, because {} takes no settings here", facts.id));
+        });
+    }
+    let material = registry::Material {
+        file: files.get(facts.id),
+        with,
+        directory,
     };
-    let handler = (registered.make)(&mut material);
-    let of_settings = material.settings.finish().into_iter().map(|found| ChainFault {
-        handler: Some(facts.id),
-        place: (verb.to_owned(), number),
-        key: found.key,
-        message: found.message,
-    });
-    faults.extend(of_settings);
     Some(Link {
-        id: entry.id.clone().unwrap_or_else(|| facts.id.to_owned()),
-        handler,
+        id: entry.id.clone(),
+        facts,
+        handler: registered.make(&material, faults),
         mode: entry.mode,
         timeout: entry.timeout,
         on_error: entry.on_error,

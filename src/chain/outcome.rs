@@ -3,6 +3,7 @@
 //! [`Taken`] is the only way to a 250 after end-of-data. [`fold`] is its only constructor, so "somebody other than the
 //! worker has it on disk" can be checked by reading this file.
 
+use super::handler::HandlerError;
 use crate::ipc::delivery::{Body, Disposition, Recipient, RecipientResult};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
@@ -33,6 +34,31 @@ impl Taken {
     /// The 250 for the message with this id.
     pub fn reply(&self, id: &str) -> Reply {
         Reply::new(250, Some(Status(2, 0, 0)), format!("{id} accepted"))
+    }
+}
+
+/// Why a taker did not take a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotTaken {
+    /// What the client is told.
+    pub reply: Reply,
+    /// What failed on our side, for the log; none where the recipients' mailboxes refused.
+    pub error: Option<HandlerError>,
+}
+
+impl NotTaken {
+    /// The taker could not do its work: 451 4.3.0.
+    pub fn failed(error: HandlerError) -> NotTaken {
+        NotTaken {
+            reply: unavailable(),
+            error: Some(error),
+        }
+    }
+}
+
+impl From<Reply> for NotTaken {
+    fn from(reply: Reply) -> NotTaken {
+        NotTaken { reply, error: None }
     }
 }
 

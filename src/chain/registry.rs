@@ -3,47 +3,110 @@
 use std::sync::Arc;
 
 use super::directory::Directory;
-use super::handler::{Facts, Handler};
-use super::settings::Settings;
+use super::handler::{Facts, Handler, Kind};
+use super::settings::{Settings, overlay};
+use crate::config::{Fault, HandlerName, Part};
 use crate::handlers;
 
-/// What a handler is made of.
-pub struct Material {
-    /// Its settings; it asks for every key it knows.
-    pub settings: Settings,
-    /// Who exists.
-    pub directory: Arc<dyn Directory>,
-}
+/// Every handler, in the order of the manual.
+pub const HANDLERS: &[Registered] = &[
+    registered::<handlers::greeting::Greeting>(),
+    registered::<handlers::hello::Hello>(),
+    registered::<handlers::mail::Mail>(),
+    registered::<handlers::recipient::Recipient>(),
+    registered::<handlers::data::Data>(),
+    registered::<handlers::delivery::Delivery>(),
+    registered::<handlers::reset::Reset>(),
+    registered::<handlers::noop::Noop>(),
+    registered::<handlers::help::Help>(),
+    registered::<handlers::verify::Verify>(),
+    registered::<handlers::quit::Quit>(),
+    registered::<handlers::unknown_command::UnknownCommand>(),
+];
 
 /// One handler that can be named in a chain.
 #[derive(Clone, Copy)]
 pub struct Registered {
     /// Who it is.
     pub facts: &'static Facts,
-    /// Makes one; wrong settings are noted in the material.
-    pub make: fn(&mut Material) -> Box<dyn Handler>,
+    make: fn(&Material<'_>, &mut Vec<Fault>) -> Box<dyn Handler>,
+    keys: fn() -> Vec<&'static str>,
+    says_default: fn(&Part, &mut Vec<Fault>) -> bool,
 }
 
-macro_rules! registered {
-    ($($module:ident)*) => {
-        &[$(Registered { facts: &handlers::$module::FACTS, make: handlers::$module::make }),*]
-    };
+/// What a handler is made of.
+pub struct Material<'a> {
+    /// Its file.
+    pub file: Option<&'a Part>,
+    /// Settings of the entry, over those of the file.
+    pub with: Option<&'a Part>,
+    /// Who exists.
+    pub directory: &'a Arc<dyn Directory>,
 }
 
-/// Every handler.
-pub const HANDLERS: &[Registered] =
-    registered![greeting hello mail recipient data delivery reset noop help verify quit unknown_command];
+const fn registered<K: Kind>() -> Registered {
+    Registered {
+        facts: K::FACTS,
+        make: make::<K>,
+        keys: keys::<K::Settings>,
+        says_default: says_default::<K::Settings>,
+    }
+}
 
-/// The handler with this id, class name, or `rsmtpd.handlers.` module name of the original.
-pub fn find(name: &str) -> Option<&'static Registered> {
-    let id = name.strip_prefix("rsmtpd.handlers.").unwrap_or(name);
-    // The original's names for what is called otherwise here.
-    let id = match id {
-        "verify_attempt_delivery" | "VerifyAttemptDeliveryHandler" => "verify",
-        "dovecot_delivery" | "DovecotDelivery" => "delivery",
-        other => other,
-    };
-    HANDLERS.iter().find(|one| one.facts.id == id || one.facts.class == id)
+fn make<K: Kind>(material: &Material<'_>, faults: &mut Vec<Fault>) -> Box<dyn Handler> {
+    let mut settings = K::Settings::default();
+    for part in [material.file, material.with].into_iter().flatten() {
+        overlay(&mut settings, part, faults);
+    }
+    Box::new(K::new(settings, material.directory))
+}
+
+fn keys<S: Settings>() -> Vec<&'static str> {
+    match Part::parse("", "") {
+        Ok(empty) => overlay(&mut S::default(), &empty, &mut Vec::new()),
+        Err(_) => Vec::new(),
+    }
+}
+
+fn says_default<S: Settings>(part: &Part, faults: &mut Vec<Fault>) -> bool {
+    let mut settings = S::default();
+    overlay(&mut settings, part, faults);
+    settings == S::default()
+}
+
+impl Registered {
+    /// Makes one; what is wrong with its settings goes to `faults`.
+    pub fn make(&self, material: &Material<'_>, faults: &mut Vec<Fault>) -> Box<dyn Handler> {
+        (self.make)(material, faults)
+    }
+
+    /// The keys of its settings; none for a handler without any.
+    pub fn keys(&self) -> Vec<&'static str> {
+        (self.keys)()
+    }
+
+    /// Whether a settings file says nothing but the defaults; what is wrong with it goes to `faults`.
+    pub fn says_default(&self, part: &Part, faults: &mut Vec<Fault>) -> bool {
+        (self.says_default)(part, faults)
+    }
+}
+
+/// What the configuration must know of each handler, in the order of the list.
+pub fn names() -> Vec<HandlerName> {
+    HANDLERS
+        .iter()
+        .map(|one| HandlerName {
+            id: one.facts.id,
+            module: one.facts.module,
+            class: one.facts.class,
+            has_settings: !one.keys().is_empty(),
+        })
+        .collect()
+}
+
+/// The handler with this id.
+pub fn find(id: &str) -> Option<&'static Registered> {
+    HANDLERS.iter().find(|one| one.facts.id == id)
 }
 
 #[cfg(test)]
@@ -53,15 +116,22 @@ mod tests {
     #[test]
     fn names_are_unique_and_found() {
         for one in HANDLERS {
-            assert_eq!(find(one.facts.id).map(|found| found.facts.id), Some(one.facts.id));
-            assert_eq!(find(one.facts.class).map(|found| found.facts.id), Some(one.facts.id));
-            assert_eq!(
-                HANDLERS.iter().filter(|other| other.facts.id == one.facts.id).count(),
-                1
-            );
-            assert!(!one.facts.about.is_empty() && !one.facts.decides.is_empty());
+            let facts = one.facts;
+            assert_eq!(find(facts.id).map(|found| found.facts.id), Some(facts.id));
+            let same = |other: &&Registered| {
+                let other = other.facts;
+                other.id == facts.id || other.class == facts.class || other.module == facts.module
+            };
+            assert_eq!(HANDLERS.iter().filter(same).count(), 1, "{}", facts.id);
+            assert!(!facts.about.is_empty() && !facts.decides.is_empty());
         }
-        assert!(find("rsmtpd.handlers.greeting").is_some());
         assert!(find("nothing").is_none());
+    }
+
+    #[test]
+    fn keys_are_those_that_are_read() {
+        let keys = |id| find(id).map(Registered::keys);
+        assert_eq!(keys("hello"), Some(vec!["message", "advertise_pipelining_extension"]));
+        assert_eq!(keys("delivery"), Some(vec![]));
     }
 }

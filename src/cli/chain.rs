@@ -2,15 +2,22 @@
 
 use std::path::Path;
 
-use crate::config::Configuration;
-use crate::worker::served;
+use crate::chain::configured;
 
 use super::{Failure, check};
 
-/// Prints the chain `name`, or the one worker.yaml names.
+/// Prints the chain `name`, or the one worker.yaml names; then what is wrong, if anything is.
 pub fn run(config: Option<&Path>, name: Option<&str>) -> Result<(), Failure> {
-    let configuration = Configuration::load(&check::directory(config)?).map_err(|found| check::faults(&found))?;
-    let chain = served::build(&configuration, name).map_err(|found| check::faults(&found))?;
-    print!("{}", chain.explain());
-    Ok(())
+    let also: Vec<String> = name.map(str::to_owned).into_iter().collect();
+    let directory = check::directory(config)?;
+    let (configuration, chains, faults) = configured::read(&directory, &also).map_err(|found| check::faults(&found))?;
+    let name = name.unwrap_or(&configuration.worker.command_handler);
+    if let Some(chain) = chains.get(name) {
+        print!("{}", chain.explain());
+    }
+    if faults.0.is_empty() {
+        Ok(())
+    } else {
+        Err(check::faults(&faults))
+    }
 }

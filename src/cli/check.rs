@@ -1,19 +1,16 @@
 //! `rsmtpd check`: every fault of every file, as `file:line:column: key: expected …, found …`.
 
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
-use crate::config::{self, Configuration, Faults};
-use crate::worker::served::Served;
+use crate::chain::configured;
+use crate::config::{self, Faults};
 
 use super::{Failure, exit};
 
 /// Prints the faults, or that there are none.
 pub fn run(config: Option<&Path>) -> Result<(), Failure> {
     let directory = directory(config)?;
-    let configuration = Configuration::load(&directory).map_err(|found| faults(&found))?;
-    let opened = config::open_directory(&directory).map_err(|found| faults(&found))?;
-    Served::new(configuration, opened.as_fd()).map_err(|found| faults(&found))?;
+    configured::load(&directory, &[]).map_err(|found| faults(&found))?;
     println!("{}: no faults", directory.display());
     Ok(())
 }
@@ -25,8 +22,14 @@ pub fn directory(config: Option<&Path>) -> Result<PathBuf, Failure> {
 
 /// The state directory that the configuration names.
 pub fn state_directory(config: Option<&Path>) -> Result<PathBuf, Failure> {
-    let configuration = Configuration::load(&directory(config)?).map_err(|found| faults(&found))?;
-    Ok(state_of(&configuration.daemon))
+    // A fault elsewhere must not keep an administrator from the spool.
+    let (configuration, _, mut found) = configured::read(&directory(config)?, &[]).map_err(|found| faults(&found))?;
+    found.0.retain(|fault| fault.file == "rsmtpd.yaml");
+    if found.0.is_empty() {
+        Ok(state_of(&configuration.daemon))
+    } else {
+        Err(faults(&found))
+    }
 }
 
 /// Prints the faults one a line; the failure to exit with.

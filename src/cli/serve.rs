@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
+use crate::chain::configured;
 use crate::config;
 use crate::logger::Destination;
 use crate::master::startup::{self, Plan};
@@ -18,12 +19,12 @@ use super::{Failure, Overrides, check, exit};
 /// Serves until a signal ends it.
 pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> {
     let directory = check::directory(config)?;
-    let mut configuration = config::Configuration::load(&directory).map_err(|faults| check::faults(&faults))?;
+    let (mut configuration, chains) = configured::load(&directory, &[]).map_err(|faults| check::faults(&faults))?;
     apply(overrides, &mut configuration.daemon)?;
     let background = configuration.daemon.background;
     let destination = destination(&configuration.daemon, background);
     let opened = config::open_directory(&directory).map_err(|faults| check::faults(&faults))?;
-    let served = Served::new(configuration, opened.as_fd()).map_err(|faults| check::faults(&faults))?;
+    let served = Served::new(configuration, &chains, opened.as_fd());
     let state = check::state_of(&served.daemon);
     let plan = Plan {
         directory,

@@ -1,80 +1,87 @@
 //! `command_handler_NAME.yaml`: which handlers see which command, in which order.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::handler_files::{Greeting, Hello, Settings};
-use super::load::{Node, Value};
+use super::fault::Fault;
+use super::load::Value;
+use super::part::{Part, Place};
 use super::section::{Field, alternatives};
 
-/// Handlers a chain may name, in the order of the manual. The registry of handlers holds the same ones.
-pub const HANDLERS: &[&str] = &[
-    "greeting",
-    "hello",
-    "mail",
-    "recipient",
-    "data",
-    "delivery",
-    "reset",
-    "noop",
-    "help",
-    "verify",
-    "quit",
-    "unknown_command",
-];
+/// What the configuration must know of a handler; the registry of handlers says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HandlerName {
+    /// Its name in YAML.
+    pub id: &'static str,
+    /// The original's module below `rsmtpd.handlers`.
+    pub module: &'static str,
+    /// The original's class.
+    pub class: &'static str,
+    /// Whether it takes settings, and so may have a file.
+    pub has_settings: bool,
+}
 
-/// What a handler module of the Python original is here.
-enum Original {
-    /// This handler.
-    Handler(&'static str),
-    /// Nothing: it happens anyway. The text says why.
+impl HandlerName {
+    /// The names of its file, in the order in which the original looks for them.
+    pub fn files(&self) -> [String; 3] {
+        [
+            format!("rsmtpd.handlers.{}.yaml", self.id),
+            format!("{}.yaml", self.id),
+            format!("{}.yaml", self.class),
+        ]
+    }
+}
+
+/// A handler module of the Python original that is no handler here.
+enum Without {
+    /// It happens anyway. The text says why.
     Implicit(&'static str),
     /// Not built yet; left out with a note, as the chain does its work without it.
     LeftOut,
 }
 
-/// Modules of the original by the last part of their name. The class is not looked at: its own chain file names a wrong one.
-const ORIGINALS: &[(&str, Original)] = &[
-    ("greeting", Original::Handler("greeting")),
-    ("hello", Original::Handler("hello")),
-    ("mail", Original::Handler("mail")),
-    ("recipient", Original::Handler("recipient")),
-    ("data", Original::Handler("data")),
-    ("dovecot_delivery", Original::Handler("delivery")),
-    ("reset", Original::Handler("reset")),
-    ("quit", Original::Handler("quit")),
-    ("unknown_command", Original::Handler("unknown_command")),
-    ("verify_attempt_delivery", Original::Handler("verify")),
-    ("data_file", Original::Implicit("delivery keeps the message itself")),
+/// Modules of the original, by the last part of their name, that chains do without. The class is not looked at: the
+/// original's own chain file names a wrong one.
+const WITHOUT: &[(&str, Without)] = &[
+    ("data_file", Without::Implicit("delivery keeps the message itself")),
     (
         "post_data_reset",
-        Original::Implicit("a transaction always ends with its data"),
+        Without::Implicit("a transaction always ends with its data"),
     ),
-    ("starttls", Original::LeftOut),
-    ("spf_validator", Original::LeftOut),
-    ("domain_validator", Original::LeftOut),
-    ("undeliverable_notification_validator", Original::LeftOut),
+    ("starttls", Without::LeftOut),
+    ("spf_validator", Without::LeftOut),
+    ("domain_validator", Without::LeftOut),
+    ("undeliverable_notification_validator", Without::LeftOut),
 ];
 
 /// One chain file.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ChainFile {
-    /// Entries by verb in upper case, `__OPEN__`, `__DATA__`, `__DEFAULT__` or `__CLOSE__`. A verb without a key takes
-    /// `__DEFAULT__`.
-    pub verbs: BTreeMap<String, Vec<Entry>>,
+    /// In the order of the file. A verb without a key takes `__DEFAULT__`.
+    pub verbs: Vec<VerbEntries>,
     /// `_chain: evaluate`: default all.
     pub evaluate: Evaluate,
     /// `_chain: combine`: default severity.
     pub combine: Combine,
 }
 
+/// The list of one verb.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VerbEntries {
+    /// The verb in upper case, `__OPEN__`, `__DATA__`, `__DEFAULT__` or `__CLOSE__`.
+    pub verb: String,
+    /// Its handlers, in order.
+    pub entries: Vec<Entry>,
+    /// The verb in its file.
+    pub at: Place,
+}
+
 /// Who still runs once a verdict stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Evaluate {
-    /// Every handler, for research.
+    /// Every handler, though one has refused, for research.
     #[default]
     All,
-    /// None but observers.
+    /// After the first refusal that bites only those that observe.
     UntilDecided,
 }
 
@@ -91,55 +98,65 @@ pub enum Combine {
 /// One handler in a chain.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// `handler`: one of [`HANDLERS`].
-    pub handler: String,
+    /// `handler`: its id.
+    pub handler: &'static str,
     /// `id`: name of the entry in logs, unique in its verb. Default: the handler's name, from its second entry on with `#2`, `#3`.
     pub id: String,
     /// `with`: as written, settings that differ from the handler's file.
-    pub with: Option<Node>,
-    /// The handler's file and `with` together.
-    pub settings: Settings,
+    pub with: Option<Part>,
     /// `mode`: default enforce.
     pub mode: Mode,
     /// `timeout`: for all that the handler waits for, 1s to 5m. Default 10s.
     pub timeout: Duration,
+    /// Where `timeout` was given.
+    pub timeout_at: Option<Place>,
     /// `on_error`: what its failure means. Default defer.
     pub on_error: OnError,
-    /// Line of the entry in its file, from 1.
-    pub line: usize,
+    /// The entry in its file.
+    pub at: Place,
 }
 
 /// Whether a handler's verdict counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
     /// It counts.
+    #[default]
     Enforce,
-    /// It is recorded only.
+    /// It runs and is recorded, and never influences.
     Observe,
     /// The handler does not run.
     Off,
 }
 
 /// What the failure of a handler means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnError {
     /// 451 4.3.0.
+    #[default]
     Defer,
     /// No opinion.
     Pass,
-    /// 550.
+    /// 554 5.3.0.
     Reject,
 }
 
-/// The handler files that `with` starts from.
-pub(super) struct FileSettings<'a> {
-    pub(super) greeting: &'a Greeting,
-    pub(super) hello: &'a Hello,
-}
-
 impl ChainFile {
+    /// Reads a chain file that names some of `handlers`; what is wrong goes to `faults`.
+    ///
+    /// # Errors
+    /// It is no YAML document.
+    pub fn parse(
+        name: &str,
+        text: &str,
+        handlers: &[HandlerName],
+        faults: &mut Vec<Fault>,
+    ) -> Result<ChainFile, Fault> {
+        let part = Part::parse(name, text)?;
+        Ok(part.read(faults, |root| ChainFile::read(root, handlers)))
+    }
+
     /// Reads the document of a chain file.
-    pub(super) fn read(root: &Field<'_>, files: &FileSettings<'_>) -> ChainFile {
+    pub(super) fn read(root: &Field<'_>, handlers: &[HandlerName]) -> ChainFile {
         let mut chain = ChainFile::default();
         let Some(section) = root.section() else {
             return chain;
@@ -161,11 +178,15 @@ impl ChainFile {
                 ));
             } else {
                 let verb = name.to_ascii_uppercase();
-                let entries = read_entries(&value, files);
+                let entries = read_entries(&value, handlers);
                 if seen.contains(&verb) {
                     at.fault(format!("expected {verb} once, found it again"));
                 } else if let Some(entries) = entries {
-                    chain.verbs.insert(verb.clone(), entries);
+                    chain.verbs.push(VerbEntries {
+                        verb: verb.clone(),
+                        entries,
+                        at: at.place(),
+                    });
                 }
                 seen.push(verb);
             }
@@ -175,7 +196,14 @@ impl ChainFile {
 
     /// Whether some entry names the handler.
     pub fn uses(&self, handler: &str) -> bool {
-        self.verbs.values().flatten().any(|entry| entry.handler == handler)
+        let mut entries = self.verbs.iter().flat_map(|verb| &verb.entries);
+        entries.any(|entry| entry.handler == handler)
+    }
+
+    /// The entries of exactly this verb.
+    pub fn entries(&self, verb: &str) -> Option<&[Entry]> {
+        let found = self.verbs.iter().find(|list| list.verb == verb)?;
+        Some(&found.entries)
     }
 
     fn read_options(&mut self, field: &Field<'_>) {
@@ -198,11 +226,11 @@ fn is_verb(name: &str) -> bool {
 }
 
 /// The entries of one verb; none when all of them are implicit or left out, so that `__DEFAULT__` takes the verb.
-fn read_entries(field: &Field<'_>, files: &FileSettings<'_>) -> Option<Vec<Entry>> {
+fn read_entries(field: &Field<'_>, handlers: &[HandlerName]) -> Option<Vec<Entry>> {
     let items = field.items(false)?;
     let mut entries: Vec<Entry> = Vec::new();
     for item in &items {
-        let Some((mut entry, id)) = read_entry(item, files) else {
+        let Some((mut entry, id)) = read_entry(item, handlers) else {
             continue;
         };
         if let Some((at, id)) = id {
@@ -224,10 +252,10 @@ fn read_entries(field: &Field<'_>, files: &FileSettings<'_>) -> Option<Vec<Entry
 
 type WithId<'a> = Option<(Field<'a>, String)>;
 
-fn read_entry<'a>(item: &Field<'a>, files: &FileSettings<'_>) -> Option<(Entry, WithId<'a>)> {
+fn read_entry<'a>(item: &Field<'a>, handlers: &[HandlerName]) -> Option<(Entry, WithId<'a>)> {
     let section = item.section()?;
     let handler = match (section.get("handler"), section.get("module"), section.get("class")) {
-        (Some(handler), None, None) => known_handler(&handler),
+        (Some(handler), None, None) => known_handler(&handler, handlers),
         (Some(handler), _, _) => {
             handler.fault("expected handler or module and class, found both".to_owned());
             None
@@ -236,7 +264,7 @@ fn read_entry<'a>(item: &Field<'a>, files: &FileSettings<'_>) -> Option<(Entry, 
             if let Some(class) = class {
                 class.text();
             }
-            original_handler(&module)
+            original_handler(&module, handlers)
         }
         (None, None, _) => {
             item.fault("expected a handler, found none".to_owned());
@@ -253,7 +281,9 @@ fn read_entry<'a>(item: &Field<'a>, files: &FileSettings<'_>) -> Option<(Entry, 
         ])
     });
     let mut timeout = Duration::from_secs(10);
+    let mut timeout_at = None;
     section.read("timeout", &mut timeout, |f| {
+        timeout_at = Some(f.place());
         f.duration(Duration::from_secs(1)..=Duration::from_secs(300))
     });
     let mut on_error = OnError::Defer;
@@ -267,79 +297,45 @@ fn read_entry<'a>(item: &Field<'a>, files: &FileSettings<'_>) -> Option<(Entry, 
     let with = section.get("with");
     section.finish();
     let handler = handler?;
-    let settings = read_settings(handler, with.as_ref(), files);
     let entry = Entry {
-        handler: handler.to_owned(),
+        handler,
         id: handler.to_owned(),
-        with: with.map(|field| field.node().clone()),
-        settings,
+        with: with.map(|field| field.part()),
         mode,
         timeout,
+        timeout_at,
         on_error,
-        line: item.line(),
+        at: item.place(),
     };
     Some((entry, id))
 }
 
-fn known_handler(field: &Field<'_>) -> Option<&'static str> {
+fn known_handler(field: &Field<'_>, handlers: &[HandlerName]) -> Option<&'static str> {
     let name = field.scalar();
-    let found = HANDLERS.iter().find(|known| name.as_deref() == Some(**known));
+    let found = handlers.iter().find(|known| name.as_deref() == Some(known.id));
     if found.is_none() {
+        let ids: Vec<&str> = handlers.iter().map(|known| known.id).collect();
         field.fault(format!(
             "expected {}, found the unknown handler {}",
-            alternatives(HANDLERS),
+            alternatives(&ids),
             field.node()
         ));
     }
-    found.copied()
+    found.map(|known| known.id)
 }
 
-fn original_handler(field: &Field<'_>) -> Option<&'static str> {
+fn original_handler(field: &Field<'_>, handlers: &[HandlerName]) -> Option<&'static str> {
     let module = field.text()?;
     let name = module.strip_prefix("rsmtpd.handlers.").unwrap_or(&module);
-    match ORIGINALS.iter().find(|(known, _)| *known == name) {
-        Some((_, Original::Handler(handler))) => Some(handler),
-        Some((_, Original::Implicit(why))) => {
-            field.note(format!("{name} is not needed: {why}"));
-            None
-        }
-        Some((_, Original::LeftOut)) => {
-            field.note(format!("{name} is not available yet and left out"));
-            None
-        }
-        None => {
-            field.fault(format!(
-                "expected a module of rsmtpd.handlers that is available, found the unknown handler {module:?}"
-            ));
-            None
-        }
+    if let Some(known) = handlers.iter().find(|known| known.module == name) {
+        return Some(known.id);
     }
-}
-
-fn read_settings(handler: &str, with: Option<&Field<'_>>, files: &FileSettings<'_>) -> Settings {
-    match handler {
-        "greeting" => {
-            let mut greeting = files.greeting.clone();
-            if let Some(with) = with {
-                greeting.read(with);
-            }
-            Settings::Greeting(greeting)
-        }
-        "hello" => {
-            let mut hello = files.hello.clone();
-            if let Some(with) = with {
-                hello.read(with);
-            }
-            Settings::Hello(hello)
-        }
-        _ => {
-            if let Some(with) = with {
-                with.fault(format!(
-                    "expected nothing, because {handler} takes no settings here, found {}",
-                    with.node()
-                ));
-            }
-            Settings::None
-        }
+    match WITHOUT.iter().find(|(known, _)| *known == name) {
+        Some((_, Without::Implicit(why))) => field.note(format!("{name} is not needed: {why}")),
+        Some((_, Without::LeftOut)) => field.note(format!("{name} is not available yet and left out")),
+        None => field.fault(format!(
+            "expected a module of rsmtpd.handlers that is available, found the unknown handler {module:?}"
+        )),
     }
+    None
 }

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, EnumAccess, Error as _, MapAccess, SeqAccess, Visitor};
 
 /// A value of a configuration file.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Node {
     /// Place in the order of reading; what [`locate`] takes.
     pub(super) serial: usize,
@@ -18,9 +18,10 @@ pub struct Node {
 }
 
 /// The content of a [`Node`]. Mappings keep their order and their duplicate keys.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub enum Value {
     /// `null`, `~`, or nothing.
+    #[default]
     Null,
     /// `true` or `false`; the other YAML 1.1 words arrive as text.
     Boolean(bool),

@@ -1,7 +1,11 @@
 //! The configuration: types and defaults of each file, read from one directory with every fault named by file, line and column.
 //!
 //! May assume nothing about the files. Must never stop at the first fault, take an impossible value, or touch anything outside
-//! the directory. The YAML crate is known to `load` alone.
+//! the directory. The YAML crate is known to `load` alone. What a handler's own file says is the handler's to read: here it
+//! is only found, and handed over as a [`Part`].
+//!
+//! `simple_recipient_validator.yaml` is read here, not by the recipient handler: it names further files, and who exists is
+//! asked by the chain itself (to refuse whom no handler took) and by the lines at the start as well.
 
 mod chain_file;
 mod daemon;
@@ -9,8 +13,8 @@ mod delivery;
 mod directory;
 mod discover;
 mod fault;
-mod handler_files;
 mod load;
+mod part;
 mod recipients;
 mod recipients_file;
 mod section;
@@ -24,20 +28,20 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode as FileMode;
 
-pub use chain_file::{ChainFile, Combine, Entry, Evaluate, HANDLERS, Mode, OnError};
+pub use chain_file::{ChainFile, Combine, Entry, Evaluate, HandlerName, Mode, OnError, VerbEntries};
 pub use daemon::{Certificate, Daemon, Listener, LogLevel, SandboxMode, Tls, Workers};
 pub use delivery::{Acknowledge, Agent, Delivery, DovecotLda, Lmtp};
 pub use discover::discover;
 pub use fault::{Fault, Faults};
-pub use handler_files::{Greeting, Hello, Settings};
 pub use load::{Node, Value};
+pub use part::{Part, Place};
 pub use recipients::{Lookup, Recipients, Table};
+pub use section::{Field, Section};
 pub use watch::Fingerprint;
 pub use worker::{LineEndings, Worker};
 
-use chain_file::FileSettings;
 use directory::Directory;
-use section::{Field, File};
+use section::File;
 
 /// Everything the configuration directory says.
 #[derive(Debug, Clone)]
@@ -52,10 +56,8 @@ pub struct Configuration {
     pub worker: Worker,
     /// The chain files in use by NAME: that of `command_handler`, and those of listeners.
     pub chains: BTreeMap<String, ChainFile>,
-    /// `greeting.yaml`.
-    pub greeting: Greeting,
-    /// `hello.yaml`.
-    pub hello: Hello,
+    /// The files of the handlers that stand in these chains, by the handler's id; not read yet.
+    pub handler_files: BTreeMap<&'static str, Part>,
     /// `simple_recipient_validator.yaml`.
     pub recipients: Recipients,
     /// What the administrator should know, though nothing is wrong; displayed like faults.
@@ -72,9 +74,7 @@ pub struct WorkerSet {
     /// As in [`Configuration`].
     pub chains: BTreeMap<String, ChainFile>,
     /// As in [`Configuration`].
-    pub greeting: Greeting,
-    /// As in [`Configuration`].
-    pub hello: Hello,
+    pub handler_files: BTreeMap<&'static str, Part>,
     /// As in [`Configuration`].
     pub recipients: Recipients,
     /// As in [`Configuration`].
@@ -83,15 +83,7 @@ pub struct WorkerSet {
     pub files: Vec<String>,
 }
 
-/// Reads a whole configuration directory.
-///
-/// # Errors
-/// Every fault of every file that is in use.
-pub fn load(directory: &Path) -> Result<Configuration, Faults> {
-    Configuration::load(directory)
-}
-
-/// Opens a configuration directory, for [`Fingerprint::of`] and [`Configuration::load_worker_set`].
+/// Opens a configuration directory, for [`Fingerprint::of`] and [`WorkerSet::read`].
 ///
 /// # Errors
 /// One fault with the reason.
@@ -104,69 +96,50 @@ pub fn open_directory(directory: &Path) -> Result<OwnedFd, Faults> {
 }
 
 impl Configuration {
-    /// Reads a whole configuration directory.
+    /// Reads a whole configuration directory, whose chains name some of `handlers`; besides the chains in use those in
+    /// `also`. Gives what could be read, and every fault but those of the handlers' own files, which are still to be read.
     ///
     /// # Errors
-    /// Every fault of every file that is in use.
-    pub fn load(directory: &Path) -> Result<Configuration, Faults> {
+    /// The directory cannot be opened.
+    pub fn read(
+        directory: &Path,
+        handlers: &[HandlerName],
+        also: &[String],
+    ) -> Result<(Configuration, Vec<Fault>), Faults> {
         let fd = open_directory(directory)?;
         let mut reader = Reader::new(fd.as_fd());
         let daemon = reader.daemon();
         let delivery = reader.delivery();
-        let mut loaded = Loaded {
-            faults: reader.faults,
-            notes: reader.notes,
-        };
-        let chains: Vec<String> = daemon
-            .listening()
-            .into_iter()
-            .filter_map(|listener| listener.chain)
-            .collect();
-        let set = read_worker_set(fd.as_fd(), &chains, &mut loaded);
-        if !loaded.faults.is_empty() {
-            return Err(Faults(loaded.faults));
-        }
-        Ok(Configuration {
+        let Reader { mut faults, notes, .. } = reader;
+        let listeners = daemon.listening().into_iter().filter_map(|listener| listener.chain);
+        let chains: Vec<String> = listeners.chain(also.iter().cloned()).collect();
+        let (set, of_set) = WorkerSet::read(fd.as_fd(), handlers, &chains);
+        faults.extend(of_set);
+        let configuration = Configuration {
             directory: directory.to_owned(),
             daemon,
             delivery,
             worker: set.worker,
             chains: set.chains,
-            greeting: set.greeting,
-            hello: set.hello,
+            handler_files: set.handler_files,
             recipients: set.recipients,
-            notes: loaded.notes,
+            notes: notes.into_iter().chain(set.notes).collect(),
             files: set.files,
-        })
-    }
-
-    /// Reads the files of a worker again: `worker.yaml`, the chain file it names and those in `chains`, handler files.
-    ///
-    /// # Errors
-    /// Every fault of these files; the set in use should then stay.
-    pub fn load_worker_set(directory: BorrowedFd<'_>, chains: &[String]) -> Result<WorkerSet, Faults> {
-        let mut loaded = Loaded::default();
-        let mut set = read_worker_set(directory, chains, &mut loaded);
-        if loaded.faults.is_empty() {
-            set.notes = loaded.notes;
-            Ok(set)
-        } else {
-            Err(Faults(loaded.faults))
-        }
+        };
+        Ok((configuration, faults))
     }
 
     /// Replaces what a worker reads.
     pub fn replace_worker_set(&mut self, set: WorkerSet) {
         self.worker = set.worker;
         self.chains = set.chains;
-        self.greeting = set.greeting;
-        self.hello = set.hello;
+        self.handler_files = set.handler_files;
         self.recipients = set.recipients;
         self.notes = set.notes;
         self.files = set.files;
     }
 
-    /// The names that [`Configuration::load_worker_set`] takes: chains that listeners name.
+    /// The names that [`WorkerSet::read`] takes: chains that listeners name.
     pub fn listener_chains(&self) -> Vec<String> {
         self.daemon
             .listeners
@@ -174,13 +147,6 @@ impl Configuration {
             .filter_map(|listener| listener.chain.clone())
             .collect()
     }
-}
-
-/// Faults and notes of a load, in the order of the files.
-#[derive(Default)]
-struct Loaded {
-    faults: Vec<Fault>,
-    notes: Vec<Fault>,
 }
 
 fn whole_file(file: &str, message: String) -> Fault {
@@ -193,58 +159,46 @@ fn whole_file(file: &str, message: String) -> Fault {
     }
 }
 
-fn read_worker_set(fd: BorrowedFd<'_>, listener_chains: &[String], loaded: &mut Loaded) -> WorkerSet {
-    let mut reader = Reader::new(fd);
-    let worker = reader.optional(&["worker.yaml"], Worker::read).unwrap_or_default();
-    let mut greeting = Greeting::default();
-    reader.optional(&handler_names("greeting", "GreetingHandler"), |root| {
-        greeting.read(root)
-    });
-    let mut hello = Hello::default();
-    reader.optional(&handler_names("hello", "HelloHandler"), |root| hello.read(root));
-    let mut names = vec![worker.command_handler.clone()];
-    names.extend(
-        listener_chains
-            .iter()
-            .filter(|name| **name != worker.command_handler)
-            .cloned(),
-    );
-    let mut chains = BTreeMap::new();
-    for name in names {
-        let file = format!("command_handler_{name}.yaml");
-        let settings = FileSettings {
-            greeting: &greeting,
-            hello: &hello,
-        };
-        match reader.optional(&[file.as_str()], |root| ChainFile::read(root, &settings)) {
-            Some(chain) => {
-                chains.insert(name, chain);
+impl WorkerSet {
+    /// Reads the files of a worker: `worker.yaml`, the chain file it names and those in `chains`, and finds the files of the
+    /// handlers that stand in them. Gives what could be read, and every fault; after one the set in use should stay.
+    pub fn read(fd: BorrowedFd<'_>, handlers: &[HandlerName], chains: &[String]) -> (WorkerSet, Vec<Fault>) {
+        let mut reader = Reader::new(fd);
+        let worker = reader.optional(&["worker.yaml"], Worker::read).unwrap_or_default();
+        let mut names = vec![worker.command_handler.clone()];
+        for name in chains {
+            if !names.contains(name) {
+                names.push(name.clone());
             }
-            None => reader.missing(&file),
         }
+        let mut chains = BTreeMap::new();
+        for name in names {
+            let file = format!("command_handler_{name}.yaml");
+            match reader.optional(&[file.as_str()], |root| ChainFile::read(root, handlers)) {
+                Some(chain) => {
+                    chains.insert(name, chain);
+                }
+                None => reader.missing(&file),
+            }
+        }
+        let uses = |handler: &str| chains.values().any(|chain| chain.uses(handler));
+        let mut handler_files = BTreeMap::new();
+        for handler in handlers.iter().filter(|one| one.has_settings && uses(one.id)) {
+            if let Some(part) = reader.optional(&handler.files(), |root| root.part()) {
+                handler_files.insert(handler.id, part);
+            }
+        }
+        let recipients = reader.recipients(uses("recipient"));
+        let set = WorkerSet {
+            worker,
+            chains,
+            handler_files,
+            recipients,
+            notes: reader.notes,
+            files: reader.directory.into_consulted(),
+        };
+        (set, reader.faults)
     }
-    let recipients = reader.recipients(chains.values().any(|chain| chain.uses("recipient")));
-    loaded.faults.append(&mut reader.faults);
-    loaded.notes.append(&mut reader.notes);
-    let files = reader.directory.into_consulted();
-    WorkerSet {
-        worker,
-        chains,
-        greeting,
-        hello,
-        recipients,
-        notes: Vec::new(),
-        files,
-    }
-}
-
-/// The names of a handler's file, in the order in which the original looks for them.
-fn handler_names(module: &str, class: &str) -> [String; 3] {
-    [
-        format!("rsmtpd.handlers.{module}.yaml"),
-        format!("{module}.yaml"),
-        format!("{class}.yaml"),
-    ]
 }
 
 /// Files of one directory, being read.
@@ -274,7 +228,11 @@ impl<'fd> Reader<'fd> {
         if let Some(delivery) = self.optional(&["delivery.yaml"], Delivery::read) {
             return delivery;
         }
-        let names = handler_names("dovecot_delivery", "DovecotDelivery");
+        let names = [
+            "rsmtpd.handlers.dovecot_delivery.yaml",
+            "dovecot_delivery.yaml",
+            "DovecotDelivery.yaml",
+        ];
         self.optional(&names, Delivery::read_dovecot_delivery)
             .unwrap_or_default()
     }

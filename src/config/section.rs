@@ -1,21 +1,26 @@
 //! Reading a file key by key: every key names what it expects, and what is left over or wrong becomes a fault.
 //!
-//! Nothing here stops at the first fault: a wrong value leaves the default in place and the reading goes on.
+//! Nothing here stops at the first fault: a wrong value leaves the default in place and the reading goes on. Handlers read
+//! their settings with these types as well, from the [`Part`]s that the configuration hands over.
 
 use std::cell::RefCell;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::fault::Fault;
 use super::load::{self, Node, Value};
+use super::part::{Part, Place, Source};
 
 /// Faults reported for one file; what lies beyond is one line that counts them.
 const MOST_FAULTS: usize = 100;
 
+/// Longest text of a reply as configured: leaves room for variables within 512 octets (RFC 5321 4.5.3.1.5).
+const LONGEST_REPLY: usize = 400;
+
 /// One file being read: its text for positions, and what was found wrong so far.
 pub(super) struct File {
-    name: String,
-    text: String,
+    source: Arc<Source>,
     faults: RefCell<Vec<Mark>>,
     notes: RefCell<Vec<Mark>>,
 }
@@ -30,9 +35,16 @@ struct Mark {
 impl File {
     /// A file with its whole text.
     pub(super) fn new(name: &str, text: String) -> File {
-        File {
+        File::over(Arc::new(Source {
             name: name.to_owned(),
             text,
+        }))
+    }
+
+    /// A file that was read before.
+    pub(super) fn over(source: Arc<Source>) -> File {
+        File {
+            source,
             faults: RefCell::default(),
             notes: RefCell::default(),
         }
@@ -40,11 +52,11 @@ impl File {
 
     /// The document, or none after a syntax fault, which is pushed to `faults`.
     pub(super) fn parse(&self, faults: &mut Vec<Fault>) -> Option<Node> {
-        match load::parse(&self.text) {
+        match load::parse(&self.source.text) {
             Ok(node) => Some(node),
             Err(syntax) => {
                 faults.push(Fault {
-                    file: self.name.clone(),
+                    file: self.source.name.clone(),
                     line: syntax.line,
                     column: syntax.column,
                     key: String::new(),
@@ -69,9 +81,11 @@ impl File {
             .into_iter()
             .take(MOST_FAULTS)
             .map(|mark| {
-                let (line, column) = mark.serial.map_or((0, 0), |serial| load::locate(&self.text, serial));
+                let (line, column) = mark
+                    .serial
+                    .map_or((0, 0), |serial| load::locate(&self.source.text, serial));
                 Fault {
-                    file: self.name.clone(),
+                    file: self.source.name.clone(),
                     line,
                     column,
                     key: mark.key,
@@ -83,7 +97,7 @@ impl File {
         if beyond > 0 {
             let message = format!("{beyond} more faults");
             located.push(Fault {
-                file: self.name.clone(),
+                file: self.source.name.clone(),
                 line: 0,
                 column: 0,
                 key: String::new(),
@@ -95,17 +109,18 @@ impl File {
 
     /// The document as a value of this file, without a key.
     pub(super) fn root<'a>(&'a self, node: &'a Node) -> Field<'a> {
-        Field {
-            file: self,
-            path: String::new(),
-            node,
-        }
+        self.field(String::new(), node)
+    }
+
+    /// A value of this file, with the path that leads to it.
+    pub(super) fn field<'a>(&'a self, path: String, node: &'a Node) -> Field<'a> {
+        Field { file: self, path, node }
     }
 }
 
 /// A value with the path that leads to it.
 #[derive(Clone)]
-pub(super) struct Field<'a> {
+pub struct Field<'a> {
     file: &'a File,
     path: String,
     node: &'a Node,
@@ -113,22 +128,34 @@ pub(super) struct Field<'a> {
 
 impl<'a> Field<'a> {
     /// The value itself.
-    pub(super) fn node(&self) -> &'a Node {
+    pub fn node(&self) -> &'a Node {
         self.node
     }
 
-    /// Line of the value, from 1.
-    pub(super) fn line(&self) -> usize {
-        load::locate(&self.file.text, self.node.serial).0
+    /// Where it stands.
+    pub fn place(&self) -> Place {
+        Place {
+            source: Arc::clone(&self.file.source),
+            path: self.path.clone(),
+            serial: self.node.serial,
+        }
+    }
+
+    /// The value, to be read later.
+    pub fn part(&self) -> Part {
+        Part {
+            place: self.place(),
+            node: self.node.clone(),
+        }
     }
 
     /// Records that something else was expected here.
-    pub(super) fn expected(&self, expected: &str) {
+    pub fn expected(&self, expected: &str) {
         self.fault(format!("expected {expected}, found {}", self.node));
     }
 
     /// Records a fault in its own words.
-    pub(super) fn fault(&self, message: String) {
+    pub fn fault(&self, message: String) {
         let mark = Mark {
             serial: Some(self.node.serial),
             key: self.path.clone(),
@@ -138,7 +165,7 @@ impl<'a> Field<'a> {
     }
 
     /// Records something the administrator should know, which is no fault.
-    pub(super) fn note(&self, message: String) {
+    pub fn note(&self, message: String) {
         let mark = Mark {
             serial: Some(self.node.serial),
             key: self.path.clone(),
@@ -148,7 +175,7 @@ impl<'a> Field<'a> {
     }
 
     /// YAML 1.1 truth: yes, no, on, off, true, false, y, n in any case.
-    pub(super) fn boolean(&self) -> Option<bool> {
+    pub fn boolean(&self) -> Option<bool> {
         let found = match &self.node.value {
             Value::Boolean(value) => Some(*value),
             Value::Text(text) => match text.to_ascii_lowercase().as_str() {
@@ -165,7 +192,7 @@ impl<'a> Field<'a> {
     }
 
     /// A whole number of the range.
-    pub(super) fn integer<T: TryFrom<u64>>(&self, range: RangeInclusive<u64>) -> Option<T> {
+    pub fn integer<T: TryFrom<u64>>(&self, range: RangeInclusive<u64>) -> Option<T> {
         let found = match &self.node.value {
             Value::Integer(value) => u64::try_from(*value)
                 .ok()
@@ -180,7 +207,7 @@ impl<'a> Field<'a> {
     }
 
     /// Text of at least one character, on one line.
-    pub(super) fn text(&self) -> Option<String> {
+    pub fn text(&self) -> Option<String> {
         let found = self
             .scalar()
             .filter(|text| !text.is_empty() && !text.chars().any(char::is_control));
@@ -190,8 +217,22 @@ impl<'a> Field<'a> {
         found
     }
 
+    /// The text of a reply: one line of ASCII (RFC 5321 4.2) that leaves room for response variables.
+    pub fn reply(&self) -> Option<String> {
+        let text = self.text()?;
+        if !text.is_ascii() {
+            self.expected("a line of ASCII text");
+            return None;
+        }
+        if text.len() > LONGEST_REPLY {
+            self.fault(format!("expected at most {LONGEST_REPLY} octets, found {}", text.len()));
+            return None;
+        }
+        Some(text)
+    }
+
     /// Any scalar as text: a name may look like a number or a truth value.
-    pub(super) fn scalar(&self) -> Option<String> {
+    pub fn scalar(&self) -> Option<String> {
         match &self.node.value {
             Value::Text(text) => Some(text.clone()),
             Value::Integer(value) => Some(value.to_string()),
@@ -202,7 +243,7 @@ impl<'a> Field<'a> {
     }
 
     /// `90`, `30s`, `5m`, `1h`, `5d`, or several of these together, within the range.
-    pub(super) fn duration(&self, range: RangeInclusive<Duration>) -> Option<Duration> {
+    pub fn duration(&self, range: RangeInclusive<Duration>) -> Option<Duration> {
         let found = match &self.node.value {
             Value::Integer(seconds) => u64::try_from(*seconds).ok().map(Duration::from_secs),
             Value::Text(text) => parse_duration(text),
@@ -217,7 +258,7 @@ impl<'a> Field<'a> {
     }
 
     /// One of some words.
-    pub(super) fn choice<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
+    pub fn choice<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
         let text = match &self.node.value {
             // `off` among the words is text to serde_yaml, but `false` is what YAML 1.1 tools write for it.
             Value::Boolean(false) => Some("off".to_owned()),
@@ -232,7 +273,7 @@ impl<'a> Field<'a> {
     }
 
     /// The items of a list; a single scalar counts as a list of one where `single` says so.
-    pub(super) fn items(&self, single: bool) -> Option<Vec<Field<'a>>> {
+    pub fn items(&self, single: bool) -> Option<Vec<Field<'a>>> {
         match &self.node.value {
             Value::List(items) => Some(
                 items
@@ -258,7 +299,7 @@ impl<'a> Field<'a> {
     }
 
     /// The mapping that is here; call [`Section::finish`] when all keys are read.
-    pub(super) fn section(&self) -> Option<Section<'a>> {
+    pub fn section(&self) -> Option<Section<'a>> {
         match &self.node.value {
             Value::Map(entries) => Some(Section {
                 field: self.clone(),
@@ -275,7 +316,7 @@ impl<'a> Field<'a> {
 }
 
 /// A mapping whose keys are asked for one by one.
-pub(super) struct Section<'a> {
+pub struct Section<'a> {
     field: Field<'a>,
     entries: &'a [(Node, Node)],
     known: RefCell<Vec<&'static str>>,
@@ -284,38 +325,33 @@ pub(super) struct Section<'a> {
 
 impl<'a> Section<'a> {
     /// The mapping as one value.
-    pub(super) fn field(&self) -> &Field<'a> {
+    pub fn field(&self) -> &Field<'a> {
         &self.field
     }
 
     /// The value of a key; none when it is absent or empty.
-    pub(super) fn get(&self, key: &'static str) -> Option<Field<'a>> {
+    pub fn get(&self, key: &'static str) -> Option<Field<'a>> {
         self.known.borrow_mut().push(key);
         let (_, node) = self.entries.iter().find(|(name, _)| is_text(name, key))?;
         (node.value != Value::Null).then(|| self.child(key, node))
     }
 
     /// Puts the value of a key into `place`; a wrong one is a fault and leaves the default.
-    pub(super) fn read<T>(&self, key: &'static str, place: &mut T, with: impl FnOnce(&Field<'a>) -> Option<T>) {
+    pub fn read<T>(&self, key: &'static str, place: &mut T, with: impl FnOnce(&Field<'a>) -> Option<T>) {
         if let Some(value) = self.get(key).as_ref().and_then(with) {
             *place = value;
         }
     }
 
     /// As `read`, for a value that may be absent.
-    pub(super) fn read_option<T>(
-        &self,
-        key: &'static str,
-        place: &mut Option<T>,
-        with: impl FnOnce(&Field<'a>) -> Option<T>,
-    ) {
+    pub fn read_option<T>(&self, key: &'static str, place: &mut Option<T>, with: impl FnOnce(&Field<'a>) -> Option<T>) {
         if let Some(value) = self.get(key).as_ref().and_then(with) {
             *place = Some(value);
         }
     }
 
     /// The first entry, whose key is a name rather than a setting: name, position of the name, value unless empty.
-    pub(super) fn first(&self) -> Option<(String, Field<'a>, Option<Field<'a>>)> {
+    pub fn first(&self) -> Option<(String, Field<'a>, Option<Field<'a>>)> {
         let (key, node) = self.entries.first()?;
         self.ignored.borrow_mut().push(0);
         let at = self.child(&key_name(key), key);
@@ -325,13 +361,13 @@ impl<'a> Section<'a> {
     }
 
     /// Whether more than one entry is here.
-    pub(super) fn has_more(&self) -> bool {
+    pub fn has_more(&self) -> bool {
         self.entries.len() > 1
     }
 
     /// Every entry as (key, position of the key, value), for mappings whose keys are names. A key that is no name, or stands
     /// twice, is a fault and left out.
-    pub(super) fn all(&self) -> Vec<(String, Field<'a>, Field<'a>)> {
+    pub fn all(&self) -> Vec<(String, Field<'a>, Field<'a>)> {
         let mut found: Vec<(String, Field<'a>, Field<'a>)> = Vec::new();
         for (index, (key, node)) in self.entries.iter().enumerate() {
             self.ignored.borrow_mut().push(index);
@@ -350,8 +386,13 @@ impl<'a> Section<'a> {
         found
     }
 
+    /// The keys asked for so far.
+    pub fn known(&self) -> Vec<&'static str> {
+        self.known.borrow().clone()
+    }
+
     /// Faults for keys that nobody asked for, and for keys that stand twice.
-    pub(super) fn finish(self) {
+    pub fn finish(self) {
         let known = self.known.borrow();
         for (index, (key, _)) in self.entries.iter().enumerate() {
             if self.ignored.borrow().contains(&index) {

@@ -249,7 +249,7 @@ pub(super) fn maildir(
         );
         outcome::of_io(error)
     };
-    let content = match Content::new(&commit.fields, message.source) {
+    let content = match Content::new(&commit.fields, &commit.removed, message.source) {
         Ok(content) => content,
         Err(error) => return vec![failed(&error, "body"); which.len()],
     };
@@ -295,7 +295,7 @@ fn run_lda(
     let commit = message.commit;
     let recipient = commit.recipients.get(index).ok_or(io::ErrorKind::InvalidInput)?;
     let file = Unnamed::create(&shared.settings.state.join(spool::SPOOL))?;
-    Content::new(&commit.fields, message.source)?.write(&head(commit, recipient), &file.file)?;
+    Content::new(&commit.fields, &commit.removed, message.source)?.write(&head(commit, recipient), &file.file)?;
     let run = lda::Run {
         path,
         userdb,
@@ -340,7 +340,7 @@ fn over_lmtp(
         .iter()
         .filter_map(|&index| message.commit.recipients.get(index))
         .collect();
-    let result = Content::new(&message.commit.fields, message.source).and_then(|content| {
+    let result = Content::new(&message.commit.fields, &message.commit.removed, message.source).and_then(|content| {
         lmtp::transact(
             connection,
             socket,

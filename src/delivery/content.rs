@@ -1,4 +1,5 @@
-//! The bytes of a message: fields that we put in front, then what the client sent, less its `Return-Path` fields.
+//! The bytes of a message: fields that we put in front, then what the client sent, less its `Return-Path` fields and
+//! those that were to be removed.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -6,7 +7,7 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-// A header longer than this keeps Return-Path fields that stand behind.
+// A header longer than this keeps what stands behind.
 const HEADER: usize = 256 * 1024;
 
 /// Where the client's bytes are.
@@ -34,7 +35,8 @@ pub(super) struct Content<'a> {
 }
 
 impl<'a> Content<'a> {
-    pub(super) fn new(fields: &'a [u8], source: Source<'a>) -> io::Result<Content<'a>> {
+    /// `removed` are names of fields to leave out besides `Return-Path`.
+    pub(super) fn new(fields: &'a [u8], removed: &[String], source: Source<'a>) -> io::Result<Content<'a>> {
         let mut buffer = Vec::new();
         let start = match source {
             Source::Bytes(bytes) => bytes,
@@ -44,7 +46,7 @@ impl<'a> Content<'a> {
                 &buffer
             }
         };
-        let kept = without_return_path(start, source.length());
+        let kept = without(start, removed, source.length());
         Ok(Content { fields, source, kept })
     }
 
@@ -134,8 +136,9 @@ fn copy(from: &File, range: Range<u64>, mut to: &File) -> io::Result<()> {
     }
 }
 
-/// The parts of a message of `length` octets, which begins with `start`, that are no `Return-Path` field.
-fn without_return_path(start: &[u8], length: u64) -> Vec<Range<u64>> {
+/// The parts of a message of `length` octets, which begins with `start`, that are neither a `Return-Path` field nor one of
+/// those in `removed`.
+fn without(start: &[u8], removed: &[String], length: u64) -> Vec<Range<u64>> {
     let mut kept = Vec::new();
     let mut from = 0;
     let mut at = 0;
@@ -149,7 +152,11 @@ fn without_return_path(start: &[u8], length: u64) -> Vec<Range<u64>> {
             break;
         }
         let folded = matches!(line.first(), Some(b' ' | b'\t'));
-        let remove = if folded { removing } else { is_return_path(line) };
+        let remove = if folded {
+            removing
+        } else {
+            is_field(line, "Return-Path") || removed.iter().any(|name| is_field(line, name))
+        };
         if remove && !removing {
             kept.push(from as u64..at as u64);
         }
@@ -164,24 +171,25 @@ fn without_return_path(start: &[u8], length: u64) -> Vec<Range<u64>> {
     kept
 }
 
-fn is_return_path(line: &[u8]) -> bool {
-    let Some((name, rest)) = line.split_at_checked(11) else {
+/// Whether a line begins the field of this name; white space may stand before the colon (RFC 5322 4.5).
+fn is_field(line: &[u8], name: &str) -> bool {
+    let Some((start, rest)) = line.split_at_checked(name.len()) else {
         return false;
     };
     let colon = rest.iter().find(|byte| !matches!(byte, b' ' | b'\t'));
-    name.eq_ignore_ascii_case(b"return-path") && colon == Some(&b':')
+    start.eq_ignore_ascii_case(name.as_bytes()) && colon == Some(&b':')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn both_ways(body: &[u8]) -> Vec<u8> {
+    fn both_ways(body: &[u8], removed: &[String]) -> Vec<u8> {
         let staged = tempfile::tempfile().unwrap();
         staged.write_all_at(body, 0).unwrap();
         let mut all = Vec::new();
         for source in [Source::Bytes(body), Source::File(&staged, body.len() as u64)] {
-            let content = Content::new(b"X: y\r\n", source).unwrap();
+            let content = Content::new(b"X: y\r\n", removed, source).unwrap();
             let out = tempfile::tempfile().unwrap();
             content.write(b"Return-Path: <>\r\n", &out).unwrap();
             let mut written = vec![0; usize::try_from(out.metadata().unwrap().len()).unwrap()];
@@ -210,7 +218,7 @@ mod tests {
             ("no header at all", "no header at all"),
         ] {
             assert_eq!(
-                both_ways(body.as_bytes()),
+                both_ways(body.as_bytes(), &[]),
                 [b"X: y\r\n", expected.as_bytes()].concat(),
                 "{body:?}"
             );
@@ -218,10 +226,20 @@ mod tests {
     }
 
     #[test]
+    fn fields_that_were_to_be_removed_go_wherever_they_stand() {
+        let body =
+            b"X-Spam: a\r\nA: b\r\nx-spam :\r\n folded\r\nReturn-Path: <>\r\nX-Spammer: c\r\n\r\nX-Spam: body\r\n";
+        assert_eq!(
+            both_ways(body, &["X-Spam".to_owned()]),
+            b"X: y\r\nA: b\r\nX-Spammer: c\r\n\r\nX-Spam: body\r\n"
+        );
+    }
+
+    #[test]
     fn a_file_that_shrank_is_an_error() {
         let staged = tempfile::tempfile().unwrap();
         staged.write_all_at(&[b'x'; 300_000], 0).unwrap();
-        let content = Content::new(b"", Source::File(&staged, 300_000)).unwrap();
+        let content = Content::new(b"", &[], Source::File(&staged, 300_000)).unwrap();
         staged.set_len(10).unwrap();
         assert!(content.write(b"", &tempfile::tempfile().unwrap()).is_err());
     }

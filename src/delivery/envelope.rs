@@ -8,6 +8,14 @@ use super::names;
 pub const RECIPIENTS: usize = 1000;
 const ADDRESS: usize = 1024;
 const FIELDS: usize = 48 * 1024;
+const REMOVED: usize = 256;
+
+/// RFC 5322 3.6.8; trace fields are never removed (RFC 5321 4.4).
+fn is_field_name(name: &str) -> bool {
+    (1..=100).contains(&name.len())
+        && name.bytes().all(|byte| (33..=126).contains(&byte) && byte != b':')
+        && !name.eq_ignore_ascii_case("received")
+}
 
 fn clean(what: &str, text: &str, longest: usize) -> Result<(), String> {
     if text.len() > longest {
@@ -80,6 +88,9 @@ pub fn check(commit: &Commit) -> Result<(), String> {
     if commit.fields.len() > FIELDS || !are_fields(&commit.fields) {
         return Err("added header fields are malformed".to_owned());
     }
+    if commit.removed.len() > REMOVED || !commit.removed.iter().all(|name| is_field_name(name)) {
+        return Err("names of removed header fields are malformed".to_owned());
+    }
     match &commit.body {
         Body::Inline(bytes) if bytes.len() > INLINE_BODY => Err("inline body is too long".to_owned()),
         _ => Ok(()),
@@ -109,6 +120,7 @@ pub(super) mod tests {
                 .map(|name| recipient(name, Disposition::Deliver))
                 .collect(),
             fields: b"Received: from x\r\n\tby y\r\n".to_vec(),
+            removed: Vec::new(),
             body: Body::Inline(body.to_vec()),
             smtputf8: false,
             received_at: 1_700_000_000,
@@ -141,6 +153,9 @@ pub(super) mod tests {
             ("fields", |c| c.fields = b" A: b\r\n".to_vec()),
             ("fields", |c| c.fields = b"A: b".to_vec()),
             ("fields", |c| c.fields = b"no colon\r\n".to_vec()),
+            ("removed", |c| c.removed = vec!["Received".into()]),
+            ("removed", |c| c.removed = vec!["a:".into()]),
+            ("removed", |c| c.removed = vec!["A".into(); 257]),
             ("inline", |c| c.body = Body::Inline(vec![0; INLINE_BODY + 1])),
         ];
         for (word, breaks) in broken {

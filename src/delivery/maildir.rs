@@ -100,7 +100,7 @@ mod tests {
     fn a_failed_link_leaves_no_copy_at_all() {
         let state = tempfile::tempdir().unwrap();
         let slot = Slot::take(state.path()).unwrap();
-        let content = Content::new(b"", Source::Bytes(b"A: b\r\n\r\nx\r\n")).unwrap();
+        let content = Content::new(b"", &[], Source::Bytes(b"A: b\r\n\r\nx\r\n")).unwrap();
         let mut files: Vec<Written> = ["a", "b"]
             .iter()
             .map(|name| write(state.path(), &mailbox(MAIL, "d", name), "m1", b"", &content).unwrap())

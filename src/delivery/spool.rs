@@ -161,6 +161,7 @@ pub(super) fn store(
         id: commit.id.clone(),
         reverse_path: commit.reverse_path.clone(),
         fields: commit.fields.clone(),
+        removed: commit.removed.clone(),
         peer: commit.peer.clone(),
         helo: commit.helo.clone(),
         ..*commit
@@ -301,7 +302,7 @@ impl Entry {
     /// Damage, or what the disk says.
     pub fn text(&self) -> io::Result<Vec<u8>> {
         let mut text = Vec::new();
-        let content = Content::new(&self.commit.fields, self.checked_body()?)?;
+        let content = Content::new(&self.commit.fields, &self.commit.removed, self.checked_body()?)?;
         io::Read::read_to_end(&mut content.reader(), &mut text)?;
         Ok(text)
     }

@@ -2,20 +2,12 @@
 //!
 //! Notes: reads none, writes none.
 
-use crate::chain::registry::Material;
-use crate::chain::{Context, Facts, Handler, HandlerError, Outcome};
+use std::sync::Arc;
+
+use crate::chain::{Context, Directory, Facts, Handler, HandlerError, Kind, Outcome, Settings};
+use crate::config::{Field, Section};
 use crate::session::Verdict;
 use crate::smtp::reply::Reply;
-
-/// Who it is.
-pub const FACTS: Facts = Facts {
-    id: "data",
-    class: "DataHandler",
-    verbs: &["DATA", "BDAT"],
-    decides: &[Verdict::Accept],
-    taker: false,
-    about: "354 for DATA; lets a BDAT chunk come",
-};
 
 /// `data.yaml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,22 +24,36 @@ impl Default for Config {
     }
 }
 
-struct Data {
+/// The handler.
+pub struct Data {
     config: Config,
 }
 
-/// Makes one from its settings.
-pub fn make(material: &mut Material) -> Box<dyn Handler> {
-    let mut config = Config::default();
-    material.settings.text("message", &mut config.message);
-    Box::new(Data { config })
+impl Settings for Config {
+    fn read(&mut self, section: &Section<'_>) {
+        section.read("message", &mut self.message, Field::reply);
+    }
+}
+
+impl Kind for Data {
+    type Settings = Config;
+    const FACTS: &'static Facts = &Facts {
+        id: "data",
+        module: "data",
+        class: "DataHandler",
+        verbs: &["DATA", "BDAT"],
+        decides: &[Verdict::Accept],
+        always_refuses: false,
+        taker: false,
+        about: "354 for DATA; lets a BDAT chunk come",
+    };
+
+    fn new(config: Config, _: &Arc<dyn Directory>) -> Data {
+        Data { config }
+    }
 }
 
 impl Handler for Data {
-    fn facts(&self) -> &'static Facts {
-        &FACTS
-    }
-
     fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
         let text = context.expand(&self.config.message);
         Ok(Outcome::accept(Reply::new(354, None, text)))

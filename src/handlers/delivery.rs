@@ -3,50 +3,51 @@
 //! In front of the body go the fields that effects added, then our one `Received` (RFC 5321 §4.4), whose `for` names the
 //! recipient only where there is a single one. Times are UTC. Notes: reads none, writes none.
 
-use crate::chain::outcome::{Message, Taken, fold, unavailable};
-use crate::chain::registry::Material;
-use crate::chain::{Context, Facts, Handler, HandlerError, Outcome};
+use std::sync::Arc;
+
+use crate::chain::outcome::{Message, NotTaken, Taken, fold};
+use crate::chain::{Context, Directory, Facts, Handler, HandlerError, Kind, Outcome};
 use crate::ipc::delivery::Commit;
 use crate::session::{Session, Transaction, Verdict};
 use crate::smtp::address::{ForwardPath, Mailbox};
-use crate::smtp::reply::Reply;
 use crate::smtp::trace::{Trace, With, received};
 
-/// Who it is.
-pub const FACTS: Facts = Facts {
-    id: "delivery",
-    class: "DeliveryHandler",
-    verbs: &["__DATA__"],
-    decides: &[Verdict::Accept, Verdict::Defer, Verdict::Reject],
-    taker: true,
-    about: "hands the message over to the delivery process",
-};
+/// The handler.
+pub struct Delivery;
 
-struct Delivery;
+impl Kind for Delivery {
+    type Settings = ();
+    const FACTS: &'static Facts = &Facts {
+        id: "delivery",
+        module: "dovecot_delivery",
+        class: "DeliveryHandler",
+        verbs: &["__DATA__"],
+        decides: &[Verdict::Accept, Verdict::Defer, Verdict::Reject],
+        always_refuses: false,
+        taker: true,
+        about: "hands the message over to the delivery process",
+    };
 
-/// Makes one; it has no settings here, the agents are in `delivery.yaml`.
-pub fn make(_: &mut Material) -> Box<dyn Handler> {
-    Box::new(Delivery)
+    fn new((): (), _: &Arc<dyn Directory>) -> Delivery {
+        Delivery
+    }
 }
 
 impl Handler for Delivery {
-    fn facts(&self) -> &'static Facts {
-        &FACTS
-    }
-
     fn handle(&self, _: &mut Context<'_>) -> Result<Outcome, HandlerError> {
         Ok(Outcome::none())
     }
 
-    fn take(&self, context: &mut Context<'_>, message: Message) -> Result<Taken, Reply> {
+    fn take(&self, context: &mut Context<'_>, message: Message) -> Result<Taken, NotTaken> {
         let now = context.now();
         let session = context.session();
         let Some(transaction) = &session.transaction else {
-            return Err(unavailable());
+            return Err(NotTaken::failed(HandlerError::Failed("no transaction".to_owned())));
         };
         let copies = message.copies.clone();
         let commit = Commit {
             fields: fields(session, transaction, now),
+            removed: transaction.removed.clone(),
             id: message.id,
             reverse_path: transaction.reverse_path.address(),
             recipients: message.copies,
@@ -61,8 +62,8 @@ impl Handler for Delivery {
                 .unwrap_or_default(),
         };
         match context.delivery().commit(commit) {
-            Ok(outcome) => fold(&copies, outcome.results),
-            Err(_) => Err(unavailable()),
+            Ok(outcome) => Ok(fold(&copies, outcome.results)?),
+            Err(error) => Err(NotTaken::failed(HandlerError::Failed(error.to_string()))),
         }
     }
 }

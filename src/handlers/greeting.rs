@@ -2,20 +2,12 @@
 //!
 //! Notes: reads none, writes none.
 
-use crate::chain::registry::Material;
-use crate::chain::{Context, Facts, Handler, HandlerError, Outcome};
+use std::sync::Arc;
+
+use crate::chain::{Context, Directory, Facts, Handler, HandlerError, Kind, Outcome, Settings};
+use crate::config::{Field, Section};
 use crate::session::Verdict;
 use crate::smtp::reply::Reply;
-
-/// Who it is.
-pub const FACTS: Facts = Facts {
-    id: "greeting",
-    class: "GreetingHandler",
-    verbs: &["__OPEN__"],
-    decides: &[Verdict::Accept],
-    taker: false,
-    about: "220 and the name of the server",
-};
 
 /// `greeting.yaml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,27 +19,41 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
-            message: "<server_name> service ready".into(),
+            message: "<server_name> RSMTPD v<version> service ready".into(),
         }
     }
 }
 
-struct Greeting {
+/// The handler.
+pub struct Greeting {
     config: Config,
 }
 
-/// Makes one from its settings.
-pub fn make(material: &mut Material) -> Box<dyn Handler> {
-    let mut config = Config::default();
-    material.settings.text("message", &mut config.message);
-    Box::new(Greeting { config })
+impl Settings for Config {
+    fn read(&mut self, section: &Section<'_>) {
+        section.read("message", &mut self.message, Field::reply);
+    }
+}
+
+impl Kind for Greeting {
+    type Settings = Config;
+    const FACTS: &'static Facts = &Facts {
+        id: "greeting",
+        module: "greeting",
+        class: "GreetingHandler",
+        verbs: &["__OPEN__"],
+        decides: &[Verdict::Accept],
+        always_refuses: false,
+        taker: false,
+        about: "220 and the name of the server",
+    };
+
+    fn new(config: Config, _: &Arc<dyn Directory>) -> Greeting {
+        Greeting { config }
+    }
 }
 
 impl Handler for Greeting {
-    fn facts(&self) -> &'static Facts {
-        &FACTS
-    }
-
     fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
         let text = context.expand(&self.config.message);
         Ok(Outcome::accept(Reply::new(220, None, text)))
@@ -60,6 +66,10 @@ mod tests {
 
     #[test]
     fn names_the_server() {
-        assert_eq!(Peer::new().opened(), "220 mail.example.com service ready\r\n");
+        let expected = format!(
+            "220 mail.example.com RSMTPD v{} service ready\r\n",
+            env!("CARGO_PKG_VERSION")
+        );
+        assert_eq!(Peer::new().opened(), expected);
     }
 }

@@ -2,21 +2,13 @@
 //!
 //! Never refuses because of the name. Notes: reads none, writes none.
 
-use crate::chain::registry::Material;
-use crate::chain::{Context, Facts, Handler, HandlerError, Outcome};
+use std::sync::Arc;
+
+use crate::chain::{Context, Directory, Facts, Handler, HandlerError, Kind, Outcome, Settings};
+use crate::config::{Field, Section};
 use crate::session::Verdict;
 use crate::smtp::command::Verb;
 use crate::smtp::reply::Reply;
-
-/// Who it is.
-pub const FACTS: Facts = Facts {
-    id: "hello",
-    class: "HelloHandler",
-    verbs: &["HELO", "EHLO"],
-    decides: &[Verdict::Accept],
-    taker: false,
-    about: "250 and, after EHLO, the extensions",
-};
 
 /// `hello.yaml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,19 +28,38 @@ impl Default for Config {
     }
 }
 
-struct Hello {
+/// The handler.
+pub struct Hello {
     config: Config,
 }
 
-/// Makes one from its settings.
-pub fn make(material: &mut Material) -> Box<dyn Handler> {
-    let mut config = Config::default();
-    material.settings.text("message", &mut config.message);
-    material.settings.boolean(
-        "advertise_pipelining_extension",
-        &mut config.advertise_pipelining_extension,
-    );
-    Box::new(Hello { config })
+impl Settings for Config {
+    fn read(&mut self, section: &Section<'_>) {
+        section.read("message", &mut self.message, Field::reply);
+        section.read(
+            "advertise_pipelining_extension",
+            &mut self.advertise_pipelining_extension,
+            Field::boolean,
+        );
+    }
+}
+
+impl Kind for Hello {
+    type Settings = Config;
+    const FACTS: &'static Facts = &Facts {
+        id: "hello",
+        module: "hello",
+        class: "HelloHandler",
+        verbs: &["HELO", "EHLO"],
+        decides: &[Verdict::Accept],
+        always_refuses: false,
+        taker: false,
+        about: "250 and, after EHLO, the extensions",
+    };
+
+    fn new(config: Config, _: &Arc<dyn Directory>) -> Hello {
+        Hello { config }
+    }
 }
 
 impl Hello {
@@ -78,10 +89,6 @@ impl Hello {
 }
 
 impl Handler for Hello {
-    fn facts(&self) -> &'static Facts {
-        &FACTS
-    }
-
     fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
         let mut reply = Reply::new(250, None, context.expand(&self.config.message));
         if context

@@ -2,21 +2,13 @@
 //!
 //! Notes: reads none, writes none.
 
-use crate::chain::registry::Material;
-use crate::chain::{Context, Facts, Handler, HandlerError, Outcome};
+use std::sync::Arc;
+
+use crate::chain::{Context, Directory, Facts, Handler, HandlerError, Kind, Outcome, Settings};
+use crate::config::{Field, Section};
 use crate::session::Verdict;
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
-
-/// Who it is.
-pub const FACTS: Facts = Facts {
-    id: "help",
-    class: "HelpHandler",
-    verbs: &["HELP"],
-    decides: &[Verdict::Accept],
-    taker: false,
-    about: "214 and the verbs served",
-};
 
 /// `help.yaml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,22 +25,36 @@ impl Default for Config {
     }
 }
 
-struct Help {
+/// The handler.
+pub struct Help {
     config: Config,
 }
 
-/// Makes one from its settings.
-pub fn make(material: &mut Material) -> Box<dyn Handler> {
-    let mut config = Config::default();
-    material.settings.text("message", &mut config.message);
-    Box::new(Help { config })
+impl Settings for Config {
+    fn read(&mut self, section: &Section<'_>) {
+        section.read("message", &mut self.message, Field::reply);
+    }
+}
+
+impl Kind for Help {
+    type Settings = Config;
+    const FACTS: &'static Facts = &Facts {
+        id: "help",
+        module: "help",
+        class: "HelpHandler",
+        verbs: &["HELP"],
+        decides: &[Verdict::Accept],
+        always_refuses: false,
+        taker: false,
+        about: "214 and the verbs served",
+    };
+
+    fn new(config: Config, _: &Arc<dyn Directory>) -> Help {
+        Help { config }
+    }
 }
 
 impl Handler for Help {
-    fn facts(&self) -> &'static Facts {
-        &FACTS
-    }
-
     fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
         let mut reply = Reply::new(214, Some(Status::OK), context.expand(&self.config.message));
         reply.lines.push(context.verbs().join(" "));

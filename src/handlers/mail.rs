@@ -2,21 +2,13 @@
 //!
 //! Notes: reads none, writes none.
 
-use crate::chain::registry::Material;
-use crate::chain::{Context, Facts, Handler, HandlerError, Outcome};
+use std::sync::Arc;
+
+use crate::chain::{Context, Directory, Facts, Handler, HandlerError, Kind, Outcome, Settings};
+use crate::config::{Field, Section};
 use crate::session::Verdict;
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
-
-/// Who it is.
-pub const FACTS: Facts = Facts {
-    id: "mail",
-    class: "MailHandler",
-    verbs: &["MAIL"],
-    decides: &[Verdict::Accept],
-    taker: false,
-    about: "250 for every well-formed reverse-path",
-};
 
 /// `mail.yaml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,22 +25,36 @@ impl Default for Config {
     }
 }
 
-struct Mail {
+/// The handler.
+pub struct Mail {
     config: Config,
 }
 
-/// Makes one from its settings.
-pub fn make(material: &mut Material) -> Box<dyn Handler> {
-    let mut config = Config::default();
-    material.settings.text("message", &mut config.message);
-    Box::new(Mail { config })
+impl Settings for Config {
+    fn read(&mut self, section: &Section<'_>) {
+        section.read("message", &mut self.message, Field::reply);
+    }
+}
+
+impl Kind for Mail {
+    type Settings = Config;
+    const FACTS: &'static Facts = &Facts {
+        id: "mail",
+        module: "mail",
+        class: "MailHandler",
+        verbs: &["MAIL"],
+        decides: &[Verdict::Accept],
+        always_refuses: false,
+        taker: false,
+        about: "250 for every well-formed reverse-path",
+    };
+
+    fn new(config: Config, _: &Arc<dyn Directory>) -> Mail {
+        Mail { config }
+    }
 }
 
 impl Handler for Mail {
-    fn facts(&self) -> &'static Facts {
-        &FACTS
-    }
-
     fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
         let text = context.expand(&self.config.message);
         Ok(Outcome::accept(Reply::new(250, Some(Status::SENDER_OK), text)))

@@ -2,21 +2,13 @@
 //!
 //! Notes: reads none, writes none.
 
-use crate::chain::registry::Material;
-use crate::chain::{Context, Facts, Handler, HandlerError, Outcome};
+use std::sync::Arc;
+
+use crate::chain::{Context, Directory, Facts, Handler, HandlerError, Kind, Outcome, Settings};
+use crate::config::{Field, Section};
 use crate::session::Verdict;
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
-
-/// Who it is.
-pub const FACTS: Facts = Facts {
-    id: "noop",
-    class: "NoopHandler",
-    verbs: &["NOOP"],
-    decides: &[Verdict::Accept],
-    taker: false,
-    about: "250 and nothing else",
-};
 
 /// `noop.yaml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,22 +23,36 @@ impl Default for Config {
     }
 }
 
-struct Noop {
+/// The handler.
+pub struct Noop {
     config: Config,
 }
 
-/// Makes one from its settings.
-pub fn make(material: &mut Material) -> Box<dyn Handler> {
-    let mut config = Config::default();
-    material.settings.text("message", &mut config.message);
-    Box::new(Noop { config })
+impl Settings for Config {
+    fn read(&mut self, section: &Section<'_>) {
+        section.read("message", &mut self.message, Field::reply);
+    }
+}
+
+impl Kind for Noop {
+    type Settings = Config;
+    const FACTS: &'static Facts = &Facts {
+        id: "noop",
+        module: "noop",
+        class: "NoopHandler",
+        verbs: &["NOOP"],
+        decides: &[Verdict::Accept],
+        always_refuses: false,
+        taker: false,
+        about: "250 and nothing else",
+    };
+
+    fn new(config: Config, _: &Arc<dyn Directory>) -> Noop {
+        Noop { config }
+    }
 }
 
 impl Handler for Noop {
-    fn facts(&self) -> &'static Facts {
-        &FACTS
-    }
-
     fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
         let text = context.expand(&self.config.message);
         Ok(Outcome::accept(Reply::new(250, Some(Status::OK), text)))

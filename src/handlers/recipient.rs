@@ -4,21 +4,11 @@
 
 use std::sync::Arc;
 
-use crate::chain::registry::Material;
-use crate::chain::{Context, Directory, Effect, Facts, Found, Handler, HandlerError, Outcome};
+use crate::chain::{Context, Directory, Effect, Facts, Found, Handler, HandlerError, Kind, Outcome, Settings};
+use crate::config::{Field, Section};
 use crate::session::Verdict;
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
-
-/// Who it is.
-pub const FACTS: Facts = Facts {
-    id: "recipient",
-    class: "RecipientHandler",
-    verbs: &["RCPT"],
-    decides: &[Verdict::Accept, Verdict::Quarantine, Verdict::Reject],
-    taker: false,
-    about: "accepts configured recipients, refuses unknown and foreign ones",
-};
 
 /// `recipient.yaml`; who exists is in `simple_recipient_validator.yaml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,22 +34,40 @@ impl Default for Config {
     }
 }
 
-struct Recipient {
+/// The handler.
+pub struct Recipient {
     config: Config,
     directory: Arc<dyn Directory>,
 }
 
-/// Makes one from its settings.
-pub fn make(material: &mut Material) -> Box<dyn Handler> {
-    let mut config = Config::default();
-    material.settings.text("message", &mut config.message);
-    material.settings.text("unknown", &mut config.unknown);
-    material.settings.text("disabled", &mut config.disabled);
-    material.settings.text("foreign", &mut config.foreign);
-    Box::new(Recipient {
-        config,
-        directory: Arc::clone(&material.directory),
-    })
+impl Settings for Config {
+    fn read(&mut self, section: &Section<'_>) {
+        section.read("message", &mut self.message, Field::reply);
+        section.read("unknown", &mut self.unknown, Field::reply);
+        section.read("disabled", &mut self.disabled, Field::reply);
+        section.read("foreign", &mut self.foreign, Field::reply);
+    }
+}
+
+impl Kind for Recipient {
+    type Settings = Config;
+    const FACTS: &'static Facts = &Facts {
+        id: "recipient",
+        module: "recipient",
+        class: "RecipientHandler",
+        verbs: &["RCPT"],
+        decides: &[Verdict::Accept, Verdict::Quarantine, Verdict::Reject],
+        always_refuses: false,
+        taker: false,
+        about: "accepts configured recipients, refuses unknown and foreign ones",
+    };
+
+    fn new(config: Config, directory: &Arc<dyn Directory>) -> Recipient {
+        Recipient {
+            config,
+            directory: Arc::clone(directory),
+        }
+    }
 }
 
 impl Recipient {
@@ -69,10 +77,6 @@ impl Recipient {
 }
 
 impl Handler for Recipient {
-    fn facts(&self) -> &'static Facts {
-        &FACTS
-    }
-
     fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
         let Some(recipient) = context.recipient() else {
             return Ok(Outcome::none());

@@ -2,21 +2,13 @@
 //!
 //! Notes: reads none, writes none.
 
-use crate::chain::registry::Material;
-use crate::chain::{Context, Facts, Handler, HandlerError, Outcome};
+use std::sync::Arc;
+
+use crate::chain::{Context, Directory, Facts, Handler, HandlerError, Kind, Outcome, Settings};
+use crate::config::{Field, Section};
 use crate::session::Verdict;
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
-
-/// Who it is.
-pub const FACTS: Facts = Facts {
-    id: "reset",
-    class: "ResetHandler",
-    verbs: &["RSET"],
-    decides: &[Verdict::Accept],
-    taker: false,
-    about: "250; the transaction is dropped",
-};
 
 /// `reset.yaml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,22 +23,36 @@ impl Default for Config {
     }
 }
 
-struct Reset {
+/// The handler.
+pub struct Reset {
     config: Config,
 }
 
-/// Makes one from its settings.
-pub fn make(material: &mut Material) -> Box<dyn Handler> {
-    let mut config = Config::default();
-    material.settings.text("message", &mut config.message);
-    Box::new(Reset { config })
+impl Settings for Config {
+    fn read(&mut self, section: &Section<'_>) {
+        section.read("message", &mut self.message, Field::reply);
+    }
+}
+
+impl Kind for Reset {
+    type Settings = Config;
+    const FACTS: &'static Facts = &Facts {
+        id: "reset",
+        module: "reset",
+        class: "ResetHandler",
+        verbs: &["RSET"],
+        decides: &[Verdict::Accept],
+        always_refuses: false,
+        taker: false,
+        about: "250; the transaction is dropped",
+    };
+
+    fn new(config: Config, _: &Arc<dyn Directory>) -> Reset {
+        Reset { config }
+    }
 }
 
 impl Handler for Reset {
-    fn facts(&self) -> &'static Facts {
-        &FACTS
-    }
-
     fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
         let text = context.expand(&self.config.message);
         Ok(Outcome::accept(Reply::new(250, Some(Status::OK), text)))

@@ -2,22 +2,14 @@
 //!
 //! Notes: reads none, writes none.
 
-use crate::chain::registry::Material;
-use crate::chain::{Context, Facts, Handler, HandlerError, Outcome};
+use std::sync::Arc;
+
+use crate::chain::{Context, Directory, Facts, Handler, HandlerError, Kind, Outcome, Settings};
+use crate::config::{Field, Section};
 use crate::session::Verdict;
 use crate::smtp::command::Verb;
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
-
-/// Who it is.
-pub const FACTS: Facts = Facts {
-    id: "unknown_command",
-    class: "UnknownCommand",
-    verbs: &[],
-    decides: &[Verdict::Reject],
-    taker: false,
-    about: "500 for unknown commands, 502 for known ones that are not served",
-};
 
 /// `unknown_command.yaml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,23 +29,37 @@ impl Default for Config {
     }
 }
 
-struct UnknownCommand {
+/// The handler.
+pub struct UnknownCommand {
     config: Config,
 }
 
-/// Makes one from its settings.
-pub fn make(material: &mut Material) -> Box<dyn Handler> {
-    let mut config = Config::default();
-    material.settings.text("message", &mut config.message);
-    material.settings.text("not_implemented", &mut config.not_implemented);
-    Box::new(UnknownCommand { config })
+impl Settings for Config {
+    fn read(&mut self, section: &Section<'_>) {
+        section.read("message", &mut self.message, Field::reply);
+        section.read("not_implemented", &mut self.not_implemented, Field::reply);
+    }
+}
+
+impl Kind for UnknownCommand {
+    type Settings = Config;
+    const FACTS: &'static Facts = &Facts {
+        id: "unknown_command",
+        module: "unknown_command",
+        class: "UnknownCommand",
+        verbs: &[],
+        decides: &[Verdict::Reject],
+        always_refuses: true,
+        taker: false,
+        about: "500 for unknown commands, 502 for known ones that are not served",
+    };
+
+    fn new(config: Config, _: &Arc<dyn Directory>) -> UnknownCommand {
+        UnknownCommand { config }
+    }
 }
 
 impl Handler for UnknownCommand {
-    fn facts(&self) -> &'static Facts {
-        &FACTS
-    }
-
     fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
         let unknown = context
             .exchange()

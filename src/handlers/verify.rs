@@ -2,21 +2,13 @@
 //!
 //! Notes: reads none, writes none.
 
-use crate::chain::registry::Material;
-use crate::chain::{Context, Facts, Handler, HandlerError, Outcome};
+use std::sync::Arc;
+
+use crate::chain::{Context, Directory, Facts, Handler, HandlerError, Kind, Outcome, Settings};
+use crate::config::{Field, Section};
 use crate::session::Verdict;
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
-
-/// Who it is.
-pub const FACTS: Facts = Facts {
-    id: "verify",
-    class: "VerifyAttemptDelivery",
-    verbs: &["VRFY"],
-    decides: &[Verdict::Accept],
-    taker: false,
-    about: "252, whoever is asked for",
-};
 
 /// `verify.yaml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,22 +25,36 @@ impl Default for Config {
     }
 }
 
-struct Verify {
+/// The handler.
+pub struct Verify {
     config: Config,
 }
 
-/// Makes one from its settings.
-pub fn make(material: &mut Material) -> Box<dyn Handler> {
-    let mut config = Config::default();
-    material.settings.text("message", &mut config.message);
-    Box::new(Verify { config })
+impl Settings for Config {
+    fn read(&mut self, section: &Section<'_>) {
+        section.read("message", &mut self.message, Field::reply);
+    }
+}
+
+impl Kind for Verify {
+    type Settings = Config;
+    const FACTS: &'static Facts = &Facts {
+        id: "verify",
+        module: "verify_attempt_delivery",
+        class: "VerifyAttemptDelivery",
+        verbs: &["VRFY"],
+        decides: &[Verdict::Accept],
+        always_refuses: false,
+        taker: false,
+        about: "252, whoever is asked for",
+    };
+
+    fn new(config: Config, _: &Arc<dyn Directory>) -> Verify {
+        Verify { config }
+    }
 }
 
 impl Handler for Verify {
-    fn facts(&self) -> &'static Facts {
-        &FACTS
-    }
-
     fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
         let text = context.expand(&self.config.message);
         Ok(Outcome::accept(Reply::new(252, Some(Status(2, 5, 2)), text)))

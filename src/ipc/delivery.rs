@@ -44,6 +44,8 @@ pub struct Commit {
     /// Header fields that we add, in order, each ended by CRLF: those of effects, then our `Received`.
     #[serde(with = "bytes")]
     pub fields: Vec<u8>,
+    /// Names of header fields that are left out of the message as received.
+    pub removed: Vec<String>,
     /// The message as received.
     pub body: Body,
     /// Whether the transaction used SMTPUTF8 (RFC 6531).

@@ -79,6 +79,7 @@ mod tests {
                 disposition: Disposition::Deliver,
             }],
             fields: b"Received: x\r\n".to_vec(),
+            removed: vec!["X-Spam".into()],
             body: Body::Inline(body),
             smtputf8: false,
             received_at: 1,

@@ -28,6 +28,8 @@ pub struct Transaction {
     pub kept: Vec<Kept>,
     /// Header fields that handlers had added: complete, folded, each ending with CRLF.
     pub fields: Vec<String>,
+    /// Names of header fields that handlers had removed from the message as it came.
+    pub removed: Vec<String>,
     /// Words that handlers put on the message.
     pub labels: Vec<String>,
     /// Set by the first DATA or BDAT: how the body came so far.
@@ -47,6 +49,7 @@ impl Transaction {
             notes: Notes::new(),
             kept: Vec::new(),
             fields: Vec::new(),
+            removed: Vec::new(),
             labels: Vec::new(),
             body: None,
         }

@@ -71,6 +71,11 @@ impl Deadlines {
         }
     }
 
+    /// When the whole connection must be over.
+    pub fn end(&self) -> Instant {
+        self.opened + self.patience.session
+    }
+
     /// When the client will be late, if nothing more comes.
     pub fn next(&self) -> Instant {
         let step = self.heard
@@ -79,12 +84,12 @@ impl Deadlines {
             } else {
                 self.patience.command
             };
-        step.min(self.opened + self.patience.session)
+        step.min(self.end())
     }
 
     /// Whether the client is late.
     pub fn late(&self, now: Instant) -> Option<Late> {
-        if now >= self.opened + self.patience.session {
+        if now >= self.end() {
             return Some(Late::Session);
         }
         if now >= self.next() {

@@ -7,7 +7,8 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::rc::Rc;
 
-use crate::chain::{Chain, Limits, configured};
+use crate::chain::configured::{self, Chains};
+use crate::chain::{Chain, Limits};
 use crate::config::{self, Configuration, Daemon, Faults, Fingerprint};
 use crate::log::Level;
 use crate::smtp::{self, receiver::LineEndings};
@@ -23,7 +24,7 @@ const CPU_SECONDS: u64 = 600;
 /// What is served: made before the fork, read-only in every worker.
 pub struct Served {
     configuration: Configuration,
-    chains: Vec<Rc<Chain>>,
+    chains: Vec<Option<Rc<Chain>>>,
     /// Of rsmtpd.yaml, with the command line's say.
     pub daemon: Daemon,
     /// How much sandbox there must be.
@@ -53,50 +54,39 @@ impl Deref for Current<'_> {
     }
 }
 
-/// The chain `name`, or the one that worker.yaml names.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn build(configuration: &Configuration, name: Option<&str>) -> Result<Chain, Faults> {
-    configured::build(configuration, name.unwrap_or(&configuration.worker.command_handler))
-}
-
 /// One chain for each socket address, in the order of [`Served::addresses`].
-fn chains(configuration: &Configuration, daemon: &Daemon) -> Result<Vec<Rc<Chain>>, Faults> {
-    let mut chains = Vec::new();
-    for listener in daemon.listening() {
-        let chain = Rc::new(build(configuration, listener.chain.as_deref())?);
-        chains.extend(listener.addresses().iter().map(|_| Rc::clone(&chain)));
+fn by_address(configuration: &Configuration, chains: &Chains) -> Vec<Option<Rc<Chain>>> {
+    let mut by_address = Vec::new();
+    for listener in configuration.daemon.listening() {
+        let name = listener.chain.as_ref().unwrap_or(&configuration.worker.command_handler);
+        let chain = chains.get(name);
+        by_address.extend(listener.addresses().iter().map(|_| chain.cloned()));
     }
-    Ok(chains)
+    by_address
 }
 
 impl Served {
-    /// Builds the chains that `configuration` names.
-    ///
-    /// # Errors
-    /// What is wrong with them.
-    pub fn new(configuration: Configuration, directory: BorrowedFd<'_>) -> Result<Served, Faults> {
+    /// Serves with `chains`, which were built from `configuration`.
+    pub fn new(configuration: Configuration, chains: &Chains, directory: BorrowedFd<'_>) -> Served {
         let fingerprint = Fingerprint::of(directory, &configuration.files).number();
-        Served::of(configuration, fingerprint, 1)
+        Served::of(configuration, chains, fingerprint, 1)
     }
 
-    fn of(configuration: Configuration, fingerprint: u64, generation: u64) -> Result<Served, Faults> {
+    fn of(configuration: Configuration, chains: &Chains, fingerprint: u64, generation: u64) -> Served {
         let daemon = configuration.daemon.clone();
-        let chains = chains(&configuration, &daemon)?;
         let sandbox = match daemon.sandbox {
             config::SandboxMode::Require => Mode::Require,
             config::SandboxMode::BestEffort => Mode::BestEffort,
             config::SandboxMode::Off => Mode::Off,
         };
-        Ok(Served {
-            chains,
+        Served {
+            chains: by_address(&configuration, chains),
             sandbox,
             generation,
             fingerprint,
             daemon,
             configuration,
-        })
+        }
     }
 
     /// The set for a connection that begins now: files that changed are read again; if they are broken, the
@@ -119,7 +109,7 @@ impl Served {
         let mut configuration = self.configuration.clone();
         // Taken before the files are read: an edit in between is then seen at the next connection.
         let before = Fingerprint::of(directory, &configuration.files).number();
-        let set = Configuration::load_worker_set(directory, &configuration.listener_chains())?;
+        let (set, chains) = configured::load_worker_set(directory, &configuration.listener_chains())?;
         let same_files = set.files == configuration.files;
         configuration.replace_worker_set(set);
         let fingerprint = if same_files {
@@ -127,7 +117,7 @@ impl Served {
         } else {
             Fingerprint::of(directory, &configuration.files).number()
         };
-        Served::of(configuration, fingerprint, self.generation + 1)
+        Ok(Served::of(configuration, &chains, fingerprint, self.generation + 1))
     }
 
     /// Reads everything again, for a reload; listeners stay as they are.
@@ -135,12 +125,12 @@ impl Served {
     /// # Errors
     /// What is wrong with the files.
     pub fn reload(&self, path: &Path, directory: BorrowedFd<'_>) -> Result<Served, Faults> {
-        let mut configuration = Configuration::load(path)?;
+        let (mut configuration, chains) = configured::load(path, &self.configuration.listener_chains())?;
         configuration.daemon.address.clone_from(&self.daemon.address);
         configuration.daemon.port = self.daemon.port;
         configuration.daemon.listeners.clone_from(&self.daemon.listeners);
         let fingerprint = Fingerprint::of(directory, &configuration.files).number();
-        Served::of(configuration, fingerprint, self.generation + 1)
+        Ok(Served::of(configuration, &chains, fingerprint, self.generation + 1))
     }
 
     /// Keys that differ in `next` and that only a start can put into force.
@@ -168,7 +158,7 @@ impl Served {
 
     /// The chain of a listener, by its number in [`Served::addresses`].
     pub fn chain(&self, listener: usize) -> Option<&Chain> {
-        self.chains.get(listener).map(Rc::as_ref)
+        self.chains.get(listener)?.as_deref()
     }
 
     /// Of delivery.yaml.

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::chain::{Action, Conversation, Next, Ports};
+use crate::chain::{Action, Conversation, Hold, Next, Ports};
 use crate::logger::client::Client as Log;
 use crate::session::{Anomaly, Session};
 use crate::smtp::receiver::{Event as Input, Receiver};
@@ -25,6 +25,8 @@ use super::transport::{Heard, Transport};
 const BUFFER: usize = 64 * 1024;
 /// Replies gathered before they are written in any case, in octets.
 const BATCH: usize = 16 * 1024;
+/// How long a reply is written octet by octet; then the rest of it comes at once. Clients wait five minutes.
+const LONGEST_STUTTER: Duration = Duration::from_secs(240);
 
 /// Who talks with whom.
 pub struct Ends {
@@ -122,7 +124,7 @@ impl Talk<'_> {
             self.conversation.observe(Anomaly::EarlyTalk);
         }
         let action = self.with_ports(|conversation, ports| conversation.open(ports));
-        if let Some(reason) = self.act(action) {
+        if let Some(reason) = self.act(action)? {
             self.flush()?;
             return Ok(reason);
         }
@@ -190,7 +192,7 @@ impl Talk<'_> {
                     self.conversation.body_end(end, &mut ports)
                 }
             };
-            if let Some(reason) = self.act(action) {
+            if let Some(reason) = self.act(action)? {
                 return Ok(Some(reason));
             }
             if self.out.len() > BATCH {
@@ -211,12 +213,16 @@ impl Talk<'_> {
     }
 
     /// Does what the conversation wants; a reason when it wants to end.
-    fn act(&mut self, action: Action) -> Option<&'static str> {
+    fn act(&mut self, action: Action) -> io::Result<Option<&'static str>> {
         for (level, line) in action.log {
             self.log.line(level, line);
         }
         if let Some(reply) = action.reply {
-            reply.to_wire(&mut self.out);
+            if action.hold == Hold::default() {
+                reply.to_wire(&mut self.out);
+            } else {
+                self.hold_back(&reply, action.hold)?;
+            }
         }
         if action.message_ended {
             self.receiver.end_message();
@@ -236,10 +242,45 @@ impl Talk<'_> {
                 }
                 true
             }
-            Next::Close => return Some("closed"),
+            Next::Close => return Ok(Some("closed")),
         };
         self.deadlines.in_body(self.in_body, now);
-        None
+        Ok(None)
+    }
+
+    /// Writes a reply late, or slowly. What was answered before is not held back with it.
+    fn hold_back(&mut self, reply: &Reply, hold: Hold) -> io::Result<()> {
+        self.flush()?;
+        self.pause(hold.delay)?;
+        let mut octets = Vec::new();
+        reply.to_wire(&mut octets);
+        let slow_until = Instant::now() + LONGEST_STUTTER;
+        let mut rest = octets.as_slice();
+        while let Some((first, behind)) = rest.split_first()
+            && !hold.stutter.is_zero()
+            && Instant::now() < slow_until
+            && self.link.order() != Order::Leave
+        {
+            self.transport
+                .write(std::slice::from_ref(first), self.deadlines.next())?;
+            self.deadlines.answered(Instant::now());
+            rest = behind;
+            self.pause(hold.stutter)?;
+        }
+        self.out.extend_from_slice(rest);
+        Ok(())
+    }
+
+    /// Lets time pass, unless the session's is over or the master wants to end.
+    fn pause(&mut self, time: Duration) -> io::Result<()> {
+        let until = (Instant::now() + time).min(self.deadlines.end());
+        while Instant::now() < until && self.link.order() != Order::Leave {
+            if self.transport.pause(until)? == Heard::Master {
+                self.link.listen();
+            }
+        }
+        self.deadlines.answered(Instant::now());
+        Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {

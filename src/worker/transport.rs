@@ -30,6 +30,8 @@ pub struct Transport {
     poll: Poll,
     events: Events,
     link_ready: bool,
+    /// Both directions are closed: nothing can be said any more.
+    broken: bool,
 }
 
 impl Transport {
@@ -50,6 +52,7 @@ impl Transport {
             poll,
             events: Events::with_capacity(4),
             link_ready: false,
+            broken: false,
         })
     }
 
@@ -100,6 +103,24 @@ impl Transport {
         Ok(())
     }
 
+    /// Lets time pass until `until`; ends early when the master has something to say.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn pause(&mut self, until: Instant) -> io::Result<Heard> {
+        loop {
+            if std::mem::take(&mut self.link_ready) {
+                return Ok(Heard::Master);
+            }
+            if self.broken {
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+            if !self.wait(until)? {
+                return Ok(Heard::Late);
+            }
+        }
+    }
+
     /// Says that nothing more will be written, and reads what is still under way, so that the kernel does
     /// not reset the connection before the client has read the last reply.
     pub fn finish(&mut self) {
@@ -123,6 +144,8 @@ impl Transport {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             other => other?,
         }
+        let gone = |event: &mio::event::Event| event.token() == CLIENT && (event.is_error() || event.is_write_closed());
+        self.broken |= self.events.iter().any(gone);
         self.link_ready |= self.events.iter().any(|event| event.token() == LINK);
         Ok(true)
     }

@@ -9,8 +9,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use rsmtpd::chain::{
-    Action, BodySink, Chain, Conversation, DeliveryError, DeliveryPort, Directory, Found, Layout,
-    Limits as SessionLimits, Next, Ports,
+    Action, BodySink, Chain, Conversation, DeliveryError, DeliveryPort, Directory, Found, Limits as SessionLimits,
+    Next, Ports, configured,
 };
 use rsmtpd::ipc::delivery::{Body, Commit, Disposition, FromDelivery, Outcome, RecipientResult, ToDelivery};
 use rsmtpd::ipc::{control, frame, link, log};
@@ -683,10 +683,7 @@ thread_local! {
     /// Built once: every session of a worker shares its chain.
     static CHAIN: Rc<Chain> = {
         let directory: Arc<dyn Directory> = Arc::new(FewUsers);
-        match Chain::build(&Layout::standard(), &|_| None, &directory) {
-            Ok(chain) => Rc::new(chain),
-            Err(faults) => panic!("{faults:?}"),
-        }
+        Rc::new(configured::shipped(&directory))
     };
 }
 

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use super::run::Ran;
 use super::steps::{refusal, too_big};
 use super::{Action, Conversation, Next, bare_line_ending};
-use crate::chain::decision::{Mode, Stage};
-use crate::chain::handler::Effect;
+use crate::chain::decision::Stage;
+use crate::chain::effect::Effect;
 use crate::chain::outcome::{Message, unavailable};
 use crate::chain::ports::Ports;
 use crate::ipc::delivery::{self as ipc, RecipientResult};
@@ -189,7 +189,7 @@ impl Conversation<'_> {
             .unwrap_or_default();
         let chain = self.chain;
         let mut links = chain.links("__DATA__").unwrap_or_default().iter();
-        let Some(link) = links.find(|link| link.mode != Mode::Off && link.handler.facts().taker) else {
+        let Some(link) = links.find(|link| link.is_taker()) else {
             return Err(unavailable());
         };
         let body = match ports.body.finish() {
@@ -215,7 +215,12 @@ impl Conversation<'_> {
                 self.log_taken(&copies, taken.results());
                 Ok(taken.reply(&id))
             }
-            Err(reply) => Err(reply),
+            Err(refused) => {
+                if let Some(error) = &refused.error {
+                    self.log_failure(link, error);
+                }
+                Err(refused.reply)
+            }
         }
     }
 

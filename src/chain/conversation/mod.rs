@@ -10,6 +10,8 @@ mod steps;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::time::Duration;
+
 use super::Chain;
 use super::decision::Stage;
 use super::handler::BodyReader;
@@ -51,8 +53,19 @@ pub struct Action {
     pub next: Next,
     /// Whether the receiver must forget the chunks it has seen: their message was given up or is complete.
     pub message_ended: bool,
+    /// How the reply is to be held back.
+    pub hold: Hold,
     /// Finished lines for the log.
     pub log: Vec<(Level, String)>,
+}
+
+/// How a reply is held back; both zero unless handlers want it otherwise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Hold {
+    /// Time before its first octet.
+    pub delay: Duration,
+    /// Time after each of its octets.
+    pub stutter: Duration,
 }
 
 /// The end of a session.
@@ -85,6 +98,8 @@ pub struct Conversation<'c> {
     ended: bool,
     message_ended: bool,
     by: Option<String>,
+    /// For the reply that comes next.
+    hold: Hold,
     log: Vec<(Level, String)>,
 }
 
@@ -103,6 +118,7 @@ impl<'c> Conversation<'c> {
             ended: false,
             message_ended: false,
             by: None,
+            hold: Hold::default(),
             log: Vec::new(),
         }
     }
@@ -251,7 +267,7 @@ impl<'c> Conversation<'c> {
     }
 
     fn serves_chunks(&self) -> bool {
-        self.chain.links("BDAT").or_else(|| self.chain.links("DATA")).is_some()
+        self.chain.chunk_links().is_some()
     }
 
     /// RFC 2920 §3.1: these end a group of commands, and nothing may be grouped where PIPELINING is not offered.
@@ -277,10 +293,16 @@ impl<'c> Conversation<'c> {
         self.ended |= next == Next::Close;
         self.in_body = matches!(next, Next::Data | Next::Chunk { .. });
         let message_ended = std::mem::take(&mut self.message_ended);
+        // What BDAT is held back for waits with its reply, which comes behind the chunk.
+        let hold = match reply {
+            Some(_) => std::mem::take(&mut self.hold),
+            None => Hold::default(),
+        };
         Action {
             reply,
             next,
             message_ended,
+            hold,
             log: std::mem::take(&mut self.log),
         }
     }

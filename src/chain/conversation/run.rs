@@ -1,14 +1,18 @@
 //! Running the entries of one chain.
 
+use std::time::Duration;
+
 use super::Conversation;
 use crate::chain::Link;
 use crate::chain::context::Context;
-use crate::chain::decision::{Decision, Evaluate, Finding, Mode, OnError, Stage, decide};
-use crate::chain::handler::{Effect, Evidence, HandlerError, Outcome};
+use crate::chain::decision::{Decision, Finding, Stage, decide};
+use crate::chain::effect::Effect;
+use crate::chain::handler::{Evidence, HandlerError, Outcome};
 use crate::chain::outcome::unavailable;
 use crate::chain::ports::Ports;
+use crate::config::{Evaluate, Mode, OnError};
 use crate::log::Level;
-use crate::session::{Exchange, Kept, Recipient, Verdict};
+use crate::session::{At, Exchange, Kept, Recipient, Verdict};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
@@ -47,15 +51,18 @@ impl<'c> Conversation<'c> {
                 .flat_map(|transaction| transaction.kept.iter().cloned()),
         );
         let combine = self.chain.combine;
+        // RFC 5321 §4.5.1: nobody else's verdict may keep the recipients' handler from taking postmaster.
+        let spare = self.chain.evaluate == Evaluate::UntilDecided
+            && !recipient.as_deref().is_some_and(Recipient::is_postmaster);
         let mut findings: Vec<Finding> = Vec::new();
         let mut readers = std::mem::take(&mut self.readers);
         for (number, link) in links.iter().enumerate() {
-            if link.mode == Mode::Off || link.handler.facts().taker || is_skipped(&findings, &link.id) {
+            if link.mode == Mode::Off || link.facts.taker || is_skipped(&findings, &link.id) {
                 continue;
             }
             let so_far = decide(stage, combine, &kept, &findings).verdict;
-            if self.chain.evaluate == Evaluate::UntilDecided && so_far >= Verdict::Defer {
-                break;
+            if spare && so_far >= Verdict::Defer && link.mode == Mode::Enforce {
+                continue;
             }
             let reader = if stage == Stage::EndOfData {
                 readers.get_mut(number).and_then(Option::take)
@@ -67,7 +74,7 @@ impl<'c> Conversation<'c> {
                 recipient: recipient.as_deref_mut(),
                 exchange,
                 limits: &self.limits,
-                chunking: self.chain.links("BDAT").or_else(|| self.chain.links("DATA")).is_some(),
+                chunking: self.chain.chunk_links().is_some(),
                 verbs: self.chain.verbs(),
                 delivery: &mut *ports.delivery,
                 now: ports.now,
@@ -91,7 +98,9 @@ impl<'c> Conversation<'c> {
         }
         let decision = decide(stage, combine, &kept, &findings);
         self.record(&findings);
-        Ran { findings, decision }
+        let ran = Ran { findings, decision };
+        self.hold(stage, &ran);
+        ran
     }
 
     /// Lends a context to something that is no judging run: a body's beginning, the taker, the conclusion.
@@ -107,7 +116,7 @@ impl<'c> Conversation<'c> {
             recipient: None,
             exchange,
             limits: &self.limits,
-            chunking: true,
+            chunking: self.chain.chunk_links().is_some(),
             verbs: self.chain.verbs(),
             delivery: &mut *ports.delivery,
             now: ports.now,
@@ -131,13 +140,34 @@ impl<'c> Conversation<'c> {
         }
     }
 
-    fn failed(&mut self, link: &Link, error: &HandlerError) -> Outcome {
-        let text = error.to_string();
+    /// What the effects want the reply to wait for.
+    fn hold(&mut self, stage: Stage, ran: &Ran) {
+        // RFC 1047: a client that hears nothing may send a message again that was taken.
+        if stage == Stage::EndOfData && ran.decision.verdict < Verdict::Defer {
+            return;
+        }
+        let hold = &mut self.hold;
+        for effect in ran.effects() {
+            match effect {
+                Effect::Delay(time) => hold.delay = hold.delay.max(*time).min(LONGEST_HOLD),
+                Effect::Stutter(time) => hold.stutter = hold.stutter.max(*time).min(LONGEST_HOLD),
+                _ => {}
+            }
+        }
+    }
+
+    /// Logs that a handler could not do its work.
+    pub(super) fn log_failure(&mut self, link: &Link, error: &HandlerError) {
         let line = self
             .event("handler-failed")
-            .field("handler", &link.id)
-            .quoted("error", text.as_bytes());
+            .field("handler", link.facts.id)
+            .field("by", &link.id)
+            .quoted("error", error.to_string().as_bytes());
         self.log.push((Level::Error, line.text()));
+    }
+
+    fn failed(&mut self, link: &Link, error: &HandlerError) -> Outcome {
+        self.log_failure(link, error);
         let mut outcome = match link.on_error {
             OnError::Pass => Outcome::none(),
             OnError::Defer => Outcome::defer(unavailable()),
@@ -145,7 +175,7 @@ impl<'c> Conversation<'c> {
         };
         outcome.evidence.push(Evidence {
             symbol: "HANDLER_FAILED",
-            value: text,
+            value: error.to_string(),
             score: 0.0,
             error: true,
         });
@@ -185,35 +215,71 @@ impl<'c> Conversation<'c> {
                 by: ran.decision.by.clone().unwrap_or_default(),
                 verdict: Verdict::Quarantine,
                 reply: None,
-                at: crate::session::At::EndOfData,
+                at: At::EndOfData,
                 of_hello: stage == Stage::Hello,
             });
         }
-        match (stage, &mut self.session.transaction) {
-            (Stage::Mail | Stage::Data, Some(transaction)) => transaction.kept.extend(waiting),
-            (Stage::Mail | Stage::Data | Stage::Rcpt | Stage::EndOfData, _) => {}
-            _ => self.session.kept.extend(waiting),
+        let scope = match (stage, &mut self.session.transaction) {
+            (Stage::Mail | Stage::Data, Some(transaction)) => &mut transaction.kept,
+            (Stage::Mail | Stage::Data | Stage::Rcpt | Stage::EndOfData, _) => return,
+            _ => &mut self.session.kept,
+        };
+        for kept in waiting {
+            keep_in(scope, kept);
         }
-        self.session.kept.truncate(MAXIMUM_KEPT);
     }
 
     /// Applies effects that concern the transaction.
     pub(super) fn apply(&mut self, ran: &Ran) {
+        let mut dropped = 0_usize;
         let Some(transaction) = &mut self.session.transaction else {
             return;
         };
         for effect in ran.effects() {
             match effect {
-                Effect::AddField(field) => transaction.fields.push(field.clone()),
-                Effect::Label(label) if !transaction.labels.contains(label) => transaction.labels.push(label.clone()),
-                Effect::Label(_) | Effect::Route(_) | Effect::KeepCopy | Effect::Skip(_) => {}
+                Effect::AddField(field) => {
+                    let length: usize = transaction.fields.iter().map(String::len).sum();
+                    if length.saturating_add(field.as_str().len()) > MOST_FIELDS {
+                        dropped = dropped.saturating_add(1);
+                    } else {
+                        transaction.fields.push(field.as_str().to_owned());
+                    }
+                }
+                Effect::RemoveField(name) => add_word(&mut transaction.removed, name.as_str()),
+                Effect::Label(label) => add_word(&mut transaction.labels, label),
+                Effect::Delay(_) | Effect::Stutter(_) | Effect::Route(_) | Effect::KeepCopy | Effect::Skip(_) => {}
             }
+        }
+        if dropped > 0 {
+            let line = self.event("fields-dropped").field("count", dropped);
+            self.log.push((Level::Error, line.text()));
         }
     }
 }
 
-/// Verdicts kept for a session at most.
-const MAXIMUM_KEPT: usize = 256;
+/// Octets of the header fields added to a message at most; delivery takes a little more.
+const MOST_FIELDS: usize = 40 * 1024;
+/// Labels, and names of removed fields, of a message at most.
+const MOST_WORDS: usize = 64;
+/// The longest that a reply is held back: a client waits five minutes for most of them (RFC 5321 §4.5.3.2).
+const LONGEST_HOLD: Duration = Duration::from_secs(240);
+
+fn add_word(words: &mut Vec<String>, word: &str) {
+    if words.len() < MOST_WORDS && !words.iter().any(|known| known.eq_ignore_ascii_case(word)) {
+        words.push(word.to_owned());
+    }
+}
+
+/// Puts a verdict into a scope. An entry has one verdict for each step there, the most severe it gave: a client that
+/// repeats a command can neither make the scope grow nor get rid of what was found.
+pub(super) fn keep_in(scope: &mut Vec<Kept>, kept: Kept) {
+    let same = |other: &&mut Kept| other.by == kept.by && other.at == kept.at && other.of_hello == kept.of_hello;
+    match scope.iter_mut().find(same) {
+        Some(known) if known.verdict < kept.verdict => *known = kept,
+        Some(_) => {}
+        None => scope.push(kept),
+    }
+}
 
 fn is_skipped(findings: &[Finding], id: &str) -> bool {
     findings

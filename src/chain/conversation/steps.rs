@@ -1,12 +1,13 @@
 //! One command, from its chain to the reply.
 
-use super::run::Ran;
+use super::run::{Ran, keep_in};
 use super::{Chunk, Conversation, Next};
 use crate::chain::decision::Stage;
-use crate::chain::handler::Effect;
+use crate::chain::effect::Effect;
 use crate::chain::outcome::unavailable;
 use crate::chain::ports::Ports;
 use crate::chain::{Action, Found, Link};
+use crate::config::Mode;
 use crate::log::Level;
 use crate::session::{Anomaly, At, BodyFacts, Disposition, Exchange, Hello, Kept, Recipient, Transaction, Verdict};
 use crate::smtp::command::{Arguments, Verb};
@@ -52,7 +53,7 @@ impl<'c> Conversation<'c> {
     fn links_of(&self, verb: &Verb) -> &'c [Link] {
         let chain = self.chain;
         let own = match verb {
-            Verb::Bdat => chain.links("BDAT").or_else(|| chain.links("DATA")),
+            Verb::Bdat => chain.chunk_links(),
             other => chain.links(other.name()),
         };
         own.or_else(|| chain.links("__DEFAULT__")).unwrap_or_default()
@@ -218,9 +219,10 @@ impl<'c> Conversation<'c> {
         let welcome = (verdict.is_positive() && exchange.fault.is_none()) || self.postpone(exchange, ran);
         let mut refused = (!welcome).then_some((verdict, reply));
         if refused.is_none() {
-            self.apply(ran);
             self.keep(Stage::Data, ran);
+            // Handlers see every chunk; what they want done to the message is done once.
             if !self.session.transaction.as_ref().is_some_and(Transaction::is_chunking) {
+                self.apply(ran);
                 self.begin_body(true, exchange, ports);
             }
             refused = self.announce(size).map(|reply| (Verdict::Reject, Some(reply)));
@@ -241,13 +243,14 @@ impl<'c> Conversation<'c> {
         if exchange.fault.is_some() || decision.verdict < Verdict::Defer || !concerned {
             return false;
         }
-        transaction.kept.push(Kept {
+        let kept = Kept {
             by: decision.by.clone().unwrap_or_default(),
             verdict: decision.verdict,
             reply: decision.reply.clone(),
             at: At::EndOfData,
             of_hello: false,
-        });
+        };
+        keep_in(&mut transaction.kept, kept);
         true
     }
 
@@ -294,7 +297,7 @@ impl<'c> Conversation<'c> {
         let mut readers = Vec::with_capacity(links.len());
         for link in links {
             let reader = match link.mode {
-                crate::chain::Mode::Off => None,
+                Mode::Off => None,
                 _ => self.with_context(link, Some(exchange), ports, |context| link.handler.body(context)),
             };
             readers.push(reader);

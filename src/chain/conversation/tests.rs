@@ -4,7 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use super::*;
-use crate::chain::{Entry, Found, Layout};
+use crate::chain::{Chain, Found, configured, registry};
+use crate::config::{ChainFile, Fault, Part};
 use crate::ipc::delivery::{Disposition, RecipientResult};
 use crate::session::Mailbox;
 use crate::smtp::address::ForwardPath;
@@ -84,6 +85,25 @@ impl crate::chain::Directory for FakeDirectory {
     }
 }
 
+fn directory() -> Arc<dyn crate::chain::Directory> {
+    Arc::new(FakeDirectory)
+}
+
+/// The standard chains with those of `text` in place of theirs, and handlers' files.
+fn build(text: &str, files: &[(&'static str, &str)]) -> (Chain, Vec<Fault>) {
+    let mut faults = Vec::new();
+    let standard = include_str!("../../../config/command_handler_standard_server.yaml");
+    let mut parse = |name, text| ChainFile::parse(name, text, &registry::names(), &mut faults).expect("YAML");
+    let (mut file, own) = (parse("standard.yaml", standard), parse("chain.yaml", text));
+    file.verbs.retain(|list| own.entries(&list.verb).is_none());
+    file.verbs.extend(own.verbs);
+    (file.evaluate, file.combine) = (own.evaluate, own.combine);
+    let part = |(id, text): &(&'static str, &str)| (*id, Part::parse(&format!("{id}.yaml"), text).expect("YAML"));
+    let files = files.iter().map(part).collect();
+    let chain = Chain::build(&file, &files, &directory(), &mut faults);
+    (chain, faults)
+}
+
 fn place(mailbox: &str) -> Mailbox {
     Mailbox {
         domain: "example.com".into(),
@@ -100,24 +120,27 @@ pub(crate) struct Peer {
     closed: bool,
     greeting: String,
     log: Vec<String>,
+    held: Vec<Hold>,
 }
 
 impl Peer {
     /// Connected to the standard chain, with small limits.
     pub(crate) fn new() -> Peer {
-        Peer::with(&Layout::standard(), |_| {})
+        Peer::with(|_| {})
     }
 
-    fn with(layout: &Layout, change: impl FnOnce(&mut Limits)) -> Peer {
-        let directory: Arc<dyn crate::chain::Directory> = Arc::new(FakeDirectory);
-        let chain = match crate::chain::Chain::build(layout, &|_| None, &directory) {
-            Ok(chain) => chain,
-            Err(faults) => panic!("{faults:?}"),
-        };
-        Peer::on(chain, change)
+    fn with(change: impl FnOnce(&mut Limits)) -> Peer {
+        Peer::on(configured::shipped(&directory()), change)
     }
 
-    fn on(chain: crate::chain::Chain, change: impl FnOnce(&mut Limits)) -> Peer {
+    /// Connected to the chains of a file, which stand in place of the standard ones.
+    fn chained(text: &str) -> Peer {
+        let (chain, faults) = build(text, &[]);
+        assert_eq!(faults, []);
+        Peer::on(chain, |limits| limits.maximum_errors = 50)
+    }
+
+    fn on(chain: Chain, change: impl FnOnce(&mut Limits)) -> Peer {
         let mut limits = Limits {
             message_size: 1000,
             maximum_recipients: 3,
@@ -143,6 +166,7 @@ impl Peer {
             closed: false,
             greeting: String::new(),
             log: Vec::new(),
+            held: Vec::new(),
         };
         let mut ports = Ports {
             delivery: &mut peer.delivery,
@@ -246,7 +270,11 @@ impl Peer {
             Next::Chunk { size, last: true } => self.receiver.begin_last_chunk(size),
             Next::Close => self.closed = true,
         }
-        self.log.extend(action.log.into_iter().map(|(_, line)| line));
+        self.log
+            .extend(action.log.into_iter().map(|(level, line)| format!("{level:?} {line}")));
+        if action.reply.is_some() {
+            self.held.push(action.hold);
+        }
         let mut out = Vec::new();
         if let Some(reply) = action.reply {
             reply.to_wire(&mut out);
@@ -291,7 +319,7 @@ fn codes(replies: &str) -> Vec<String> {
 
 #[test]
 fn order_of_commands() {
-    let mut peer = Peer::with(&Layout::standard(), |limits| limits.maximum_errors = 100);
+    let mut peer = Peer::with(|limits| limits.maximum_errors = 100);
     for (line, code) in [
         ("MAIL FROM:<a@b.example>", "503"),
         ("RCPT TO:<user@example.com>", "503"),
@@ -459,7 +487,7 @@ fn a_refused_chunk_is_swallowed() {
 
 #[test]
 fn strict_line_endings_end_the_session() {
-    let mut peer = Peer::with(&Layout::standard(), |limits| limits.line_endings = LineEndings::Strict).hello();
+    let mut peer = Peer::with(|limits| limits.line_endings = LineEndings::Strict).hello();
     peer.begin(&["user"]);
     assert!(peer.data("a\nb\r\n").starts_with("550 5.5.2") && peer.is_closed());
     assert!(peer.delivery.commits.is_empty());
@@ -480,21 +508,6 @@ fn quit_closes_and_the_summary_counts() {
     );
 }
 
-#[test]
-fn a_faulty_layout_tells_every_fault() {
-    let directory: Arc<dyn crate::chain::Directory> = Arc::new(FakeDirectory);
-    let mut layout = Layout::standard();
-    layout.verbs.retain(|(verb, _)| verb != "__DATA__");
-    layout
-        .verbs
-        .push(("MAIL".into(), vec![Entry::new("nonsense"), Entry::new("quit")]));
-    let Err(faults) = crate::chain::Chain::build(&layout, &|_| None, &directory) else {
-        panic!("built")
-    };
-    let all = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-    for part in ["nonsense", "quit only in QUIT", "each verb once", "found none"] {
-        assert!(all.contains(part), "{part}: {all}");
-    }
-}
-
+mod chains;
+mod effects;
 mod verdicts;

@@ -1,55 +1,58 @@
 //! Verdicts of policies beside the protocol's own handlers.
 
 use super::*;
-use crate::chain::decision::{Mode, OnError};
-use crate::chain::handler::{Effect, Facts, Handler, HandlerError, Outcome};
-use crate::chain::{Chain, Context, Link};
+use crate::chain::handler::{Facts, Handler, HandlerError, Outcome};
+use crate::chain::{Context, Effect, Link, Mode, OnError};
 use crate::session::{At, Verdict};
 
-type Judge = fn(&Context<'_>) -> Result<Outcome, HandlerError>;
+pub(super) type Judge = fn(&Context<'_>) -> Result<Outcome, HandlerError>;
 
 struct Policy(Judge);
 
 static FACTS: Facts = Facts {
     id: "policy",
+    module: "policy",
     class: "Policy",
     verbs: &[],
     decides: &[Verdict::Reject],
+    always_refuses: false,
     taker: false,
     about: "a test",
 };
 
 impl Handler for Policy {
-    fn facts(&self) -> &'static Facts {
-        &FACTS
-    }
-
     fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
         (self.0)(context)
     }
 }
 
-/// The standard chain with a policy in front of the entries of a verb.
-fn peer(verb: &str, mode: Mode, judge: Judge) -> Peer {
-    let directory: Arc<dyn crate::chain::Directory> = Arc::new(FakeDirectory);
-    let Ok(mut chain) = Chain::build(&Layout::standard(), &|_| None, &directory) else {
-        panic!("chain")
-    };
-    let link = Link {
-        id: "policy".into(),
+pub(super) fn link(id: &str, mode: Mode, judge: Judge) -> Link {
+    Link {
+        id: id.into(),
+        facts: &FACTS,
         handler: Box::new(Policy(judge)),
         mode,
         timeout: std::time::Duration::from_secs(1),
         on_error: OnError::Defer,
-    };
+    }
+}
+
+/// A chain with an entry in front of those of a verb.
+pub(super) fn prepend(chain: &mut Chain, verb: &str, link: Link) {
     match chain.verbs.iter_mut().find(|(name, _)| name == verb) {
         Some((_, links)) => links.insert(0, link),
-        None => panic!("no {verb}"),
+        None => chain.verbs.push((verb.to_owned(), vec![link])),
     }
+}
+
+/// The standard chain with a policy in front of the entries of a verb.
+pub(super) fn peer(verb: &str, mode: Mode, judge: Judge) -> Peer {
+    let mut chain = configured::shipped(&directory());
+    prepend(&mut chain, verb, link("policy", mode, judge));
     Peer::on(chain, |limits| limits.maximum_errors = 50)
 }
 
-fn reject(at: At) -> Outcome {
+pub(super) fn reject(at: At) -> Outcome {
     Outcome {
         at,
         ..Outcome::reject(Reply::new(550, Some(Status(5, 7, 1)), "policy"))

@@ -1,0 +1,67 @@
+//! Values out of configuration files that somebody else reads later, with what it takes to say where they stand.
+
+use std::sync::Arc;
+
+use super::fault::Fault;
+use super::load::{self, Node};
+use super::section::{Field, File};
+
+/// A file's name and its text.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Source {
+    pub(super) name: String,
+    pub(super) text: String,
+}
+
+/// Where something stands in a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub(super) source: Arc<Source>,
+    pub(super) path: String,
+    pub(super) serial: usize,
+}
+
+impl Place {
+    /// A fault at this place; `message` says `expected …, found …`.
+    pub fn fault(&self, message: impl Into<String>) -> Fault {
+        let (line, column) = load::locate(&self.source.text, self.serial);
+        Fault {
+            file: self.source.name.clone(),
+            line,
+            column,
+            key: self.path.clone(),
+            message: message.into(),
+        }
+    }
+}
+
+/// A value out of a configuration file that is still to be read: the raw nodes, and where they stand.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    pub(super) place: Place,
+    pub(super) node: Node,
+}
+
+impl Part {
+    /// A whole file.
+    ///
+    /// # Errors
+    /// It is no YAML document.
+    pub fn parse(name: &str, text: &str) -> Result<Part, Fault> {
+        let file = File::new(name, text.to_owned());
+        let mut faults = Vec::new();
+        match (file.parse(&mut faults), faults.pop()) {
+            (_, Some(fault)) => Err(fault),
+            (Some(node), None) => Ok(file.root(&node).part()),
+            (None, None) => Err(file.root(&Node::default()).place().fault("expected valid YAML")),
+        }
+    }
+
+    /// Reads the value; what is wrong with it goes to `faults`.
+    pub fn read<T>(&self, faults: &mut Vec<Fault>, read: impl FnOnce(&Field<'_>) -> T) -> T {
+        let file = File::over(Arc::clone(&self.place.source));
+        let value = read(&file.field(self.place.path.clone(), &self.node));
+        file.finish(faults, &mut Vec::new());
+        value
+    }
+}
