@@ -11,7 +11,7 @@ use crate::chain::outcome::{Message, unavailable};
 use crate::chain::ports::Ports;
 use crate::ipc::delivery::{self as ipc, RecipientResult};
 use crate::log::Level;
-use crate::session::{Anomaly, At, Disposition, Recipient, Transaction, Verdict};
+use crate::session::{Anomaly, Disposition, Recipient, Transaction, Verdict};
 use crate::smtp::receiver::{BodyEnd, LineEndings};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
@@ -286,10 +286,10 @@ impl Conversation<'_> {
 
 /// A verdict that refuses the message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Refused {
-    verdict: Verdict,
-    reply: Option<Reply>,
-    by: Option<String>,
+pub(super) struct Refused {
+    pub(super) verdict: Verdict,
+    pub(super) reply: Option<Reply>,
+    pub(super) by: Option<String>,
 }
 
 /// What is to become of a message: copies for the taker, and the refusal where there is one.
@@ -319,7 +319,7 @@ fn settle(transaction: &Transaction, ran: &Ran) -> Settled {
                 by: decision.by.clone(),
             })
         } else {
-            own_refusal(recipient)
+            own_refusal(recipient, Stage::EndOfData)
         };
         let disposition = match (&refused, recipient.disposition) {
             (Some(_), _) if keep_copy => Some(ipc::Disposition::Quarantine),
@@ -349,12 +349,25 @@ fn settle(transaction: &Transaction, ran: &Ran) -> Settled {
     }
 }
 
-/// The recipient's most severe kept verdict, where it refuses.
-fn own_refusal(recipient: &Recipient) -> Option<Refused> {
+/// The refusal of a message that all its recipients but soft ones and postmaster bring about one by one.
+pub(super) fn refused_by_each(transaction: &Transaction, stage: Stage) -> Option<Refused> {
+    let mut first = None;
+    for recipient in &transaction.recipients {
+        if recipient.disposition != Disposition::Deliver || recipient.is_postmaster() {
+            return None;
+        }
+        let refused = own_refusal(recipient, stage)?;
+        first.get_or_insert(refused);
+    }
+    first
+}
+
+/// The recipient's most severe kept verdict that is due, where it refuses.
+fn own_refusal(recipient: &Recipient, stage: Stage) -> Option<Refused> {
     let due = recipient
         .kept
         .iter()
-        .filter(|kept| kept.at != At::Never && kept.verdict >= Verdict::Defer);
+        .filter(|kept| stage.is_due(kept.at) && kept.verdict >= Verdict::Defer);
     let worst = due.reduce(|worst, kept| if kept.verdict > worst.verdict { kept } else { worst })?;
     Some(Refused {
         verdict: worst.verdict,

@@ -1,5 +1,6 @@
 //! One command, from its chain to the reply.
 
+use super::end::refused_by_each;
 use super::run::{Ran, keep_in};
 use super::{Chunk, Conversation, Next};
 use crate::chain::decision::Stage;
@@ -159,7 +160,8 @@ impl<'c> Conversation<'c> {
         match (recipient, &mut self.session.transaction) {
             (Some(mut recipient), Some(transaction)) if verdict.is_positive() && routed => {
                 recipient.mailboxes = mailboxes;
-                if verdict == Verdict::Quarantine {
+                // Postmaster's mail reaches postmaster, whatever policies make of it.
+                if verdict == Verdict::Quarantine && !exempt {
                     recipient.disposition = Disposition::Quarantine;
                 }
                 if !exempt {
@@ -190,6 +192,11 @@ impl<'c> Conversation<'c> {
         if self.postpone(exchange, ran) {
             (verdict, reply, next) = (Verdict::Accept, None, Next::Command);
         }
+        if verdict.is_positive()
+            && let Some(refused) = self.refused_by_each()
+        {
+            (verdict, reply, next) = refused;
+        }
         if !verdict.is_positive() || exchange.fault.is_some() {
             return self.finish(exchange, reply, next, ports);
         }
@@ -215,7 +222,12 @@ impl<'c> Conversation<'c> {
             let (_, reply, _) = self.answer(exchange, ran, &unavailable());
             return self.finish(exchange, reply, next, ports);
         };
-        let (verdict, reply, _) = self.answer(exchange, ran, &Reply::new(250, Some(Status::OK), "OK"));
+        let (mut verdict, mut reply, _) = self.answer(exchange, ran, &Reply::new(250, Some(Status::OK), "OK"));
+        if verdict.is_positive()
+            && let Some(refused) = self.refused_by_each()
+        {
+            (verdict, reply, _) = refused;
+        }
         let welcome = (verdict.is_positive() && exchange.fault.is_none()) || self.postpone(exchange, ran);
         let mut refused = (!welcome).then_some((verdict, reply));
         if refused.is_none() {
@@ -252,6 +264,15 @@ impl<'c> Conversation<'c> {
         };
         keep_in(&mut transaction.kept, kept);
         true
+    }
+
+    /// What the client is told where every recipient refuses the message by a verdict of its own.
+    fn refused_by_each(&mut self) -> Option<(Verdict, Option<Reply>, Next)> {
+        let refused = refused_by_each(self.session.transaction.as_ref()?, Stage::Data)?;
+        self.by = refused.by;
+        let reply = (refused.verdict != Verdict::Drop).then(|| refusal(refused.verdict, refused.reply));
+        let close = matches!(refused.verdict, Verdict::Disconnect | Verdict::Drop);
+        Some((refused.verdict, reply, if close { Next::Close } else { Next::Command }))
     }
 
     /// Counts announced octets: a chunk beyond the limit is refused before any of it is kept.

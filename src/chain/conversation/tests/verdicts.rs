@@ -49,7 +49,10 @@ pub(super) fn prepend(chain: &mut Chain, verb: &str, link: Link) {
 pub(super) fn peer(verb: &str, mode: Mode, judge: Judge) -> Peer {
     let mut chain = configured::shipped(&directory());
     prepend(&mut chain, verb, link("policy", mode, judge));
-    Peer::on(chain, |limits| limits.maximum_errors = 50)
+    Peer::on(chain, |limits| {
+        limits.maximum_errors = 50;
+        limits.maximum_messages = 50;
+    })
 }
 
 pub(super) fn reject(at: At) -> Outcome {
@@ -205,4 +208,84 @@ fn a_refusal_at_data_waits_for_a_soft_copy() {
             .iter()
             .any(|line| line.contains("event=reject") && line.contains("by=policy"))
     );
+}
+
+#[test]
+fn postmaster_is_not_quarantined_at_any_step() {
+    let quarantine: Judge = |_| {
+        Ok(Outcome {
+            verdict: Verdict::Quarantine,
+            ..Outcome::default()
+        })
+    };
+    for verb in ["__OPEN__", "EHLO", "MAIL", "RCPT", "DATA", "__DATA__"] {
+        let mut peer = peer(verb, Mode::Enforce, quarantine).hello();
+        peer.begin(&["postmaster", "user"]);
+        assert!(peer.data("x\r\n").starts_with("250 "), "{verb}");
+        let copies = [
+            ("postmaster".to_owned(), Disposition::Deliver),
+            ("user".to_owned(), Disposition::Quarantine),
+        ];
+        assert_eq!(peer.copies(0), copies, "{verb}");
+    }
+}
+
+#[test]
+fn a_verdict_bites_at_the_step_it_names_and_in_every_transaction() {
+    for (at, refused) in [
+        (At::Mail, "MAIL"),
+        (At::Rcpt, "RCPT"),
+        (At::Data, "DATA"),
+        (At::EndOfData, "x"),
+    ] {
+        let mut chain = configured::shipped(&directory());
+        let judge: Judge = match at {
+            At::Mail => |_| Ok(reject(At::Mail)),
+            At::Rcpt => |_| Ok(reject(At::Rcpt)),
+            At::Data => |_| Ok(reject(At::Data)),
+            _ => |_| Ok(reject(At::EndOfData)),
+        };
+        prepend(&mut chain, "__OPEN__", link("policy", Mode::Enforce, judge));
+        let mut peer = Peer::on(chain, |limits| limits.maximum_errors = 50).hello();
+        for _ in 0..2 {
+            for line in ["MAIL FROM:<>", "RCPT TO:<user@example.com>", "DATA", "x\r\n."] {
+                let reply = peer.say(line);
+                let bites = line.starts_with(refused);
+                assert_eq!(reply.starts_with("550 5.7.1 policy"), bites, "{at:?} {line}: {reply}");
+                if bites {
+                    break;
+                }
+            }
+            peer.say("RSET");
+        }
+        assert!(peer.delivery.commits.is_empty());
+    }
+}
+
+#[test]
+fn recipients_refused_one_by_one_refuse_the_data() {
+    let judge: Judge = |context| {
+        let other = context
+            .recipient()
+            .is_some_and(|one| one.address().starts_with("other"));
+        Ok(if other { reject(At::Data) } else { Outcome::none() })
+    };
+    for chunked in [false, true] {
+        let mut peer = peer("RCPT", Mode::Enforce, judge).hello();
+        peer.begin(&["other"]);
+        let reply = if chunked {
+            peer.send(b"BDAT 3 LAST\r\nx\r\n")
+        } else {
+            peer.say("DATA")
+        };
+        assert_eq!(reply, "550 5.7.1 policy\r\n");
+        peer.say("RSET");
+        for beside in ["user", "soft", "postmaster"] {
+            peer.begin(&["other", beside]);
+            assert!(peer.say("DATA").starts_with("354 "), "{beside}");
+            peer.say("x\r\n.");
+            peer.say("RSET");
+        }
+        assert_eq!(peer.delivery.commits.len(), 3);
+    }
 }
