@@ -246,6 +246,7 @@ fn a_changed_file_changes_the_fingerprint() {
     let directory = config::open_directory(copy.path()).unwrap();
     let print = || Fingerprint::of(directory.as_fd(), &loaded.files);
     let first = print();
+    assert_eq!(loaded.fingerprint, first);
     assert_eq!(print(), first);
     assert_eq!(print().number(), first.number());
     fs::write(copy.path().join("rsmtpd.handlers.hello.yaml"), "message: Hi\n").unwrap();

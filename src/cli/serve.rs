@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use crate::chain::configured;
@@ -24,7 +23,7 @@ pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> 
     let background = configuration.daemon.background;
     let destination = destination(&configuration.daemon, background);
     let opened = config::open_directory(&directory).map_err(|faults| check::faults(&faults))?;
-    let served = Served::new(configuration, &chains, opened.as_fd());
+    let served = Served::new(configuration, &chains);
     let state = check::state_of(&served.daemon);
     let plan = Plan {
         directory,

@@ -64,6 +64,8 @@ pub struct Configuration {
     pub notes: Vec<Fault>,
     /// Names of the files that a worker's part was read from or looked for under: what [`Fingerprint::of`] watches.
     pub files: Vec<String>,
+    /// What these files were when they were read.
+    pub fingerprint: Fingerprint,
 }
 
 /// What a worker reads again at its next connection when it changed.
@@ -81,6 +83,8 @@ pub struct WorkerSet {
     pub notes: Vec<Fault>,
     /// As in [`Configuration`].
     pub files: Vec<String>,
+    /// As in [`Configuration`].
+    pub fingerprint: Fingerprint,
 }
 
 /// Opens a configuration directory, for [`Fingerprint::of`] and [`WorkerSet::read`].
@@ -125,6 +129,7 @@ impl Configuration {
             recipients: set.recipients,
             notes: notes.into_iter().chain(set.notes).collect(),
             files: set.files,
+            fingerprint: set.fingerprint,
         };
         Ok((configuration, faults))
     }
@@ -137,6 +142,7 @@ impl Configuration {
         self.recipients = set.recipients;
         self.notes = set.notes;
         self.files = set.files;
+        self.fingerprint = set.fingerprint;
     }
 
     /// The names that [`WorkerSet::read`] takes: chains that listeners name.
@@ -189,13 +195,15 @@ impl WorkerSet {
             }
         }
         let recipients = reader.recipients(uses("recipient"));
+        let (files, fingerprint) = reader.directory.into_consulted();
         let set = WorkerSet {
             worker,
             chains,
             handler_files,
             recipients,
             notes: reader.notes,
-            files: reader.directory.into_consulted(),
+            files,
+            fingerprint,
         };
         (set, reader.faults)
     }

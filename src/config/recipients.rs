@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use crate::sys::memory::Frozen;
+
 /// What a recipient is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup {
@@ -104,13 +106,6 @@ impl Recipients {
     pub fn first_domain(&self) -> Option<&str> {
         self.first_domain.as_deref()
     }
-
-    /// The tables of the `recipients_file`s, to be moved into shared memory before forking: domain and table.
-    pub fn tables_mut(&mut self) -> impl Iterator<Item = (&str, &mut Table)> {
-        self.domains
-            .iter_mut()
-            .filter_map(|(name, domain)| Some((name.as_str(), domain.table.as_mut()?)))
-    }
 }
 
 impl DomainRecipients {
@@ -205,6 +200,15 @@ impl Table {
         Table { bytes }
     }
 
+    /// The same table in memory that a fork shares instead of copying its pages; as it is where there is none to be had.
+    #[must_use]
+    pub fn shared(self) -> Table {
+        match Frozen::new(self.bytes()) {
+            Ok(frozen) => Table::over(Arc::new(frozen)),
+            Err(_) => self,
+        }
+    }
+
     /// The bytes, for a copy into shared memory.
     pub fn bytes(&self) -> &[u8] {
         (*self.bytes).as_ref()
@@ -271,6 +275,10 @@ mod tests {
         let copy = Table::over(Arc::new(table.bytes().to_vec()));
         assert_eq!(copy.find("a"), Some("A"));
         assert_eq!(copy, table);
+        let shared = table.clone().shared();
+        assert_ne!(shared.bytes().as_ptr(), table.bytes().as_ptr());
+        assert_eq!(shared, table);
+        assert_eq!(Table::new(Vec::new()).shared().find("a"), None);
     }
 
     #[test]

@@ -279,7 +279,7 @@ fn read_table(field: &Field<'_>, domain: &str, directory: &mut Directory, faults
             });
         }
     }
-    Some(Table::new(names))
+    Some(Table::new(names).shared())
 }
 
 fn is_local_part(name: &str) -> bool {

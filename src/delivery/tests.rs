@@ -148,6 +148,23 @@ fn each_recipient_finds_the_message_byte_for_byte() {
 }
 
 #[test]
+fn removed_fields_are_in_no_copy() {
+    let state = tempfile::tempdir().unwrap();
+    let running = Running::start(settings(state.path()));
+    let commit = Commit {
+        removed: vec!["X-Spam".into()],
+        ..commit("r1", &["bob", "eve"], &[b"X-Spam: no\r\n", MESSAGE].concat())
+    };
+    assert_eq!(running.deliver(commit).len(), 2);
+    for mailbox in ["bob", "eve"] {
+        assert_eq!(
+            running.files(&format!("mail/example.org/{mailbox}")),
+            [expected(mailbox)]
+        );
+    }
+}
+
+#[test]
 fn a_long_body_is_staged_and_its_length_checked() {
     let state = tempfile::tempdir().unwrap();
     let running = Running::start(settings(state.path()));

@@ -292,7 +292,13 @@ impl Master {
                     self.status = 70;
                     self.stop_within(Duration::from_secs(5));
                 }
-            } else if let Some((_, worker)) = self.workers.remove(pid) {
+                continue;
+            }
+            // Its last words may still be unread: whom it served, and that the configuration changed.
+            if let Some(number) = self.workers.number_of(pid) {
+                self.hear_worker(number);
+            }
+            if let Some((_, worker)) = self.workers.remove(pid) {
                 let _ = self.poll.registry().deregister(&mut SourceFd(&worker.link.as_raw_fd()));
                 self.buried(&worker, how);
             }
@@ -322,7 +328,7 @@ impl Master {
 
     fn reload(&mut self) {
         self.ready.notify.reloading();
-        match self.ready.served.reload(&self.ready.path, self.ready.directory.as_fd()) {
+        match self.ready.served.reload(&self.ready.path) {
             Ok(served) => {
                 for key in self.ready.served.needs_restart(&served) {
                     self.say(

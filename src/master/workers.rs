@@ -97,13 +97,15 @@ impl Workers {
         self.table.iter().map(|(number, worker)| (*number, worker))
     }
 
+    /// The number of the worker that is this process.
+    pub fn number_of(&self, pid: Pid) -> Option<u32> {
+        let mut workers = self.table.iter();
+        workers.find(|(_, worker)| worker.pid == pid).map(|(number, _)| *number)
+    }
+
     /// Forgets the worker of a process that ended.
     pub fn remove(&mut self, pid: Pid) -> Option<(u32, Worker)> {
-        let number = self
-            .table
-            .iter()
-            .find(|(_, worker)| worker.pid == pid)
-            .map(|(number, _)| *number)?;
+        let number = self.number_of(pid)?;
         self.table.remove(&number).map(|worker| (number, worker))
     }
 

@@ -1,10 +1,12 @@
-//! A table of words that one process writes and its children read: a sealed memfd, mapped twice.
+//! Memory that processes share: a table of words that one process writes and its children read, and octets that nobody
+//! writes any more.
 //!
-//! The writable mapping is made before the seal and is not inherited; the read-only one can never be made
-//! writable. No descriptor stays open.
+//! Both are sealed memfds. The table's writable mapping is made before the seal and is not inherited; a read-only mapping
+//! can never be made writable. No descriptor stays open.
 
 use super::checked;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -128,6 +130,60 @@ impl Map {
     }
 }
 
+/// Octets that never change again and that a fork does not copy.
+#[derive(Debug)]
+pub struct Frozen {
+    start: NonNull<u8>,
+    length: usize,
+}
+
+// SAFETY: the memory is never written, by whatever thread or process: the file behind it is sealed against that.
+unsafe impl Send for Frozen {}
+// SAFETY: as for Send.
+unsafe impl Sync for Frozen {}
+
+impl Frozen {
+    /// A copy of `octets`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for none; what memfd_create(2) and mmap(2) say.
+    pub fn new(octets: &[u8]) -> io::Result<Frozen> {
+        if octets.is_empty() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+        // SAFETY: the name ends in NUL; the descriptor made is owned by nobody else.
+        let fd = unsafe { OwnedFd::from_raw_fd(checked(libc::memfd_create(c"frozen".as_ptr(), flags))?) };
+        let mut file = File::from(fd);
+        file.write_all(octets)?;
+        let seals = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+        // SAFETY: no pointer is passed.
+        checked(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;
+        let (null, length) = (std::ptr::null_mut(), octets.len());
+        // SAFETY: the kernel chooses a free range; the file is exactly as long as the mapping, and sealed so.
+        let start = unsafe { libc::mmap(null, length, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Frozen { start, length })
+    }
+}
+
+impl AsRef<[u8]> for Frozen {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: the range is this live mapping; its length and content are sealed.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // SAFETY: the range is exactly this mapping, whose owner is being dropped.
+        let _ = unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::in_child;
@@ -146,6 +202,18 @@ mod tests {
         assert_eq!(ended, Ended::Exited(0));
         assert_eq!(shared.load(999), Some(42));
         assert!(SealedTable::new(0).is_err() && SealedTable::new(usize::MAX).is_err());
+    }
+
+    #[test]
+    fn frozen_octets_are_shared_and_cannot_be_written() {
+        let octets = b"anna\nzoe\n".repeat(1000);
+        let frozen = Frozen::new(&octets).unwrap();
+        assert_eq!(frozen.as_ref(), octets);
+        assert_eq!(in_child(|| i32::from(frozen.as_ref() != octets)), Ended::Exited(0));
+        // SAFETY: changes the protection of a mapping that this test owns.
+        let upgraded = unsafe { libc::mprotect(frozen.start.as_ptr().cast(), 64, libc::PROT_READ | libc::PROT_WRITE) };
+        assert_eq!(upgraded, -1);
+        assert!(Frozen::new(b"").is_err());
     }
 
     #[test]

@@ -67,12 +67,11 @@ fn by_address(configuration: &Configuration, chains: &Chains) -> Vec<Option<Rc<C
 
 impl Served {
     /// Serves with `chains`, which were built from `configuration`.
-    pub fn new(configuration: Configuration, chains: &Chains, directory: BorrowedFd<'_>) -> Served {
-        let fingerprint = Fingerprint::of(directory, &configuration.files).number();
-        Served::of(configuration, chains, fingerprint, 1)
+    pub fn new(configuration: Configuration, chains: &Chains) -> Served {
+        Served::of(configuration, chains, 1)
     }
 
-    fn of(configuration: Configuration, chains: &Chains, fingerprint: u64, generation: u64) -> Served {
+    fn of(configuration: Configuration, chains: &Chains, generation: u64) -> Served {
         let daemon = configuration.daemon.clone();
         let sandbox = match daemon.sandbox {
             config::SandboxMode::Require => Mode::Require,
@@ -83,7 +82,7 @@ impl Served {
             chains: by_address(&configuration, chains),
             sandbox,
             generation,
-            fingerprint,
+            fingerprint: configuration.fingerprint.number(),
             daemon,
             configuration,
         }
@@ -107,30 +106,21 @@ impl Served {
     /// What is wrong with them.
     pub fn reread(&self, directory: BorrowedFd<'_>) -> Result<Served, Faults> {
         let mut configuration = self.configuration.clone();
-        // Taken before the files are read: an edit in between is then seen at the next connection.
-        let before = Fingerprint::of(directory, &configuration.files).number();
         let (set, chains) = configured::load_worker_set(directory, &configuration.listener_chains())?;
-        let same_files = set.files == configuration.files;
         configuration.replace_worker_set(set);
-        let fingerprint = if same_files {
-            before
-        } else {
-            Fingerprint::of(directory, &configuration.files).number()
-        };
-        Ok(Served::of(configuration, &chains, fingerprint, self.generation + 1))
+        Ok(Served::of(configuration, &chains, self.generation + 1))
     }
 
     /// Reads everything again, for a reload; listeners stay as they are.
     ///
     /// # Errors
     /// What is wrong with the files.
-    pub fn reload(&self, path: &Path, directory: BorrowedFd<'_>) -> Result<Served, Faults> {
+    pub fn reload(&self, path: &Path) -> Result<Served, Faults> {
         let (mut configuration, chains) = configured::load(path, &self.configuration.listener_chains())?;
         configuration.daemon.address.clone_from(&self.daemon.address);
         configuration.daemon.port = self.daemon.port;
         configuration.daemon.listeners.clone_from(&self.daemon.listeners);
-        let fingerprint = Fingerprint::of(directory, &configuration.files).number();
-        Ok(Served::of(configuration, &chains, fingerprint, self.generation + 1))
+        Ok(Served::of(configuration, &chains, self.generation + 1))
     }
 
     /// Keys that differ in `next` and that only a start can put into force.

@@ -150,3 +150,53 @@ impl Transport {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream as Tcp};
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn connected() -> (Tcp, Transport, UnixStream, UnixStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = Tcp::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        server.set_nonblocking(true).unwrap();
+        let (master, link) = UnixStream::pair().unwrap();
+        let transport = Transport::new(server.into(), &link).unwrap();
+        (client, transport, master, link)
+    }
+
+    fn in_seconds(seconds: u64) -> Instant {
+        Instant::now() + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_pause_lasts_and_loses_no_input() {
+        let (mut client, mut transport, _master, _link) = connected();
+        client.write_all(b"early").unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        let until = Instant::now() + Duration::from_millis(50);
+        assert_eq!(transport.pause(until).unwrap(), Heard::Late);
+        assert!(Instant::now() >= until);
+        let mut buffer = [0; 16];
+        assert_eq!(transport.read(&mut buffer, in_seconds(10)).unwrap(), Heard::Octets(5));
+        assert_eq!(transport.read(&mut buffer, in_seconds(10)).unwrap(), Heard::Octets(0));
+    }
+
+    #[test]
+    fn a_pause_ends_for_the_master_and_when_the_client_is_gone() {
+        let (client, mut transport, mut master, _link) = connected();
+        master.write_all(b"x").unwrap();
+        assert_eq!(transport.pause(in_seconds(60)).unwrap(), Heard::Master);
+        // Closing with unread input resets the connection.
+        transport.write(b"unread", in_seconds(10)).unwrap();
+        let mut first = [0];
+        (&client).read_exact(&mut first).unwrap();
+        drop(client);
+        let end = transport.pause(in_seconds(60)).map_err(|error| error.kind());
+        assert_eq!(end.unwrap_err(), io::ErrorKind::ConnectionReset);
+    }
+}
