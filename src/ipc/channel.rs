@@ -129,7 +129,13 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
     fn receive_by(&self, call: Receive) -> Result<(R, Option<OwnedFd>), Fault> {
         BUFFER.with_borrow_mut(|buffer| {
             buffer.resize(frame::MAXIMUM, 0);
-            let (length, fd) = retried(|| call(self.fd.as_fd(), buffer))?;
+            let (length, fd) = match retried(|| call(self.fd.as_fd(), buffer)) {
+                // Said once when the other end closed before it had read all of ours; what it sent is still there.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    retried(|| call(self.fd.as_fd(), buffer))?
+                }
+                result => result?,
+            };
             match buffer.get(..length) {
                 None | Some([]) => Err(Fault::Closed),
                 Some(bytes) => Ok((frame::decode(bytes)?, fd)),
@@ -205,5 +211,17 @@ mod tests {
         drop(b);
         assert!(matches!(a.receive(), Err(Fault::Closed)));
         assert!(matches!(a.send(&1), Err(Fault::Closed)));
+    }
+
+    #[test]
+    fn last_words_are_heard_though_ours_were_not() {
+        let (a, b) = pair();
+        a.send(&7).unwrap();
+        b.send(&"first".to_owned()).unwrap();
+        b.send(&"last".to_owned()).unwrap();
+        drop(b);
+        assert_eq!(a.receive().unwrap().0, "first");
+        assert_eq!(a.receive_within(Duration::ZERO).unwrap().0, "last");
+        assert!(matches!(a.receive(), Err(Fault::Closed)));
     }
 }
