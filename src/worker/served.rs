@@ -18,7 +18,7 @@ use super::deadlines::Patience;
 /// Address space of a worker, in octets.
 const ADDRESS_SPACE: u64 = 512 << 20;
 /// Processor time of a worker, in seconds: far more than a session of an hour needs.
-const CPU_SECONDS: u64 = 600;
+pub(super) const CPU_SECONDS: u64 = 600;
 
 /// What is served: made before the fork, read-only in every worker.
 pub struct Served {
