@@ -11,6 +11,7 @@ use crate::chain::{Chain, Limits, configured};
 use crate::config::{self, Configuration, Daemon, Faults, Fingerprint};
 use crate::log::Level;
 use crate::smtp::{self, receiver::LineEndings};
+use crate::sys::memory;
 use crate::sys::sandbox::{self, MissingLayer, Mode};
 
 use super::deadlines::Patience;
@@ -89,6 +90,7 @@ impl Served {
             config::SandboxMode::BestEffort => Mode::BestEffort,
             config::SandboxMode::Off => Mode::Off,
         };
+        memory::trim();
         Ok(Served {
             chains,
             sandbox,
