@@ -95,7 +95,7 @@ pub fn serve(
     let Some(chain) = served.chain(ends.listener) else {
         return Ok(());
     };
-    let mut talk = Talk {
+    converse(Talk {
         transport: Transport::new(client, link.as_ref())?,
         receiver: Receiver::new(served.receiver_limits()),
         conversation: Conversation::new(session, chain, served.limits()),
@@ -106,14 +106,18 @@ pub fn serve(
         link,
         log,
         in_body: false,
-    };
+    });
+    Ok(())
+}
+
+/// The whole dialogue and its last lines in the log.
+fn converse(mut talk: Talk<'_>) {
     let reason = match catch_unwind(AssertUnwindSafe(|| talk.run())) {
         Ok(Ok(reason)) => reason,
         Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => "timeout",
         Ok(Err(_)) => "lost",
         Err(panic) => {
-            // Nothing of the session is believed any more; the client alone is told. The process ends of it.
-            talk.out.clear();
+            // What was answered before stays: a 250 among it is a promise. The process ends of this.
             let _ = talk.farewell(421, "4.3.0 Internal error, closing connection", "panicked");
             talk.transport.finish();
             resume_unwind(panic);
@@ -121,9 +125,8 @@ pub fn serve(
     };
     talk.transport.finish();
     for (level, line) in talk.conversation.close(reason).lines {
-        log.line(level, line);
+        talk.log.line(level, line);
     }
-    Ok(())
 }
 
 impl Talk<'_> {
@@ -282,3 +285,6 @@ impl Talk<'_> {
         Ok(reason)
     }
 }
+
+#[cfg(test)]
+mod tests;
