@@ -96,12 +96,7 @@ fn life(
     log: &logger::client::Client,
     served: &Served,
 ) -> io::Result<()> {
-    for layer in served.confine()? {
-        log.say(
-            Level::Warning,
-            Event::new("sandbox-layer-missing").field("layer", layer),
-        );
-    }
+    served.confine()?; // what the kernel lacks, the master has said once for all
     let link = Rc::new(Link::new(link));
     link.report(&FromWorker::Ready);
     let delivery = Rc::new(RefCell::new(body::Delivery::new(
