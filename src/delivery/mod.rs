@@ -19,14 +19,15 @@ pub mod outcome;
 mod process;
 mod retry;
 pub mod spool;
-pub mod status;
 mod spool_list;
+pub mod status;
 mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use maildir::MAIL;
 pub use process::run;
 
 /// Takes a syslog severity (3 error, 4 warning, 6 info …) and one event as `key=value` words.

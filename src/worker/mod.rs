@@ -19,7 +19,7 @@ use std::rc::Rc;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::delivery::client::Client as DeliveryClient;
+use crate::delivery::client::{Client as DeliveryClient, PATIENCE};
 use crate::ipc::link::FromWorker;
 use crate::log::{Event, Level};
 use crate::logger;
@@ -90,7 +90,7 @@ fn life(
     let link = Rc::new(Link::new(link));
     link.report(&FromWorker::Ready);
     let delivery = Rc::new(RefCell::new(body::Delivery::new(
-        DeliveryClient::new(delivery, body::PATIENCE),
+        DeliveryClient::new(delivery, PATIENCE),
         Rc::clone(&link),
     )));
     let connections = served.daemon.workers.connections_per_worker;
