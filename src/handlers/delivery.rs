@@ -3,13 +3,12 @@
 //! In front of the body go the fields that effects added, then our one `Received` (RFC 5321 §4.4), whose `for` names the
 //! recipient only where there is a single one. Times are UTC. Notes: reads none, writes none.
 
-use crate::chain::outcome::{Message, Taken, fold, unavailable};
+use crate::chain::outcome::{Message, Refusal, Taken, fold, unavailable};
 use crate::chain::registry::Material;
 use crate::chain::{Context, Facts, Handler, HandlerError, Outcome};
 use crate::ipc::delivery::Commit;
 use crate::session::{Session, Transaction, Verdict};
 use crate::smtp::address::{ForwardPath, Mailbox};
-use crate::smtp::reply::Reply;
 use crate::smtp::trace::{Trace, With, received};
 
 /// Who it is.
@@ -38,11 +37,11 @@ impl Handler for Delivery {
         Ok(Outcome::none())
     }
 
-    fn take(&self, context: &mut Context<'_>, message: Message) -> Result<Taken, Reply> {
+    fn take(&self, context: &mut Context<'_>, message: Message) -> Result<Taken, Refusal> {
         let now = context.now();
         let session = context.session();
         let Some(transaction) = &session.transaction else {
-            return Err(unavailable());
+            return Err(unavailable().into());
         };
         let copies = message.copies.clone();
         let commit = Commit {
@@ -61,8 +60,11 @@ impl Handler for Delivery {
                 .unwrap_or_default(),
         };
         match context.delivery().commit(commit) {
-            Ok(outcome) => fold(&copies, outcome.results),
-            Err(_) => Err(unavailable()),
+            Ok(outcome) => Ok(fold(&copies, outcome.results)?),
+            Err(error) => Err(Refusal {
+                reply: unavailable(),
+                fault: Some(error.to_string()),
+            }),
         }
     }
 }
