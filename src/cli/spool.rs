@@ -1,6 +1,6 @@
 //! `rsmtpd spool`: messages that wait, have failed, or are in quarantine.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::path::Path;
 
 use clap::Subcommand;
@@ -35,8 +35,19 @@ pub enum Action {
 pub fn run(config: Option<&Path>, action: &Action) -> Result<(), Failure> {
     let state = check::state_directory(config)?;
     let result = match action {
-        Action::List => list(&state),
-        Action::Show { id } => spool::show(&state, id).and_then(|(_, text)| io::stdout().write_all(&text)),
+        Action::List => match spool::list(&state) {
+            Ok(listed) => return super::print(listed.iter().map(line).collect::<String>().as_bytes()),
+            Err(error) => Err(error),
+        },
+        Action::Show { id } => match spool::show(&state, id) {
+            // Mail is hostile; a pipe gets it as it is.
+            Ok((_, text)) if io::stdout().is_terminal() => {
+                let text = String::from_utf8_lossy(&text).replace("\r\n", "\n");
+                return super::print(super::printable(&text).as_bytes());
+            }
+            Ok((_, text)) => return super::print(&text),
+            Err(error) => Err(error),
+        },
         Action::Retry { id } if id == "all" => retry_all(&state),
         Action::Retry { id } => spool::retry(&state, id),
         Action::Drop { id } => spool::drop(&state, id),
@@ -49,14 +60,6 @@ pub fn run(config: Option<&Path>, action: &Action) -> Result<(), Failure> {
         };
         Failure::new(status, format!("{}: {error}", state.display()))
     })
-}
-
-fn list(state: &Path) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    for listed in spool::list(state)? {
-        writeln!(out, "{}", line(&listed))?;
-    }
-    Ok(())
 }
 
 fn line(listed: &Listed) -> String {
@@ -79,6 +82,7 @@ fn line(listed: &Listed) -> String {
         line.push_str(&format!(" fault={fault:?}"));
     }
     line.truncate(line.trim_end().len());
+    line.push('\n');
     line
 }
 

@@ -17,7 +17,8 @@ use anyhow::{Context as _, Result, bail};
 use crate::config;
 use crate::delivery;
 use crate::helper::EX_SOFTWARE;
-use crate::ipc::control::ToHelper;
+use crate::ipc::channel::Channel;
+use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::link::Role;
 use crate::log::{Event, Level};
 use crate::logger::{self, Destination, Sink, client::Client as Log};
@@ -202,12 +203,12 @@ fn warn_about_users(users: &Users, log: &Log) {
 fn prepare_state(state: &Path, owner: Option<&Identity>) -> Result<()> {
     if !state.exists() {
         if let Some(parent) = state.parent() {
-            fs::create_dir_all(parent).with_context(|| format!("{}", parent.display()))?;
+            fs::create_dir_all(parent).with_context(|| format!("state directory {}", state.display()))?;
         }
         fs::DirBuilder::new()
             .mode(0o700)
             .create(state)
-            .with_context(|| format!("{}", state.display()))?;
+            .with_context(|| format!("state directory {}", state.display()))?;
         if let Some(owner) = owner {
             nix::unistd::chown(state, Some(owner.uid.into()), Some(owner.gid.into()))?;
         }
@@ -241,8 +242,14 @@ fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result
     let mode = served.sandbox;
     let destination = plan.destination.clone();
     let work = move |control: OwnedFd, _| {
-        let Ok(sink) = Sink::open(destination.clone()) else {
-            return crate::helper::EX_CONFIG;
+        let sink = match Sink::open(destination.clone()) {
+            Ok(sink) => sink,
+            Err(error) => {
+                let path = destination.path().unwrap_or(Path::new("log"));
+                let why = FromHelper::Failed(format!("{}: {error}", path.display()));
+                let _ = Channel::<FromHelper, ToHelper>::new(control).send(&why);
+                return crate::helper::EX_CONFIG;
+            }
         };
         if sandbox::enter(&profile, mode).is_err() {
             return EX_SOFTWARE;
