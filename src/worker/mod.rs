@@ -22,7 +22,7 @@ use std::time::Instant;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::delivery::client::Client as DeliveryClient;
+use crate::delivery::client::{Client as DeliveryClient, PATIENCE};
 use crate::helper::EX_SOFTWARE;
 use crate::ipc::link::FromWorker;
 use crate::ipc::sources::View;
@@ -96,16 +96,11 @@ fn life(
     log: &logger::client::Client,
     served: &Served,
 ) -> io::Result<()> {
-    for layer in served.confine()? {
-        log.say(
-            Level::Warning,
-            Event::new("sandbox-layer-missing").field("layer", layer),
-        );
-    }
+    served.confine()?; // what the kernel lacks, the master has said once for all
     let link = Rc::new(Link::new(link));
     link.report(&FromWorker::Ready);
     let delivery = Rc::new(RefCell::new(body::Delivery::new(
-        DeliveryClient::new(delivery, body::PATIENCE),
+        DeliveryClient::new(delivery, PATIENCE),
         Rc::clone(&link),
     )));
     let connections = served.daemon.workers.connections_per_worker;

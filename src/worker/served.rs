@@ -240,6 +240,7 @@ impl Served {
             maximum_errors: worker.maximum_errors,
             maximum_unknown_commands: worker.maximum_unknown_commands,
             maximum_received: small(worker.maximum_received),
+            tolerate_unadvertised_params: worker.tolerate_unadvertised_params,
             line_endings: self.line_endings(),
         }
     }

@@ -159,6 +159,8 @@ impl Talk<'_> {
                         self.flush()?;
                         return Ok(reason);
                     }
+                    // What took us long is not the client's fault: its time begins with our reply.
+                    self.flush()?;
                     if let Some(late) = self.deadlines.late(Instant::now()) {
                         return self.give_up(late);
                     }
@@ -189,13 +191,17 @@ impl Talk<'_> {
                 now,
             };
             let action = match event {
-                Input::Command(line) => self.conversation.command(line, !input.is_empty(), &mut ports),
+                Input::Command(line) => {
+                    let pipelined = !input.is_empty() || self.transport.has_input();
+                    self.conversation.command(line, pipelined, &mut ports)
+                }
                 Input::BodyChunk(octets) => {
                     self.conversation.chunk(&octets, &mut ports);
                     continue;
                 }
                 Input::BodyEnd(end) => {
-                    if !input.is_empty() && !self.conversation.session().offers("PIPELINING") {
+                    let more = !input.is_empty() || self.transport.has_input();
+                    if more && !self.conversation.session().offers("PIPELINING") {
                         self.conversation.observe(Anomaly::TalkedAfterDot);
                     }
                     self.flush()?;
