@@ -43,7 +43,7 @@ fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 
 /// Runs `body` in a forked child and answers how it ended: each probe of the tests is such a child.
 #[cfg(test)]
-fn in_child(body: impl FnOnce() -> i32) -> process::Ended {
+pub(crate) fn in_child(body: impl FnOnce() -> i32) -> process::Ended {
     match process::fork().expect("fork") {
         process::Fork::Child => {
             let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(101);
