@@ -474,7 +474,10 @@ mod tests {
     fn agrees_with_the_isemail_suite() {
         // On the real standard error: what a test prints is kept back while it passes.
         let skip = |why: &str| {
-            let _ = writeln!(std::io::stderr(), "skipped: smtp::address::agrees_with_the_isemail_suite: {why}");
+            let _ = writeln!(
+                std::io::stderr(),
+                "skipped: smtp::address::agrees_with_the_isemail_suite: {why}"
+            );
         };
         let Some(root) = std::env::var_os("RSMTPD_VECTORS") else {
             skip("RSMTPD_VECTORS does not name the directory of published vectors");
