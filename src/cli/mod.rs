@@ -21,6 +21,8 @@ use crate::config::{self, LogLevel};
 pub mod exit {
     /// The command line is wrong.
     pub const USAGE: u8 = 64;
+    /// What is on disk is damaged.
+    pub const DATAERR: u8 = 65;
     /// Something asked for is not there.
     pub const NOINPUT: u8 = 66;
     /// A needed service is not running.
@@ -29,6 +31,8 @@ pub mod exit {
     pub const OSERR: u8 = 71;
     /// What was asked for cannot be written out.
     pub const IOERR: u8 = 74;
+    /// It may work later.
+    pub const TEMPFAIL: u8 = 75;
     /// Not enough rights.
     pub const NOPERM: u8 = 77;
     /// The configuration is broken.

@@ -38,7 +38,7 @@ pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> 
     let ready = match startup::start(served, opened, &plan) {
         Ok(ready) => ready,
         Err(error) => {
-            let failure = Failure::new(exit::OSERR, explain(&error));
+            let failure = Failure::new(status_of(&error), explain(&error));
             failure.say();
             if let Some(waiting) = waiting {
                 waiting.end(failure.status);
@@ -55,6 +55,20 @@ pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> 
         Ok(status) => Err(Failure::new(status, "")),
         Err(error) => Err(Failure::new(exit::OSERR, error)),
     }
+}
+
+/// The exit status that says most about why start-up failed.
+fn status_of(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<startup::Misconfigured>().is_some() {
+        return exit::CONFIG;
+    }
+    let denied = error.chain().any(|cause| {
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        let errno = cause.downcast_ref::<nix::errno::Errno>();
+        kind == Some(io::ErrorKind::PermissionDenied)
+            || matches!(errno, Some(nix::errno::Errno::EPERM | nix::errno::Errno::EACCES))
+    });
+    if denied { exit::NOPERM } else { exit::OSERR }
 }
 
 /// The chain of causes, and what helps against the commonest.
