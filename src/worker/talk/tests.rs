@@ -10,10 +10,10 @@ use super::*;
 use crate::chain::{Chain, Directory, Found, Layout};
 use crate::config::{Configuration, open_directory};
 use crate::delivery::client::Client as DeliveryClient;
+use crate::delivery::client::PATIENCE;
 use crate::log::Level;
 use crate::smtp::address::ForwardPath;
 use crate::sys::socket;
-use crate::worker::body::PATIENCE;
 
 /// Has a fault.
 struct Broken;
