@@ -151,6 +151,22 @@ impl Session {
         }
     }
 
+    /// What was odd about the client, each kind once in the order of its first time, joined by commas;
+    /// `none` where nothing was.
+    pub fn odd(&self) -> String {
+        let mut names: Vec<&str> = Vec::new();
+        for seen in &self.anomalies {
+            let name = seen.anomaly.name();
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        if names.is_empty() {
+            names.push("none");
+        }
+        names.join(",")
+    }
+
     /// Forgets the transaction, its recipients, notes and kept verdicts.
     pub(crate) fn reset(&mut self) {
         self.transaction = None;

@@ -108,6 +108,7 @@ pub fn wait_until(mut ready: impl FnMut() -> bool) -> bool {
 pub struct Setup {
     directory: TempDir,
     port: u16,
+    environment: Vec<(&'static str, &'static str)>,
 }
 
 impl Setup {
@@ -127,7 +128,11 @@ impl Setup {
                 fs::copy(&from, to).expect("copy of a shipped file");
             }
         }
-        let mut setup = Setup { directory, port: 0 };
+        let mut setup = Setup {
+            directory,
+            port: 0,
+            environment: Vec::new(),
+        };
         setup.write("simple_recipient_validator.yaml", RECIPIENTS);
         setup.set("worker.yaml", "maximum_errors", "100");
         setup.set("worker.yaml", "maximum_unknown_commands", "100");
@@ -192,6 +197,11 @@ impl Setup {
         }
     }
 
+    /// Sets a variable of the server's environment.
+    pub fn environment(&mut self, name: &'static str, value: &'static str) {
+        self.environment.push((name, value));
+    }
+
     /// Starts the server and waits until it greets.
     pub fn start(mut self) -> Server {
         for _ in 0..3 {
@@ -252,6 +262,7 @@ impl Server {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .env_remove("NOTIFY_SOCKET")
+            .envs(setup.environment.iter().copied())
             .current_dir(setup.directory.path())
             .process_group(0)
             .spawn()
@@ -276,6 +287,7 @@ impl Server {
         let fresh = Setup {
             directory: tempfile::tempdir().expect("temporary directory"),
             port: 0,
+            environment: Vec::new(),
         };
         std::mem::replace(&mut self.setup, fresh)
     }
@@ -518,6 +530,9 @@ impl Client {
                 return Err(bad("a reply line ends in CRLF and has at most 512 octets"));
             }
             let text = shown.trim_end_matches("\r\n");
+            if text.contains(|c: char| c.is_control() || !c.is_ascii()) {
+                return Err(bad("a reply is printable ASCII"));
+            }
             let code = text.get(..3).and_then(|c| c.parse().ok());
             let code: u16 = code.ok_or_else(|| bad("no reply code"))?;
             if reply.code != 0 && reply.code != code {
