@@ -5,6 +5,7 @@ mod common;
 use common::{Client, Server, Setup, run, tool, wait_until};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use std::io::Write;
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -111,6 +112,25 @@ fn a_message_keeps_up_its_rate() {
     is_given_up(client, "4.4.2");
     assert!(server.mail("test@example.com").is_empty());
     assert!(wait_until(|| server.said().contains("reason=too-slow")));
+}
+
+/// A client that asks and asks and never reads must not hold a worker longer than one that says nothing.
+#[test]
+fn who_never_reads_is_given_up() {
+    let server = with(&[("command_timeout", "2s")]);
+    let client = server.hello();
+    let mut stream = client.stream();
+    let began = Instant::now();
+    let question = "HELP\r\n".repeat(1000);
+    while stream.write_all(question.as_bytes()).is_ok() {
+        assert!(began.elapsed() < common::PATIENCE, "it is never ended");
+    }
+    assert!(began.elapsed() < common::PATIENCE, "{:?}", began.elapsed());
+    assert!(
+        wait_until(|| server.said().contains("reason=timeout")),
+        "{}",
+        server.said()
+    );
 }
 
 /// Counts the segments with data that arrive for a group of commands (`tcpi_data_segs_in`).
