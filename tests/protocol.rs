@@ -225,9 +225,7 @@ fn trace_field(message: &[u8]) -> String {
 
 #[test]
 fn the_trace_field_is_that_of_the_rfc() {
-    let mut setup = Setup::new();
-    setup.environment("TZ", "XYZ-3:30");
-    let server = setup.start();
+    let server = Setup::new().under(["/usr/bin/env", "TZ=XYZ-3:30"]).start();
     for (number, (hello, mail, with)) in [
         ("EHLO client.example", "MAIL FROM:<a@client.example>", "ESMTP"),
         ("HELO client.example", "MAIL FROM:<a@client.example>", "SMTP"),

@@ -18,12 +18,16 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 pub mod exit {
     /// The command line is wrong.
     pub const USAGE: u8 = 64;
+    /// What is on disk is damaged.
+    pub const DATAERR: u8 = 65;
     /// Something asked for is not there.
     pub const NOINPUT: u8 = 66;
     /// A needed service is not running.
     pub const UNAVAILABLE: u8 = 69;
     /// The system refused something.
     pub const OSERR: u8 = 71;
+    /// It may work later.
+    pub const TEMPFAIL: u8 = 75;
     /// Not enough rights.
     pub const NOPERM: u8 = 77;
     /// The configuration is broken.

@@ -3,13 +3,12 @@
 //! In front of the body go the fields that effects added, then our one `Received` (RFC 5321 §4.4), whose `for` names the
 //! recipient only where there is a single one. Times are local, with their offset. Notes: reads none, writes none.
 
-use crate::chain::outcome::{Message, Taken, fold, unavailable};
+use crate::chain::outcome::{Message, Refusal, Taken, fold, unavailable};
 use crate::chain::registry::Material;
 use crate::chain::{Context, Facts, Handler, HandlerError, Outcome};
 use crate::ipc::delivery::Commit;
 use crate::session::{Session, Transaction, Verdict};
 use crate::smtp::address::{ForwardPath, Mailbox};
-use crate::smtp::reply::Reply;
 use crate::smtp::trace::{Trace, With, received};
 use jiff::tz::TimeZone;
 use std::sync::OnceLock;
@@ -47,11 +46,11 @@ impl Handler for Delivery {
         Ok(Outcome::none())
     }
 
-    fn take(&self, context: &mut Context<'_>, message: Message) -> Result<Taken, Reply> {
+    fn take(&self, context: &mut Context<'_>, message: Message) -> Result<Taken, Refusal> {
         let now = context.now();
         let session = context.session();
         let Some(transaction) = &session.transaction else {
-            return Err(unavailable());
+            return Err(unavailable().into());
         };
         let copies = message.copies.clone();
         let commit = Commit {
@@ -70,8 +69,11 @@ impl Handler for Delivery {
                 .unwrap_or_default(),
         };
         match context.delivery().commit(commit) {
-            Ok(outcome) => fold(&copies, outcome.results),
-            Err(_) => Err(unavailable()),
+            Ok(outcome) => Ok(fold(&copies, outcome.results)?),
+            Err(error) => Err(Refusal {
+                reply: unavailable(),
+                fault: Some(error.to_string()),
+            }),
         }
     }
 }

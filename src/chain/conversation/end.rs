@@ -238,7 +238,14 @@ impl Conversation<'_> {
                 self.log_taken(&copies, taken.results());
                 Ok(taken.reply(&id))
             }
-            Err(reply) => Err(reply),
+            Err(refusal) => {
+                if let Some(fault) = refusal.fault {
+                    let line = self.event("delivery-failed").field("id", &id);
+                    self.log
+                        .push((Level::Error, line.quoted("error", fault.as_bytes()).text()));
+                }
+                Err(refusal.reply)
+            }
         }
     }
 
