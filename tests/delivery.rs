@@ -28,7 +28,11 @@ fn setup(recipients: &[&str], delivery: &str) -> Setup {
              allow_soft_delivery: yes\n    recipients:\n      - test\n"
         ),
     );
-    let retry = if delivery.contains("retry:") { "" } else { "retry: {first: 1s, longest: 1s}\n" };
+    let retry = if delivery.contains("retry:") {
+        ""
+    } else {
+        "retry: {first: 1s, longest: 1s}\n"
+    };
     setup.write("delivery.yaml", &format!("{retry}{delivery}\n"));
     setup.set("worker.yaml", "maximum_errors", "1000");
     setup
@@ -102,7 +106,9 @@ fn an_agent_that_is_not_there_is_our_fault() {
     let server = setup(&["a"], &lda(Path::new("/nonexistent/lda"), "")).start();
     let (code, text) = code(&mut server.hello(), &["a@example.com"]);
     assert!(code == 451 && text.starts_with("4.3.5"), "{code} {text}");
-    assert!(wait_until(|| server.said().contains("ended=NotStarted at=configuration")));
+    assert!(wait_until(|| server
+        .said()
+        .contains("ended=NotStarted at=configuration")));
 }
 
 #[test]
@@ -127,7 +133,11 @@ fn the_agent_gets_its_arguments_and_a_home() {
     };
     let default = |setup: &Setup| format!("{}/mail/example.com/alice", setup.state().display());
     check("", &default, false);
-    check("\n  home: /srv/%d/u/%n", &|_| "/srv/example.com/u/alice".to_owned(), false);
+    check(
+        "\n  home: /srv/%d/u/%n",
+        &|_| "/srv/example.com/u/alice".to_owned(),
+        false,
+    );
     check("\n  userdb: yes", &default, true);
 }
 
@@ -155,7 +165,11 @@ fn a_hanging_agent_is_killed_and_holds_up_no_other() {
     let pids = fs::read_to_string(directory.path().join("pids")).expect("pids");
     for pid in pids.lines() {
         let state = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        assert!(wait_until(|| !state().contains(") S")), "its child {pid} lives: {}", state());
+        assert!(
+            wait_until(|| !state().contains(") S")),
+            "its child {pid} lives: {}",
+            state()
+        );
     }
 }
 
@@ -170,7 +184,10 @@ fn a_loud_agent_is_logged_within_bounds() {
     assert_eq!(code(&mut server.hello(), &["a@example.com"]).0, 451);
     assert!(wait_until(|| server.said().contains("event=agent_ended")));
     let said = server.said();
-    let line = said.lines().find(|line| line.contains("event=agent_ended")).expect("line");
+    let line = said
+        .lines()
+        .find(|line| line.contains("event=agent_ended"))
+        .expect("line");
     assert!(line.contains("first \\u{1b}[31m line"), "{line}");
     assert!(line.len() < 2300, "{} octets", line.len());
 }
@@ -187,7 +204,10 @@ fn when_some_have_it_the_rest_waits_or_has_failed() {
     let (ok, full, wait) = ("ok@example.com", "full@example.com", "wait@example.com");
     assert_eq!(code(&mut client, &[full]).0, 552);
     assert_eq!(code(&mut client, &[full, wait]).0, 451);
-    assert!(spool(&mut server, &["list"]).1.is_empty(), "nothing is kept when nobody has it");
+    assert!(
+        spool(&mut server, &["list"]).1.is_empty(),
+        "nothing is kept when nobody has it"
+    );
     assert_eq!(code(&mut client, &[ok, full, wait]).0, 250);
     let listed = spool(&mut server, &["list"]).1;
     assert_eq!(listed.lines().count(), 2, "{listed}");
@@ -195,7 +215,9 @@ fn when_some_have_it_the_rest_waits_or_has_failed() {
     assert!(wait_until(|| server.said().contains("event=deferred")), "tried again");
     fs::write(directory.path().join("go"), "").expect("go");
     let waited = directory.path().join("wait.in");
-    assert!(wait_until(|| waited.exists() && spool(&mut server, &["list"]).1.lines().count() == 1));
+    assert!(wait_until(
+        || waited.exists() && spool(&mut server, &["list"]).1.lines().count() == 1
+    ));
     assert_same_message(&fs::read(waited).expect("read"), MESSAGE);
     assert_same_message(&fs::read(directory.path().join("ok.in")).expect("read"), MESSAGE);
     assert!(server.said().contains("event=failed"));
@@ -207,7 +229,11 @@ fn what_is_too_old_goes_to_failed_and_can_be_tried_from_there() {
     let path = agent(directory.path(), r#"test -e "$d/go" || exit 75; cat >>"$d/in""#);
     let mut server = setup(&["a", "b"], &lda(&path, "acknowledge: spooled\ngive_up: 2s")).start();
     assert_eq!(code(&mut server.hello(), &["a@example.com", "b@example.com"]).0, 250);
-    assert!(wait_until(|| spool(&mut server, &["list"]).1.starts_with("failed ")), "{}", server.said());
+    assert!(
+        wait_until(|| spool(&mut server, &["list"]).1.starts_with("failed ")),
+        "{}",
+        server.said()
+    );
     let listed = spool(&mut server, &["list"]).1;
     assert_eq!(listed.lines().count(), 1, "{listed}");
     let id = listed.split(' ').nth(1).expect("id").to_owned();
@@ -230,11 +256,15 @@ fn a_full_spool_survives_a_restart_and_each_message_comes_once() {
         assert_eq!(client.deliver(FROM, &["a@example.com"], message.as_bytes()).code, 250);
     }
     drop(client);
-    let setup = server.stop();
+    let setup = server.into_setup();
     assert!(fs::read_dir(setup.state().join("spool")).expect("spool").count() > 200);
     fs::write(directory.path().join("go"), "").expect("go");
     let mut server = setup.start();
-    assert!(wait_until(|| spool(&mut server, &["list"]).1.is_empty()), "{}", server.said());
+    assert!(
+        wait_until(|| spool(&mut server, &["list"]).1.is_empty()),
+        "{}",
+        server.said()
+    );
     let all: Vec<String> = fs::read_dir(directory.path())
         .expect("directory")
         .flatten()
@@ -243,7 +273,10 @@ fn a_full_spool_survives_a_restart_and_each_message_comes_once() {
         .collect();
     assert_eq!(all.len(), 100);
     for number in 0..100 {
-        let mine = all.iter().filter(|text| text.contains(&format!("number {number}."))).count();
+        let mine = all
+            .iter()
+            .filter(|text| text.contains(&format!("number {number}.")))
+            .count();
         assert_eq!(mine, 1, "message {number}");
     }
 }
@@ -256,13 +289,22 @@ fn a_mailbox_that_cannot_be_written_waits_alone() {
     assert_eq!(code(&mut client, &["a@example.com"]).0, 250);
     fs::write(mail.join("b"), "in the way").expect("file");
     assert_eq!(code(&mut client, &["b@example.com"]).0, 451);
-    assert_eq!(code(&mut client, &["a@example.com", "b@example.com", "x@example.net"]).0, 250);
-    assert_eq!(messages_below(&server.setup().state().join("quarantine/example.net/soft")).len(), 1);
+    assert_eq!(
+        code(&mut client, &["a@example.com", "b@example.com", "x@example.net"]).0,
+        250
+    );
+    assert_eq!(
+        messages_below(&server.setup().state().join("quarantine/example.net/soft")).len(),
+        1
+    );
     assert!(spool(&mut server, &["list"]).1.contains("b@example.com=waiting"));
     fs::remove_file(mail.join("b")).expect("removed");
     assert_same_message(&server.await_mail("b@example.com", 1)[0], MESSAGE);
     assert!(wait_until(|| !spool(&mut server, &["list"]).1.contains("spool ")));
-    assert_eq!((server.mail("a@example.com").len(), server.mail("b@example.com").len()), (2, 1));
+    assert_eq!(
+        (server.mail("a@example.com").len(), server.mail("b@example.com").len()),
+        (2, 1)
+    );
 }
 
 #[test]
@@ -287,16 +329,27 @@ fn odd_names_stay_in_their_directory() {
 #[test]
 fn an_operator_can_tend_everything_that_is_kept() {
     let directory = shared();
-    let path = agent(directory.path(), r#"case $USER in full*) exit 77;; wait*) exit 75;; esac; cat >>"$d/in""#);
+    let path = agent(
+        directory.path(),
+        r#"case $USER in full*) exit 77;; wait*) exit 75;; esac; cat >>"$d/in""#,
+    );
     let mut server = setup(&["ok", "full", "wait"], &lda(&path, "retry: {first: 1h}")).start();
     let mut client = server.hello();
-    let to = ["ok@example.com", "full@example.com", "wait@example.com", "soft@example.net"];
+    let to = [
+        "ok@example.com",
+        "full@example.com",
+        "wait@example.com",
+        "soft@example.net",
+    ];
     let odd = b"Subject: \x1b[2J\xc2\x9b odd\r\n\r\nbody\r\n";
     assert_eq!(client.deliver(FROM, &to, odd).code, 250);
     let (success, listed) = spool(&mut server, &["list"]);
     assert!(success);
     let id = listed.split(' ').nth(1).expect("id").to_owned();
-    let soft = listed.lines().find_map(|line| line.strip_prefix("quarantine ")).expect("soft");
+    let soft = listed
+        .lines()
+        .find_map(|line| line.strip_prefix("quarantine "))
+        .expect("soft");
     let soft = soft.split(' ').next().expect("path").to_owned();
     for (arguments, said) in [
         (["show", "nothing"], "no message"),
@@ -311,16 +364,31 @@ fn an_operator_can_tend_everything_that_is_kept() {
     }
     for name in [format!("spool/{id}"), format!("failed/{id}"), soft.clone()] {
         let (success, text) = spool(&mut server, &["show", &name]);
-        assert!(success && text.contains("Subject: \x1b[2J") && text.contains("size="), "{text}");
+        assert!(
+            success && text.contains("Subject: \x1b[2J") && text.contains("size="),
+            "{text}"
+        );
     }
     assert!(spool(&mut server, &["retry", &soft]).0);
-    assert!(wait_until(|| fs::read_to_string(directory.path().join("in")).is_ok_and(|t| t.matches(" odd").count() == 2)));
+    assert!(wait_until(
+        || fs::read_to_string(directory.path().join("in")).is_ok_and(|t| t.matches(" odd").count() == 2)
+    ));
     assert!(spool(&mut server, &["retry", "all"]).0);
-    assert!(wait_until(|| spool(&mut server, &["list"]).1.matches("attempts=").count() == 2));
-    assert!(spool(&mut server, &["drop", &format!("spool/{id}")]).0 || spool(&mut server, &["list"]).1.contains("failed"));
+    assert!(wait_until(|| spool(&mut server, &["list"])
+        .1
+        .matches("attempts=")
+        .count()
+        == 2));
+    assert!(
+        spool(&mut server, &["drop", &format!("spool/{id}")]).0 || spool(&mut server, &["list"]).1.contains("failed")
+    );
     for line in spool(&mut server, &["list"]).1.lines() {
         let words: Vec<&str> = line.split(' ').collect();
-        assert!(wait_until(|| spool(&mut server, &["drop", &format!("{}/{}", words[0], words[1])]).0));
+        assert!(wait_until(|| spool(
+            &mut server,
+            &["drop", &format!("{}/{}", words[0], words[1])]
+        )
+        .0));
     }
     assert!(spool(&mut server, &["list"]).1.is_empty());
 }
@@ -336,11 +404,18 @@ fn on_a_terminal_a_message_is_harmless() {
     let listed = spool(&mut server, &["list"]).1;
     let id = listed.split(' ').nth(1).expect("id").to_owned();
     let config = server.setup().config();
-    let line = format!("{} -c {} spool show {id}", env!("CARGO_BIN_EXE_rsmtpd"), config.display());
+    let line = format!(
+        "{} -c {} spool show {id}",
+        env!("CARGO_BIN_EXE_rsmtpd"),
+        config.display()
+    );
     let (success, said) = run(Command::new(script).args(["-qec", &line, "/dev/null"]), b"");
     assert!(success, "{said}");
     assert!(!said.contains(['\x1b', '\u{9b}', '\u{202e}', '\x07']), "{said:?}");
-    assert!(said.contains("Subject: \\u{1b}[2J\\u{9b}\\u{202e} odd\\u{7}") && said.contains("täb\tbody"), "{said}");
+    assert!(
+        said.contains("Subject: \\u{1b}[2J\\u{9b}\\u{202e} odd\\u{7}") && said.contains("täb\tbody"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -355,12 +430,25 @@ fn root_tends_the_spool_as_its_owner_and_strangers_do_not() {
     assert!(wait_until(|| spool(&mut server, &["list"]).1.starts_with("failed ")));
     let config = server.setup().config();
     let mut stranger = Command::new("setpriv");
-    stranger.args(["--reuid=65534", "--regid=65534", "--clear-groups", env!("CARGO_BIN_EXE_rsmtpd"), "-c"]);
+    stranger.args([
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        env!("CARGO_BIN_EXE_rsmtpd"),
+        "-c",
+    ]);
     let (success, said) = run(stranger.arg(config).args(["spool", "list"]), b"");
-    assert!(!success && said.contains("Permission denied") && said.contains("run this as root"), "{said}");
+    assert!(
+        !success && said.contains("Permission denied") && said.contains("run this as root"),
+        "{said}"
+    );
     fs::write(directory.path().join("go"), "").expect("go");
     assert!(spool(&mut server, &["retry", "all"]).0, "moved by root");
-    assert!(wait_until(|| spool(&mut server, &["list"]).1.is_empty()), "delivered by delivery: {}", server.said());
+    assert!(
+        wait_until(|| spool(&mut server, &["list"]).1.is_empty()),
+        "delivered by delivery: {}",
+        server.said()
+    );
     assert!(fs::read_to_string(directory.path().join("in")).is_ok_and(|text| text.contains("hello")));
 }
 
@@ -371,7 +459,12 @@ impl Small {
     fn mount(at: &Path, size: &str) -> Option<Small> {
         fs::create_dir_all(at).ok()?;
         let options = format!("size={size},mode=0700,uid=65533,gid=65533");
-        let (success, _) = run(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(at), b"");
+        let (success, _) = run(
+            Command::new("mount")
+                .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+                .arg(at),
+            b"",
+        );
         success.then(|| Small(at.to_owned()))
     }
 }
@@ -396,21 +489,42 @@ fn without_space_the_sender_keeps_the_message() {
     let mut server = setup.start();
     let mut client = server.hello();
     assert_eq!(code(&mut client, &["a@example.com"]).0, 250);
-    let big = [b"Subject: big\r\n\r\n".as_slice(), &b"0123456789abcdef\r\n".repeat(100_000)].concat();
+    let big = [
+        b"Subject: big\r\n\r\n".as_slice(),
+        &b"0123456789abcdef\r\n".repeat(100_000),
+    ]
+    .concat();
     let reply = client.deliver(FROM, &["a@example.com"], &big);
-    assert!(reply.code == 452 && reply.text().starts_with("4.3.1"), "staged: {reply:?}");
+    assert!(
+        reply.code == 452 && reply.text().starts_with("4.3.1"),
+        "staged: {reply:?}"
+    );
     let filler = server.setup().state().join("filler");
     let fill = |_: &mut Client| {
         let mut file = fs::File::create(&filler).expect("filler");
         while file.write_all(&[0; 4096]).is_ok() {}
     };
     fill(&mut client);
-    let inline = [b"Subject: inline\r\n\r\n".as_slice(), &b"0123456789abcdef\r\n".repeat(2_000)].concat();
+    let inline = [
+        b"Subject: inline\r\n\r\n".as_slice(),
+        &b"0123456789abcdef\r\n".repeat(2_000),
+    ]
+    .concat();
     let reply = client.deliver(FROM, &["a@example.com", "b@example.com"], &inline);
-    assert!(reply.code == 452 && reply.text().starts_with("4.3.1"), "inline: {reply:?}");
+    assert!(
+        reply.code == 452 && reply.text().starts_with("4.3.1"),
+        "inline: {reply:?}"
+    );
     fs::remove_file(&filler).expect("removed");
-    assert_eq!(client.deliver(FROM, &["b@example.com"], &inline).code, 250, "space again");
-    assert_eq!((server.mail("a@example.com").len(), server.mail("b@example.com").len()), (1, 1));
+    assert_eq!(
+        client.deliver(FROM, &["b@example.com"], &inline).code,
+        250,
+        "space again"
+    );
+    assert_eq!(
+        (server.mail("a@example.com").len(), server.mail("b@example.com").len()),
+        (1, 1)
+    );
     drop((client, server));
     drop(small);
 }
@@ -438,15 +552,22 @@ fn a_250_comes_after_the_disk() {
             let directory = shared();
             let trace = directory.path().join("trace");
             let mut tracer = Command::new(&strace)
-                .args(["-f", "-y", "-qq", "-e", "trace=write,linkat,fsync,fdatasync,sendmsg,sendto"])
+                .args([
+                    "-f",
+                    "-y",
+                    "-qq",
+                    "-e",
+                    "trace=write,linkat,fsync,fdatasync,sendmsg,sendto",
+                ])
                 .args(["-p", &server.working_half("delivery").to_string(), "-o"])
                 .arg(&trace)
                 .spawn()
                 .expect("strace");
             let traced = || fs::read_to_string(&trace).unwrap_or_default();
             let half = server.working_half("delivery");
-            assert!(wait_until(|| fs::read_to_string(format!("/proc/{half}/status"))
-                .is_ok_and(|text| !text.contains("TracerPid:\t0"))));
+            assert!(wait_until(
+                || fs::read_to_string(format!("/proc/{half}/status")).is_ok_and(|text| !text.contains("TracerPid:\t0"))
+            ));
             thread::sleep(Duration::from_millis(300)); // strace attaches to thread after thread
             assert_eq!(code(&mut client, &["a@example.com"]).0, 250);
             server.await_mail("a@example.com", 2);
@@ -487,7 +608,9 @@ fn check_order(trace: &str, directory_too: bool) {
         let file = |line: &&str| line.contains("fsync(") && !line.contains(&format!("<{parent}>"));
         if directory_too {
             let synced_before = before[..at].iter().any(|line| file(&line));
-            let directory = after.iter().any(|line| line.contains("fsync(") && line.contains(&format!("<{parent}>")));
+            let directory = after
+                .iter()
+                .any(|line| line.contains("fsync(") && line.contains(&format!("<{parent}>")));
             assert!(synced_before && directory, "{link}\n{}", mine.join("\n"));
         } else {
             assert!(after.iter().any(|line| file(&line)), "{link}\n{}", mine.join("\n"));
@@ -577,7 +700,8 @@ fn lmtp_is_told_per_recipient_over_kept_connections() {
     let tell = std::sync::Mutex::new(tell);
     let socket = lmtp(directory.path(), move |number, mut server| {
         server.say("220 hello\r\n");
-        while let Some((recipients, lines)) = server.message(|path| path.contains("none").then_some("550 5.1.1 Nobody")) {
+        while let Some((recipients, lines)) = server.message(|path| path.contains("none").then_some("550 5.1.1 Nobody"))
+        {
             for recipient in &recipients {
                 server.say(if recipient.contains("full") {
                     "552-5.2.2 Quota\r\n552 5.2.2 \x07Mailbox \u{fc} is full\r\n"
@@ -598,16 +722,30 @@ fn lmtp_is_told_per_recipient_over_kept_connections() {
     let to = |names: &[usize]| names.iter().map(|&at| all[at].as_str()).collect::<Vec<_>>();
     assert!(code(&mut client, &to(&[0])).1.starts_with("5.1.1 Nobody"));
     let (full, text) = code(&mut client, &to(&[1]));
-    assert!(full == 552 && text.starts_with("5.2.2") && !text.contains('\x07'), "{text}");
+    assert!(
+        full == 552 && text.starts_with("5.2.2") && !text.contains('\x07'),
+        "{text}"
+    );
     assert_eq!(code(&mut client, &to(&[2, 1, 0])).0, 451);
     assert_eq!(code(&mut client, &to(&[3, 4])).0, 250);
     assert!(spool(&mut server, &["list"]).1.is_empty());
     assert_eq!(code(&mut client, &to(&[0, 1, 2, 3])).0, 250);
     let listed = spool(&mut server, &["list"]).1;
-    assert!(listed.contains("slow@example.com=") && listed.contains("none@example.com=waiting full@example.com="), "{listed}");
-    let transactions: Vec<_> = (0..4).map(|_| told.recv_timeout(common::PATIENCE).expect("told")).collect();
-    assert!(transactions.iter().all(|(number, _)| *number == 0), "one connection: {transactions:?}");
-    assert_eq!(transactions[3].1, ["full@example.com", "slow@example.com", "a@example.com"]);
+    assert!(
+        listed.contains("slow@example.com=") && listed.contains("none@example.com=waiting full@example.com="),
+        "{listed}"
+    );
+    let transactions: Vec<_> = (0..4)
+        .map(|_| told.recv_timeout(common::PATIENCE).expect("told"))
+        .collect();
+    assert!(
+        transactions.iter().all(|(number, _)| *number == 0),
+        "one connection: {transactions:?}"
+    );
+    assert_eq!(
+        transactions[3].1,
+        ["full@example.com", "slow@example.com", "a@example.com"]
+    );
 }
 
 #[test]
@@ -629,7 +767,11 @@ fn lmtp_that_breaks_half_way_is_believed_as_far_as_it_spoke() {
     let to = ["a@example.com", "b@example.com", "c@example.com"];
     assert_eq!(code(&mut server.hello(), &to).0, 250, "a has it");
     assert!(wait_until(|| server.said().contains("event=lmtp_failed")));
-    assert!(wait_until(|| spool(&mut server, &["list"]).1.is_empty()), "{}", server.said());
+    assert!(
+        wait_until(|| spool(&mut server, &["list"]).1.is_empty()),
+        "{}",
+        server.said()
+    );
     for name in to {
         let mine = format!("rcpt={name}");
         let times = || {
@@ -702,17 +844,35 @@ fn a_connection_that_the_server_closed_meanwhile_costs_nothing() {
 #[test]
 fn beyond_the_queue_the_sender_is_told_to_come_again() {
     let directory = shared();
-    let path = agent(directory.path(), r#"until test -e "$d/go"; do sleep 0.05; done; cat >>"$d/in""#);
+    let path = agent(
+        directory.path(),
+        r#"until test -e "$d/go"; do sleep 0.05; done; cat >>"$d/in""#,
+    );
     let server = setup(&["a"], &lda(&path, "lda_jobs: 1\nqueue: 2")).start();
     thread::scope(|scope| {
         let senders: Vec<_> = (0..8)
             .map(|_| scope.spawn(|| code(&mut server.hello(), &["a@example.com"])))
             .collect();
-        assert!(wait_until(|| server.said().matches("event=overloaded").count() == 5), "{}", server.said());
+        assert!(
+            wait_until(|| server.said().matches("event=overloaded").count() == 5),
+            "{}",
+            server.said()
+        );
         fs::write(directory.path().join("go"), "").expect("go");
-        let replies: Vec<_> = senders.into_iter().map(|sender| sender.join().expect("reply")).collect();
-        assert_eq!(replies.iter().filter(|(code, _)| *code == 250).count(), 3, "{replies:?}");
-        assert_eq!(replies.iter().filter(|(_, text)| text.starts_with("4.3.2")).count(), 5, "{replies:?}");
+        let replies: Vec<_> = senders
+            .into_iter()
+            .map(|sender| sender.join().expect("reply"))
+            .collect();
+        assert_eq!(
+            replies.iter().filter(|(code, _)| *code == 250).count(),
+            3,
+            "{replies:?}"
+        );
+        assert_eq!(
+            replies.iter().filter(|(_, text)| text.starts_with("4.3.2")).count(),
+            5,
+            "{replies:?}"
+        );
     });
     let text = fs::read_to_string(directory.path().join("in")).expect("delivered");
     assert_eq!(text.matches("Subject: hello").count(), 3);

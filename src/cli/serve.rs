@@ -35,7 +35,7 @@ pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> 
         .transpose()
         .map_err(|error| Failure::new(exit::OSERR, error))?;
     let ready =
-        startup::start(served, opened, &plan).map_err(|error| Failure::new(exit::OSERR, format!("{error:#}")))?;
+        startup::start(served, opened, &plan).map_err(|error| Failure::new(status_of(&error), format!("{error:#}")))?;
     announce(&ready);
     if let Some(waiting) = waiting {
         waiting.release();
@@ -45,6 +45,20 @@ pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> 
         Ok(status) => Err(Failure::new(status, "")),
         Err(error) => Err(Failure::new(exit::OSERR, error)),
     }
+}
+
+/// The exit status that says most about why start-up failed.
+fn status_of(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<startup::Misconfigured>().is_some() {
+        return exit::CONFIG;
+    }
+    let denied = error.chain().any(|cause| {
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        let errno = cause.downcast_ref::<nix::errno::Errno>();
+        kind == Some(io::ErrorKind::PermissionDenied)
+            || matches!(errno, Some(nix::errno::Errno::EPERM | nix::errno::Errno::EACCES))
+    });
+    if denied { exit::NOPERM } else { exit::OSERR }
 }
 
 /// Lets the command line have the last word.

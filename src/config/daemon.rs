@@ -8,6 +8,9 @@ use ipnet::IpNet;
 
 use super::section::{Field, Section};
 
+/// How many sockets there may be: workers have as many descriptor numbers for them.
+const LISTENERS_MAX: usize = 30;
+
 /// The settings of the daemon as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Daemon {
@@ -219,6 +222,10 @@ impl Daemon {
                 .iter()
                 .filter_map(listener)
                 .collect();
+            let sockets: usize = daemon.listeners.iter().map(|l| l.addresses().len()).sum();
+            if sockets > LISTENERS_MAX {
+                listeners.fault(format!("expected at most {LISTENERS_MAX} sockets, found {sockets}"));
+            }
             if section.get("address").is_some() || section.get("port").is_some() {
                 listeners.fault("expected listeners or address and port, found both".to_owned());
             }

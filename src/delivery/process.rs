@@ -142,7 +142,7 @@ pub fn run(control: OwnedFd, settings: Settings, log: Log) -> i32 {
     let shared = match start(settings, log) {
         Ok(shared) => shared,
         Err(error) => {
-            let _ = control.send(&FromHelper::Failed(format!("delivery cannot start: {error}")));
+            let _ = control.send(&FromHelper::failed("cannot start", &error));
             return 70;
         }
     };

@@ -23,11 +23,26 @@ pub enum ToHelper {
     },
 }
 
+impl FromHelper {
+    /// That `what` failed with `error`.
+    pub fn failed(what: &str, error: &std::io::Error) -> FromHelper {
+        FromHelper::Failed {
+            reason: format!("{what}: {error}"),
+            errno: error.raw_os_error().unwrap_or(0),
+        }
+    }
+}
+
 /// What a helper says to the master.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromHelper {
     /// Takes doors from now on.
     Ready,
-    /// Cannot start; the reason.
-    Failed(String),
+    /// Cannot start.
+    Failed {
+        /// What failed, for people.
+        reason: String,
+        /// The error number of the kernel, 0 where it was not the kernel that refused.
+        errno: i32,
+    },
 }

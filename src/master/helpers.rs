@@ -48,11 +48,14 @@ impl Helper {
                     process::exit_now(71);
                 }
                 if let Some(identity) = identity
-                    && privilege::drop_to(identity, &[]).is_err()
+                    && let Err(error) = privilege::drop_to(identity, &[])
                 {
-                    process::exit_now(71);
+                    give_up(theirs, "dropping root", &error);
                 }
-                let Ok(log) = log() else { process::exit_now(71) };
+                let log = match log() {
+                    Ok(log) => log,
+                    Err(error) => give_up(theirs, "lock", &error),
+                };
                 helper::keep(role.name(), &log, &|first| match theirs.try_clone() {
                     Ok(control) => work(control, first),
                     Err(_) => 71,
@@ -66,16 +69,50 @@ impl Helper {
                 };
                 match helper.control.receive_within(PATIENCE) {
                     Ok((FromHelper::Ready, _)) => Ok(helper),
-                    Ok((FromHelper::Failed(reason), _)) => Err(io::Error::other(format!("{}: {reason}", role.name()))),
+                    Ok((FromHelper::Failed { reason, errno }, _)) => {
+                        let kind = match errno {
+                            0 => io::ErrorKind::Other,
+                            errno => io::Error::from_raw_os_error(errno).kind(),
+                        };
+                        Err(io::Error::new(kind, format!("{}: {reason}", role.name())))
+                    }
                     Err(error) => Err(io::Error::other(format!("{} did not start: {error}", role.name()))),
                 }
             }
         }
     }
 
+    /// Passes a worker's door on, unless there is no room: then the worker sees its end closed, asks for another
+    /// when it needs one, and the master waits for nobody.
+    pub fn offer(&self, door: &ToHelper, fd: BorrowedFd<'_>) {
+        let _ = self.control.send_nowait(door, &[fd]);
+    }
+
+    /// Closes its control channel: it finishes what is under way within the grace time and ends.
+    pub fn close(self) -> Ending {
+        Ending(self.pid)
+    }
+
     /// Says something, waiting for room; a helper that is gone is noticed by its death, not here.
     pub fn tell(&self, message: &ToHelper, fds: &[BorrowedFd<'_>]) {
         let _ = self.control.send_with(message, fds);
+    }
+}
+
+/// Tells the master why a helper cannot start, and ends it.
+fn give_up(control: OwnedFd, what: &str, error: &io::Error) -> ! {
+    let _ = Channel::<FromHelper, ToHelper>::new(control).send(&FromHelper::failed(what, error));
+    process::exit_now(71)
+}
+
+/// A helper that has been told to end.
+#[derive(Debug)]
+pub struct Ending(Pid);
+
+impl Ending {
+    /// Whether it has.
+    pub fn has_ended(&self) -> bool {
+        process::has_ended(self.0)
     }
 }
 

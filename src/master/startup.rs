@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,8 +16,9 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::config;
 use crate::delivery;
-use crate::helper::EX_SOFTWARE;
-use crate::ipc::control::ToHelper;
+use crate::helper::{EX_CONFIG, EX_SOFTWARE};
+use crate::ipc::channel::Channel;
+use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::link::Role;
 use crate::log::{Event, Level};
 use crate::logger::{self, Destination, Sink, client::Client as Log};
@@ -25,6 +26,7 @@ use crate::sys::notify::Notify;
 use crate::sys::privilege::{self, Identity};
 use crate::sys::signals::Signals;
 use crate::sys::{detach, process, sandbox, socket};
+use nix::fcntl::AtFlags;
 use nix::sys::signal::Signal;
 
 use super::Ready;
@@ -43,6 +45,11 @@ pub struct Plan {
     pub destination: Destination,
 }
 
+/// The configuration names what does not exist, or must not be.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Misconfigured(String);
+
 /// Users of the roles; None where we were not started as root and stay who we are.
 struct Users {
     service: Option<Identity>,
@@ -58,6 +65,9 @@ struct Users {
 pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     detach::raise_descriptor_limit();
     process::set_name("rsmtpd: master")?;
+    let missing = sandbox::check(served.sandbox)
+        .context("sandbox: require (rsmtpd.yaml; with `sandbox: best_effort` it runs without what the kernel lacks)")?;
+    let directory = socket::move_fd_at_least(directory, socket::FIRST_SHARED)?;
     let (listeners, addresses) = bind(&served)?;
     let signals = Signals::new(
         &[
@@ -82,17 +92,12 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     if let Some(identity) = &users.service {
         privilege::drop_to(identity, &[]).context("dropping root")?;
     }
-    let missing = sandbox::enter(
-        &sandbox::Profile::master_and_worker(vec![plan.directory.clone()]),
-        served.sandbox,
-    )
-    .context("sandbox (set `sandbox: best_effort` in rsmtpd.yaml to run without what the kernel lacks)")?;
+    let profile = sandbox::Profile::master_and_worker(vec![plan.directory.clone()]);
+    sandbox::enter(&profile, served.sandbox).context("entering the sandbox")?;
     process::set_dumpable(false)?;
-    for layer in missing {
-        log.say(
-            Level::Warning,
-            Event::new("sandbox-layer-missing").field("layer", layer),
-        );
+    if !missing.is_empty() {
+        let event = Event::new("sandbox-layer-missing").quoted("layer", missing.join(", ").as_bytes());
+        log.say(Level::Warning, event);
     }
     if users.invented {
         warn_about_users(&users, &log);
@@ -132,10 +137,14 @@ fn bind(served: &Served) -> Result<(Vec<OwnedFd>, Vec<SocketAddr>)> {
     for address in served.addresses() {
         let listener = socket::listen(address, 4096).with_context(|| format!("cannot listen on {address}"))?;
         addresses.push(socket::local_addr(&listener)?);
+        let listener = socket::move_fd_at_least(listener, socket::FIRST_SHARED)?;
+        if listener.as_raw_fd() >= socket::CLIENT_FD {
+            bail!(Misconfigured("too many addresses to listen on".to_owned()));
+        }
         listeners.push(listener);
     }
     if listeners.is_empty() {
-        bail!("no address to listen on");
+        bail!(Misconfigured("no address to listen on".to_owned()));
     }
     Ok((listeners, addresses))
 }
@@ -151,25 +160,42 @@ impl Users {
                 invented: false,
             });
         }
+        let owner = fs::metadata(state).ok().filter(|m| m.uid() != 0);
+        let mut taken: Vec<u32> = owner.iter().map(MetadataExt::uid).collect();
         let mut invented = false;
-        let mut pick = |name: &str, group: Option<&str>, nth: usize| -> Result<Identity> {
-            if let Some(identity) = account(name, group)? {
-                return Ok(identity);
+        let mut pick = |key: &str, name: &str, usual: &str, group: Option<&str>| -> Result<Option<Identity>> {
+            let found = account(key, name, group)?;
+            if found.is_none() && name != usual {
+                bail!(Misconfigured(format!(
+                    "{key}: expected an existing user, found {name:?}"
+                )));
             }
-            invented = true;
-            Ok(privilege::dynamic_identity(nth)?)
+            invented |= found.is_none();
+            Ok(found)
         };
-        let service = pick(&served.daemon.user, served.daemon.group.as_deref(), 0)?;
-        let logger = pick("rsmtpd-log", None, 1)?;
-        let mut delivery = pick(&served.delivery().user, served.delivery().group.as_deref(), 2)?;
-        if let Ok(metadata) = fs::metadata(state)
-            && metadata.uid() != 0
-        {
-            delivery = Identity::numeric(metadata.uid(), metadata.gid());
-        }
+        let settings = served.delivery();
+        let service = pick("user", &served.daemon.user, "rsmtpd", served.daemon.group.as_deref())?;
+        let logger = pick("user of the logger", "rsmtpd-log", "rsmtpd-log", None)?;
+        let delivery = pick(
+            "delivery.yaml: user",
+            &settings.user,
+            "rsmtpd-mail",
+            settings.group.as_deref(),
+        )?;
+        // Without a user of its own, delivery goes on as whom it was when it made the directory.
+        let delivery = delivery.or_else(|| owner.map(|m| Identity::numeric(m.uid(), m.gid())));
+        let mut or_invented = |found: Option<Identity>| match found {
+            Some(identity) => Ok(identity),
+            None => free_identity(&mut taken),
+        };
+        let (service, logger, delivery) = (or_invented(service)?, or_invented(logger)?, or_invented(delivery)?);
         for identity in [&service, &logger, &delivery] {
             if identity.uid == 0 || identity.gid == 0 {
-                bail!("no role may run as root; name an unprivileged user in rsmtpd.yaml and delivery.yaml");
+                bail!(Misconfigured(format!(
+                    "no role may run as root or in its group, as {:?} would: name an unprivileged user in \
+                     rsmtpd.yaml and delivery.yaml",
+                    identity.name
+                )));
             }
         }
         Ok(Users {
@@ -178,6 +204,19 @@ impl Users {
             delivery: Some(delivery),
             invented,
         })
+    }
+}
+
+/// A dynamic identity that is not `taken`, and is from now on.
+fn free_identity(taken: &mut Vec<u32>) -> Result<Identity> {
+    let mut nth = 0;
+    loop {
+        let identity = privilege::dynamic_identity(nth)?;
+        if !taken.contains(&identity.uid) {
+            taken.push(identity.uid);
+            return Ok(identity);
+        }
+        nth += 1;
     }
 }
 
@@ -209,7 +248,10 @@ fn prepare_state(state: &Path, owner: Option<&Identity>) -> Result<()> {
             .create(state)
             .with_context(|| format!("{}", state.display()))?;
         if let Some(owner) = owner {
-            nix::unistd::chown(state, Some(owner.uid.into()), Some(owner.gid.into()))?;
+            let (uid, gid) = (Some(owner.uid.into()), Some(owner.gid.into()));
+            // What was made is given away, never what a link put in its place points to.
+            nix::unistd::fchownat(nix::fcntl::AT_FDCWD, state, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)
+                .with_context(|| format!("giving {} to {}", state.display(), owner.name))?;
         }
     }
     Ok(())
@@ -220,15 +262,8 @@ fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result
     let voice = socket::move_fd_at_least(voice, MASTER_DESCRIPTORS)?;
     let parents = voice.try_clone()?;
     let level = served.log_level();
-    if let (Destination::File(path), Some(user)) = (&plan.destination, user)
-        && !path.exists()
-    {
-        File::options()
-            .append(true)
-            .create_new(true)
-            .open(path)
-            .with_context(|| format!("{}", path.display()))?;
-        nix::unistd::chown(path, Some(user.uid.into()), Some(user.gid.into()))?;
+    if let (Destination::File(path), Some(user)) = (&plan.destination, user) {
+        make_log_file(path, user)?;
     }
     let profile = sandbox::Profile::logger(
         log_reads(),
@@ -240,12 +275,13 @@ fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result
     );
     let mode = served.sandbox;
     let destination = plan.destination.clone();
-    let work = move |control: OwnedFd, _| {
-        let Ok(sink) = Sink::open(destination.clone()) else {
-            return crate::helper::EX_CONFIG;
+    let work = move |control: OwnedFd, first| {
+        let sink = match Sink::open(destination.clone()) {
+            Ok(sink) => sink,
+            Err(error) => return give_up(control, first, &format!("{destination}"), &error),
         };
-        if sandbox::enter(&profile, mode).is_err() {
-            return EX_SOFTWARE;
+        if let Err(error) = sandbox::enter(&profile, mode) {
+            return give_up(control, first, "sandbox", &error);
         }
         logger::run(control, sink, level).map_or(EX_SOFTWARE, |()| 0)
     };
@@ -253,6 +289,37 @@ fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     helper.tell(&ToHelper::Door { worker: 0, pid: own }, &[door.as_fd()]);
     Ok((voice, helper))
+}
+
+/// Makes the log file for its user where only root may make it. Where even root may not, the directory is
+/// another's, and the logger makes the file itself if it is its own.
+fn make_log_file(path: &Path, user: &Identity) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let made = File::options().append(true).create_new(true).mode(0o640).open(path);
+    match made {
+        Ok(file) => Ok(nix::unistd::fchown(
+            &file,
+            Some(user.uid.into()),
+            Some(user.gid.into()),
+        )?),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::AlreadyExists | io::ErrorKind::PermissionDenied
+            ) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error).with_context(|| format!("{}", path.display())),
+    }
+}
+
+/// Tells the master why a working process cannot start, if it still waits for that; its exit status.
+fn give_up(control: OwnedFd, first: bool, what: &str, error: &io::Error) -> i32 {
+    if first {
+        let _ = Channel::<FromHelper, ToHelper>::new(control).send(&FromHelper::failed(what, error));
+    }
+    EX_CONFIG
 }
 
 fn start_delivery(served: &Served, user: Option<&Identity>, state: &Path, logger: &Helper) -> Result<Helper> {
@@ -263,14 +330,14 @@ fn start_delivery(served: &Served, user: Option<&Identity>, state: &Path, logger
     let mode = served.sandbox;
     let parents = voice.try_clone()?;
     let lock = state.join("lock");
-    let work = move |control: OwnedFd, _| {
+    let work = move |control: OwnedFd, first| {
         let Ok(voice) = voice.try_clone() else {
             return EX_SOFTWARE;
         };
         let log = Log::new(voice, level);
         let log: delivery::Log = Arc::new(move |level, text| log.line(Level::from_number(level), text));
-        if sandbox::enter(&profile, mode).is_err() {
-            return EX_SOFTWARE;
+        if let Err(error) = sandbox::enter(&profile, mode) {
+            return give_up(control, first, "sandbox", &error);
         }
         delivery::run(control, settings.clone(), log)
     };
@@ -279,8 +346,7 @@ fn start_delivery(served: &Served, user: Option<&Identity>, state: &Path, logger
         hold_lock(&lock, master)?;
         Ok(Log::new(parents, level))
     };
-    let helper = Helper::start(Role::Delivery, user, prepare, &work)
-        .with_context(|| format!("state directory {}", state.display()))?;
+    let helper = Helper::start(Role::Delivery, user, prepare, &work).with_context(|| belongs_to(state, user))?;
     logger.tell(
         &ToHelper::Door {
             worker: 0,
@@ -289,6 +355,21 @@ fn start_delivery(served: &Served, user: Option<&Identity>, state: &Path, logger
         &[door.as_fd()],
     );
     Ok(helper)
+}
+
+/// The state directory, and where it is not the user's, whose it is.
+fn belongs_to(state: &Path, user: Option<&Identity>) -> String {
+    let mut text = format!("state directory {}", state.display());
+    if let (Ok(metadata), Some(user)) = (fs::metadata(state), user)
+        && metadata.uid() != user.uid
+    {
+        text += &format!(
+            " (it belongs to user id {}, delivery runs as {}: change its owner, or `user` in delivery.yaml)",
+            metadata.uid(),
+            user.name
+        );
+    }
+    text
 }
 
 /// The delivery process's settings from delivery.yaml.
@@ -361,13 +442,17 @@ fn log_reads() -> Vec<PathBuf> {
 }
 
 /// The account of this name, with `group` in place of its own; none when there is no such account.
-fn account(name: &str, group: Option<&str>) -> Result<Option<Identity>> {
+fn account(key: &str, name: &str, group: Option<&str>) -> Result<Option<Identity>> {
     let Some(mut identity) = privilege::lookup_user(name)? else {
         return Ok(None);
     };
     if let Some(group) = group {
-        let found = nix::unistd::Group::from_name(group)?;
-        identity.gid = found.with_context(|| format!("no group {group:?}"))?.gid.as_raw();
+        let Some(found) = nix::unistd::Group::from_name(group)? else {
+            bail!(Misconfigured(format!(
+                "{key}: expected an existing group beside it, found {group:?}"
+            )));
+        };
+        identity.gid = found.gid.as_raw();
     }
     Ok(Some(identity))
 }

@@ -105,6 +105,15 @@ impl Staging {
     }
 }
 
+impl Drop for Staging {
+    /// A file that no message took is given up with its door: delivery would keep it until the next one.
+    fn drop(&mut self) {
+        if let (Store::File { .. }, Ok(mut delivery)) = (&self.store, self.delivery.try_borrow_mut()) {
+            delivery.door = None;
+        }
+    }
+}
+
 impl BodySink for Staging {
     fn write(&mut self, octets: &[u8]) -> io::Result<()> {
         if let Store::Memory(bytes) = &mut self.store

@@ -7,7 +7,9 @@
 #![allow(dead_code, unreachable_pub)] // each test file uses a part of it
 
 pub mod messages;
+pub mod processes;
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -108,6 +110,9 @@ pub fn wait_until(mut ready: impl FnMut() -> bool) -> bool {
 pub struct Setup {
     directory: TempDir,
     port: u16,
+    low: bool,
+    launcher: Vec<OsString>,
+    arguments: Vec<OsString>,
 }
 
 impl Setup {
@@ -127,7 +132,13 @@ impl Setup {
                 fs::copy(&from, to).expect("copy of a shipped file");
             }
         }
-        let mut setup = Setup { directory, port: 0 };
+        let mut setup = Setup {
+            directory,
+            port: 0,
+            low: false,
+            launcher: Vec::new(),
+            arguments: Vec::new(),
+        };
         setup.write("simple_recipient_validator.yaml", RECIPIENTS);
         setup.set("worker.yaml", "maximum_errors", "100");
         setup.set("worker.yaml", "maximum_unknown_commands", "100");
@@ -136,7 +147,7 @@ impl Setup {
     }
 
     fn renew_port(&mut self) {
-        self.port = free_port();
+        self.port = if self.low { free_low_port() } else { free_port() };
         let text = format!(
             "address: 127.0.0.1\nport: {}\nserver_name: mail.example.com\nstate: {}\n",
             self.port,
@@ -192,6 +203,63 @@ impl Setup {
         }
     }
 
+    /// Listens on a port that only root may bind.
+    pub fn low_port(mut self) -> Setup {
+        self.low = true;
+        self.renew_port();
+        self
+    }
+
+    /// Puts a program and its arguments in front, which ends in an exec of what follows.
+    pub fn under<T: Into<OsString>>(mut self, launcher: impl IntoIterator<Item = T>) -> Setup {
+        self.launcher = launcher.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Arguments of the daemon beside the configuration directory.
+    pub fn arguments<T: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = T>) -> Setup {
+        self.arguments = arguments.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Runs the server, which is expected to end by itself: its exit status and what it said.
+    pub fn refuse(&self) -> (Option<i32>, String) {
+        let mut child = self
+            .command()
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let mut said = child.stderr.take().expect("piped");
+        let reader = thread::spawn(move || {
+            let mut text = Vec::new();
+            let _ = said.read_to_end(&mut text);
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        if !wait_until(|| !matches!(child.try_wait(), Ok(None))) {
+            let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
+        }
+        let status = child.wait().ok().and_then(|status| status.code());
+        (status, reader.join().unwrap_or_default())
+    }
+
+    fn command(&self) -> Command {
+        let binary = OsString::from(env!("CARGO_BIN_EXE_rsmtpd"));
+        let mut words = self.launcher.iter().chain([&binary]);
+        let mut command = Command::new(words.next().expect("at least the binary"));
+        command
+            .args(words)
+            .arg("-c")
+            .arg(self.config())
+            .args(&self.arguments)
+            .arg("serve")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .env_remove("NOTIFY_SOCKET")
+            .current_dir(self.directory.path())
+            .process_group(0);
+        command
+    }
+
     /// Starts the server and waits until it greets.
     pub fn start(mut self) -> Server {
         for _ in 0..3 {
@@ -241,9 +309,19 @@ pub struct Process {
     pub parent: i32,
 }
 
+/// A free port that only root may bind, chosen by this process's id so that two rarely choose the same.
+fn free_low_port() -> u16 {
+    let first = std::process::id() % 300;
+    (0..300)
+        .map(|step| 700 + ((first + step) % 300) as u16)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port below 1024")
+}
+
 /// A running server; ends with all its processes when dropped.
 pub struct Server {
     setup: Setup,
+    address: SocketAddr,
     child: Child,
     said: Arc<Mutex<String>>,
 }
@@ -255,23 +333,26 @@ impl Server {
     }
 
     fn launch(setup: Setup) -> Result<Server, (Setup, String)> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_rsmtpd"))
-            .arg("-c")
-            .arg(setup.config())
-            .arg("serve")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
+        let address = SocketAddr::from(([127, 0, 0, 1], setup.port));
+        Server::launch_at(setup, address)
+    }
+
+    fn launch_at(setup: Setup, address: SocketAddr) -> Result<Server, (Setup, String)> {
+        let mut child = setup
+            .command()
             .stderr(Stdio::piped())
-            .env_remove("NOTIFY_SOCKET")
-            .current_dir(setup.directory.path())
-            .process_group(0)
             .spawn()
             .expect("the binary starts");
         let said = Arc::new(Mutex::new(String::new()));
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
         let sink = Arc::clone(&said);
         thread::spawn(move || collect(stderr, &sink));
-        let mut server = Server { setup, child, said };
+        let mut server = Server {
+            setup,
+            address,
+            child,
+            said,
+        };
         let listening = format!("listening on {}", server.address());
         let up = wait_until(|| server.said().contains(&listening) || server.has_ended());
         if up && !server.has_ended() && server.greets() {
@@ -282,17 +363,33 @@ impl Server {
         Err((server.take_setup(), said))
     }
 
+    /// With `text` as rsmtpd.yaml, which listens on `address` at least, its last one.
+    pub fn start_with(setup: Setup, text: &str, address: SocketAddr) -> Server {
+        setup.write("rsmtpd.yaml", text);
+        match Server::launch_at(setup, address) {
+            Ok(server) => server,
+            Err((_, said)) => panic!("rsmtpd did not start; it said:\n{said}"),
+        }
+    }
+
     fn take_setup(mut self) -> Setup {
         self.end();
         let fresh = Setup {
             directory: tempfile::tempdir().expect("temporary directory"),
             port: 0,
+            low: false,
+            launcher: Vec::new(),
+            arguments: Vec::new(),
         };
         std::mem::replace(&mut self.setup, fresh)
     }
 
-    /// Ends it; its configuration and its state are there for another start.
-    pub fn stop(self) -> Setup {
+    /// Ends it in good order; its configuration and its state are there for another start.
+    pub fn into_setup(mut self) -> Setup {
+        if !self.has_ended() {
+            self.signal(Signal::SIGTERM);
+            self.wait();
+        }
         self.take_setup()
     }
 
@@ -304,7 +401,9 @@ impl Server {
             let Some((front, rest)) = stat.rsplit_once(')') else {
                 continue;
             };
-            let Some((pid, name)) = front.split_once(" (") else { continue };
+            let Some((pid, name)) = front.split_once(" (") else {
+                continue;
+            };
             let fields: Vec<&str> = rest.split_whitespace().collect();
             let number = |at: usize| fields.get(at).and_then(|field| field.parse::<i32>().ok());
             if let (Ok(pid), Some(parent), Some(group)) = (pid.parse(), number(1), number(2))
@@ -366,9 +465,19 @@ impl Server {
         self.child.try_wait().ok().flatten().and_then(|s| s.code())
     }
 
+    /// Ends it; its configuration and state stay until it is dropped.
+    pub fn stop(&mut self) {
+        self.end();
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.setup.port))
+        self.address
+    }
+
+    /// Where its mail is.
+    pub fn state(&self) -> PathBuf {
+        self.setup.state()
     }
 
     /// Its configuration, to be edited while it runs.
