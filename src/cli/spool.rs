@@ -43,7 +43,10 @@ pub fn run(config: Option<&Path>, action: &Action) -> Result<(), Failure> {
     let failed = |error: io::Error| failure(&state, &error);
     become_owner(&state).map_err(failed)?;
     let result = match action {
-        Action::List => list(&state),
+        Action::List => match spool::list(&state) {
+            Ok(listed) => return super::print(listed.iter().map(line).collect::<String>().as_bytes()),
+            Err(error) => Err(error),
+        },
         Action::Show { id } => spool::show(&state, id, &mut |listed, text| {
             eprintln!("{}", line(listed));
             print(text)
@@ -80,14 +83,6 @@ fn failure(state: &Path, error: &io::Error) -> Failure {
     Failure::new(status, format!("{}: {error}{remedy}", state.display()))
 }
 
-fn list(state: &Path) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    for listed in spool::list(state)? {
-        writeln!(out, "{}", line(&listed))?;
-    }
-    Ok(())
-}
-
 fn line(listed: &Listed) -> String {
     let since = jiff::Timestamp::from_second(listed.since).map_or_else(|_| "-".to_owned(), |at| at.to_string());
     let named = listed.recipients.iter().take(NAMED);
@@ -110,6 +105,7 @@ fn line(listed: &Listed) -> String {
         line.push_str(&format!(" fault={fault:?}"));
     }
     line.truncate(line.trim_end().len());
+    line.push('\n');
     line
 }
 

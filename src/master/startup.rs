@@ -241,12 +241,12 @@ fn warn_about_users(users: &Users, log: &Log) {
 fn prepare_state(state: &Path, owner: Option<&Identity>) -> Result<()> {
     if !state.exists() {
         if let Some(parent) = state.parent() {
-            fs::create_dir_all(parent).with_context(|| format!("{}", parent.display()))?;
+            fs::create_dir_all(parent).with_context(|| format!("state directory {}", state.display()))?;
         }
         fs::DirBuilder::new()
             .mode(0o700)
             .create(state)
-            .with_context(|| format!("{}", state.display()))?;
+            .with_context(|| format!("state directory {}", state.display()))?;
         if let Some(owner) = owner {
             let (uid, gid) = (Some(owner.uid.into()), Some(owner.gid.into()));
             // What was made is given away, never what a link put in its place points to.

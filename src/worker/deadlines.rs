@@ -11,7 +11,7 @@ pub struct Patience {
     pub data: Duration,
     /// For the whole connection.
     pub session: Duration,
-    /// Octets a second that a message must reach on average, after the first [`GRACE`]; 0 for none.
+    /// Octets a second that a message must reach on average, after the first grace; 0 for none.
     pub data_rate: u64,
 }
 
