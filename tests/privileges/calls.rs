@@ -342,6 +342,12 @@ fn vain_for_workers(around: Around) -> Vec<Row> {
             refused(Errno::EPERM),
         ),
         (
+            "look for everybody",
+            libc::SYS_kill,
+            numbers(&[-1, 0]),
+            refused(Errno::EPERM),
+        ),
+        (
             "look for a sibling",
             libc::SYS_kill,
             numbers(&[sibling, 0]),
