@@ -18,15 +18,16 @@ use super::{Failure, Overrides, check, exit};
 /// Serves until a signal ends it.
 pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> {
     let directory = check::directory(config)?;
-    let mut configuration = config::Configuration::load(&directory).map_err(|faults| check::faults(&faults))?;
-    apply(overrides, &mut configuration.daemon)?;
+    let faults = |found| check::faults(Some(&directory), &found);
+    let mut configuration = config::Configuration::load(&directory).map_err(faults)?;
+    apply(overrides, &mut configuration.daemon);
     let background = configuration.daemon.background;
     let destination = destination(&configuration.daemon, background);
-    let opened = config::open_directory(&directory).map_err(|faults| check::faults(&faults))?;
-    let served = Served::new(configuration, opened.as_fd()).map_err(|faults| check::faults(&faults))?;
+    let opened = config::open_directory(&directory).map_err(faults)?;
+    let served = Served::new(configuration, opened.as_fd()).map_err(faults)?;
     let state = check::state_of(&served.daemon);
     let plan = Plan {
-        directory,
+        directory: directory.clone(),
         state,
         destination,
     };
@@ -34,8 +35,17 @@ pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> 
         .then(detach::detach)
         .transpose()
         .map_err(|error| Failure::new(exit::OSERR, error))?;
-    let ready =
-        startup::start(served, opened, &plan).map_err(|error| Failure::new(status_of(&error), format!("{error:#}")))?;
+    let ready = match startup::start(served, opened, &plan) {
+        Ok(ready) => ready,
+        Err(error) => {
+            let failure = Failure::new(status_of(&error), explain(&error));
+            failure.say();
+            if let Some(waiting) = waiting {
+                waiting.end(failure.status);
+            }
+            return Err(Failure::new(failure.status, ""));
+        }
+    };
     announce(&ready);
     if let Some(waiting) = waiting {
         waiting.release();
@@ -61,21 +71,28 @@ fn status_of(error: &anyhow::Error) -> u8 {
     if denied { exit::NOPERM } else { exit::OSERR }
 }
 
+/// The chain of causes, and what helps against the commonest.
+fn explain(error: &anyhow::Error) -> String {
+    let denied = error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied);
+    let text = format!("{error:#}");
+    if denied && text.starts_with("cannot listen") {
+        format!("{text}; ports below 1024 need a start as root or CAP_NET_BIND_SERVICE")
+    } else if denied && text.starts_with("state directory") {
+        format!("{text}; another can be named as state in rsmtpd.yaml")
+    } else {
+        text
+    }
+}
+
 /// Lets the command line have the last word.
-fn apply(overrides: &Overrides, daemon: &mut config::Daemon) -> Result<(), Failure> {
+fn apply(overrides: &Overrides, daemon: &mut config::Daemon) {
     if overrides.address.is_some() || overrides.port.is_some() {
         daemon.listeners.clear();
     }
     if let Some(address) = &overrides.address {
         daemon.address.clone_from(address);
-        if daemon
-            .listening()
-            .iter()
-            .all(|listener| listener.addresses().is_empty())
-        {
-            let message = format!("--address: expected an IP address, localhost or *, found {address:?}");
-            return Err(Failure::new(exit::USAGE, message));
-        }
     }
     if let Some(port) = overrides.port {
         daemon.port = port;
@@ -92,9 +109,8 @@ fn apply(overrides: &Overrides, daemon: &mut config::Daemon) -> Result<(), Failu
         daemon.log_path = Some(path.clone());
     }
     if let Some(level) = overrides.log_level {
-        daemon.log_level = level.into();
+        daemon.log_level = level;
     }
-    Ok(())
 }
 
 /// The log file if one is named; syslog in the background or under a service manager; else standard error.

@@ -192,6 +192,11 @@ impl Default for Daemon {
     }
 }
 
+/// Whether a listener can have this address: an IP address, `localhost` or `*`.
+pub fn is_listening_address(text: &str) -> bool {
+    text == "localhost" || text == "*" || text.parse::<IpAddr>().is_ok()
+}
+
 impl Daemon {
     /// The listeners in force: `listeners`, or the one that `address` and `port` make.
     pub fn listening(&self) -> Vec<Listener> {
@@ -344,9 +349,7 @@ fn without_tls(field: &Field<'_>) -> Option<bool> {
 }
 
 fn address(field: &Field<'_>) -> Option<String> {
-    let found = field
-        .scalar()
-        .filter(|text| text == "localhost" || text == "*" || text.parse::<IpAddr>().is_ok());
+    let found = field.scalar().filter(|text| is_listening_address(text));
     if found.is_none() {
         field.expected("an IP address, localhost or *");
     }

@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use maildir::MAIL;
 pub use process::run;
 
 /// Takes a syslog severity (3 error, 4 warning, 6 info …) and one event as `key=value` words.

@@ -82,6 +82,12 @@ impl Helper {
         }
     }
 
+    /// Passes a worker's door on, unless there is no room: then the worker sees its end closed, asks for another
+    /// when it needs one, and the master waits for nobody.
+    pub fn offer(&self, door: &ToHelper, fd: BorrowedFd<'_>) {
+        let _ = self.control.send_nowait(door, &[fd]);
+    }
+
     /// Says something, waiting for room; a helper that is gone is noticed by its death, not here.
     pub fn tell(&self, message: &ToHelper, fds: &[BorrowedFd<'_>]) {
         let _ = self.control.send_with(message, fds);

@@ -6,9 +6,10 @@
 mod hear;
 mod helpers;
 mod pool;
-mod refuse;
 mod source_limits;
+mod sources;
 pub mod startup;
+mod turn_away;
 mod workers;
 
 use std::collections::BTreeSet;
@@ -26,14 +27,14 @@ use crate::ipc::control::ToHelper;
 use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
 use crate::sys::notify::Notify;
-use crate::sys::process::{self, Ended};
 use crate::sys::signals::Signals;
 use nix::sys::signal::Signal;
 
 use crate::worker::served::Served;
 use helpers::Helpers;
 use pool::Pool;
-use source_limits::SourceLimits;
+use sources::Sources;
+use turn_away::Door;
 use workers::{Near, State, Workers};
 
 const SIGNALS: Token = Token(0);
@@ -70,8 +71,10 @@ struct Master {
     poll: Poll,
     workers: Workers,
     pool: Pool,
-    sources: SourceLimits,
-    refusing: bool,
+    sources: Sources,
+    door: Door,
+    /// Workers that have more to say than fitted into their turn.
+    unheard: BTreeSet<u32>,
     refused: u64,
     served_sum: u64,
     broken: BTreeSet<u64>,
@@ -89,14 +92,16 @@ pub fn run(ready: Ready) -> io::Result<u8> {
         .register(&mut SourceFd(&ready.signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
     let now = Instant::now();
     let pool = Pool::new(pool_sizes(&ready.served), now);
-    let sources = SourceLimits::new(source_limits(&ready.served));
+    let sources = Sources::new(&ready.served, now)?;
+    let door = Door::new(&ready.directory)?;
     let mut master = Master {
         ready,
         poll,
         workers: Workers::default(),
         pool,
         sources,
-        refusing: false,
+        door,
+        unheard: BTreeSet::new(),
         refused: 0,
         served_sum: 0,
         broken: BTreeSet::new(),
@@ -117,15 +122,6 @@ fn pool_sizes(served: &Served) -> pool::Sizes {
     }
 }
 
-fn source_limits(served: &Served) -> source_limits::Limits {
-    let workers = &served.daemon.workers;
-    source_limits::Limits {
-        concurrent: workers.per_source,
-        per_minute: workers.per_source_rate,
-        trusted: workers.trusted.clone(),
-    }
-}
-
 impl Master {
     fn serve(&mut self) -> io::Result<u8> {
         let mut events = Events::with_capacity(512);
@@ -143,9 +139,13 @@ impl Master {
                 match event.token() {
                     SIGNALS => self.hear_signals(),
                     Token(number) if number >= WORKERS => self.hear_worker((number - WORKERS) as u32),
-                    Token(number) => self.turn_away(number - LISTENERS),
+                    Token(number) => self.door.knocked(number - LISTENERS),
                 }
             }
+            for number in std::mem::take(&mut self.unheard) {
+                self.hear_worker(number);
+            }
+            self.turn_away(Instant::now());
             self.fill(Instant::now());
         }
     }
@@ -173,15 +173,18 @@ impl Master {
     }
 
     fn patience(&mut self, now: Instant) -> Option<Duration> {
+        if !self.unheard.is_empty() {
+            return Some(Duration::ZERO);
+        }
         let advice = self.pool.advise(
             self.workers.spares(self.generation()),
             self.workers.busy(self.generation()),
             now,
         );
-        let at = match (advice.again, self.ending) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        let at = [advice.again, self.ending, self.door.behind(now)]
+            .into_iter()
+            .flatten()
+            .min();
         at.map(|at| at.saturating_duration_since(now))
     }
 
@@ -207,12 +210,13 @@ impl Master {
             let near = Near {
                 listeners: &self.ready.listeners,
                 directory: &self.ready.directory,
+                refused: self.sources.view(),
             };
             let forked = self.workers.fork(&self.ready.served, &near, &self.ready.helpers);
             match forked.and_then(|number| self.attend(number)) {
                 Ok(()) => {}
                 Err(error) => {
-                    self.pool.trouble(now);
+                    self.pool.fork_failed(now);
                     self.say(
                         Level::Error,
                         Event::new("fork-failed").quoted("error", error.to_string().as_bytes()),
@@ -234,44 +238,6 @@ impl Master {
             .register(&mut SourceFd(&worker.link.as_raw_fd()), token, Interest::READABLE)
     }
 
-    /// Starts or stops to turn clients away ourselves.
-    fn watch_listeners(&mut self, refuse: bool) {
-        if refuse == self.refusing {
-            return;
-        }
-        self.refusing = refuse;
-        for (number, listener) in self.ready.listeners.iter().enumerate() {
-            let fd = listener.as_raw_fd();
-            let registry = self.poll.registry();
-            let _ = if refuse {
-                registry.register(&mut SourceFd(&fd), Token(LISTENERS + number), Interest::READABLE)
-            } else {
-                registry.deregister(&mut SourceFd(&fd))
-            };
-        }
-        if refuse {
-            self.say(
-                Level::Warning,
-                Event::new("pool-exhausted")
-                    .field("workers", self.workers.len())
-                    .quoted("remedy", b"raise workers.max, or lower session_timeout"),
-            );
-            for number in 0..self.ready.listeners.len() {
-                self.turn_away(number);
-            }
-        }
-    }
-
-    fn turn_away(&mut self, listener: usize) {
-        if !self.refusing {
-            return;
-        }
-        let Some(listener) = self.ready.listeners.get(listener) else {
-            return;
-        };
-        self.refused += refuse::all(listener.as_fd());
-    }
-
     fn hear_signals(&mut self) {
         for signal in self.ready.signals.take() {
             match signal {
@@ -282,42 +248,6 @@ impl Master {
                 _ => {}
             }
         }
-    }
-
-    fn reap(&mut self) {
-        while let Some((pid, how)) = process::reap() {
-            if let Some(role) = self.ready.helpers.role_of(pid) {
-                if self.ending.is_none() {
-                    self.say(Level::Critical, Event::new("helper-gone").field("role", role.name()));
-                    self.status = 70;
-                    self.stop_within(Duration::from_secs(5));
-                }
-            } else if let Some((_, worker)) = self.workers.remove(pid) {
-                let _ = self.poll.registry().deregister(&mut SourceFd(&worker.link.as_raw_fd()));
-                self.buried(&worker, how);
-            }
-        }
-    }
-
-    fn buried(&mut self, worker: &workers::Worker, how: Ended) {
-        let peer = match &worker.state {
-            State::Busy { peer, .. } => Some(*peer),
-            _ => None,
-        };
-        if let Some(peer) = peer {
-            self.sources.closed(peer.ip());
-        }
-        if how == Ended::Exited(0) || worker.dismissed {
-            return;
-        }
-        let now = Instant::now();
-        self.pool.trouble(now);
-        let mut event = Event::new("worker-crashed").field("pid", worker.pid).field("how", how);
-        if let (Some(peer), State::Busy { session, .. }) = (peer, &worker.state) {
-            self.sources.penalise(peer.ip(), now);
-            event = event.field("peer", peer.ip()).quoted("session", session.as_bytes());
-        }
-        self.say(Level::Critical, event);
     }
 
     fn reload(&mut self) {
@@ -332,7 +262,7 @@ impl Master {
                 }
                 self.ready.served = served;
                 self.pool.resize(pool_sizes(&self.ready.served));
-                self.sources.configure(source_limits(&self.ready.served));
+                self.sources.configure(&self.ready.served);
                 self.broken.clear();
                 self.ready.helpers.logger.tell(&ToHelper::Reload, &[]);
                 self.ready.helpers.delivery.tell(&ToHelper::Reload, &[]);
@@ -374,10 +304,10 @@ impl Master {
         for (_, worker) in self
             .workers
             .iter()
-            .filter(|(_, w)| matches!(w.state, State::Busy { .. }))
+            .filter(|(_, w)| matches!(w.state(), State::Busy { .. }))
             .take(200)
         {
-            if let State::Busy { peer, session } = &worker.state {
+            if let State::Busy { peer, session } = worker.state() {
                 let _ = writeln!(
                     text,
                     "worker pid={} peer={peer} session={session} seconds={}",

@@ -241,12 +241,12 @@ fn warn_about_users(users: &Users, log: &Log) {
 fn prepare_state(state: &Path, owner: Option<&Identity>) -> Result<()> {
     if !state.exists() {
         if let Some(parent) = state.parent() {
-            fs::create_dir_all(parent).with_context(|| format!("{}", parent.display()))?;
+            fs::create_dir_all(parent).with_context(|| format!("state directory {}", state.display()))?;
         }
         fs::DirBuilder::new()
             .mode(0o700)
             .create(state)
-            .with_context(|| format!("{}", state.display()))?;
+            .with_context(|| format!("state directory {}", state.display()))?;
         if let Some(owner) = owner {
             let (uid, gid) = (Some(owner.uid.into()), Some(owner.gid.into()));
             // What was made is given away, never what a link put in its place points to.
@@ -379,7 +379,11 @@ fn delivery_settings(delivery: &config::Delivery, state: &Path, grace: Duration)
         config::Agent::DovecotLda => delivery::Agent::DovecotLda {
             path: delivery.dovecot_lda.path.clone(),
             userdb: delivery.dovecot_lda.userdb,
-            home: delivery.dovecot_lda.home.clone().unwrap_or_default(),
+            home: delivery.dovecot_lda.home.clone().unwrap_or_else(|| {
+                // a per cent sign of the path itself is none of the template
+                let state = state.display().to_string().replace('%', "%%");
+                format!("{state}/{}/%d/%n", delivery::MAIL)
+            }),
         },
         config::Agent::Lmtp => delivery::Agent::Lmtp {
             socket: delivery.lmtp.socket.clone(),
@@ -397,6 +401,8 @@ fn delivery_settings(delivery: &config::Delivery, state: &Path, grace: Duration)
         queue: delivery.queue,
         timeout: delivery.timeout,
         give_up: delivery.give_up,
+        retry_first: delivery.retry.first,
+        retry_most: delivery.retry.longest,
         grace,
         ..delivery::Settings::new(state)
     }
@@ -408,11 +414,15 @@ fn delivery_profile(state: &Path, settings: &delivery::Settings) -> sandbox::Pro
     let mut read = paths(&["/proc", "/etc/localtime", "/usr/share/zoneinfo"]);
     let mut write = vec![state.to_path_buf()];
     let mut execute = Vec::new();
-    if let delivery::Agent::DovecotLda { path, home, .. } = &settings.agent {
+    if let delivery::Agent::DovecotLda { path, home, userdb } = &settings.agent {
         execute = paths(&["/usr", "/lib", "/lib64", "/bin"]);
         execute.push(path.clone());
         read.extend(paths(&["/etc", "/run/dovecot", "/var/run/dovecot"]));
         write.extend(paths(&["/dev/null", "/tmp"]));
+        if *userdb {
+            // only Dovecot knows where its users' mail is; the user's own rights are what confines it
+            write.push("/".into());
+        }
         // The part of the template before the first variable: every home is below it.
         let fixed = home.split('%').next().unwrap_or_default();
         let base = Path::new(fixed);

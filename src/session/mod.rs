@@ -58,6 +58,8 @@ pub struct Counters {
     pub recipients: u32,
     /// Recipients refused.
     pub rejected_recipients: u32,
+    /// Of those, the ones that a full transaction put off for another one (RFC 5321 §4.5.3.1.10).
+    pub put_off_recipients: u32,
     /// Octets of message bodies received.
     pub octets: u64,
 }

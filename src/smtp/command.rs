@@ -55,7 +55,7 @@ pub enum Arguments {
         reverse_path: ReversePath,
         parameters: MailParameters,
     },
-    /// RCPT. None of its parameters are offered, so the list is empty.
+    /// RCPT. None of its parameters are offered: those listed are ignored.
     #[allow(missing_docs)]
     Rcpt {
         forward_path: ForwardPath,
@@ -131,7 +131,7 @@ pub enum Oddity {
     BareCr,
     /// NUL inside the line.
     Nul,
-    /// Octets above 127 where SMTPUTF8 was not asked for.
+    /// Octets above 127 in an address without SMTPUTF8, or in a command that never has any.
     EightBitWithoutSmtputf8,
     /// A parameter that was not offered, in capitals.
     UnknownParameter(String),
@@ -161,6 +161,8 @@ pub struct Advertised {
     pub eightbit: bool,
     /// CHUNKING.
     pub chunking: bool,
+    /// Whether parameters that were not offered are ignored instead of refused.
+    pub tolerant: bool,
 }
 
 /// One command.
@@ -199,6 +201,9 @@ pub fn parse(line: &CommandLine, advertised: &Advertised) -> Command {
     }
     let verb = Verb::read(word);
     note_case(word, &mut oddities);
+    if !matches!(verb, Verb::Mail | Verb::Rcpt) && !bytes.is_ascii() {
+        oddities.push(Oddity::EightBitWithoutSmtputf8);
+    }
     let parsed = match octet_fault(line, &mut oddities) {
         Some(fault) => Err(fault),
         None => arguments(&verb, argument, advertised, &mut oddities),
@@ -304,7 +309,7 @@ fn rcpt(argument: &[u8], advertised: &Advertised, oddities: &mut Vec<Oddity>) ->
     let text = utf8(text, advertised.smtputf8, Fault::BAD_RECIPIENT, oddities)?;
     let (forward_path, rest) = forward_path(text, oddities).map_err(|_| Fault::BAD_RECIPIENT)?;
     let parameters = params::split(after_path(rest, Fault::BAD_RECIPIENT)?, oddities)?;
-    params::rcpt(&parameters, oddities)?;
+    params::rcpt(&parameters, advertised, oddities)?;
     Ok(Arguments::Rcpt {
         forward_path,
         parameters,
@@ -403,6 +408,7 @@ mod tests {
         smtputf8: true,
         eightbit: true,
         chunking: true,
+        tolerant: false,
     };
 
     fn read(bytes: &[u8]) -> Command {

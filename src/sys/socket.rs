@@ -278,9 +278,18 @@ pub fn move_fd_at_least(fd: OwnedFd, min: RawFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() >= min {
         return Ok(fd);
     }
+    duplicate_at_least(&fd, min)
+}
+
+/// Another descriptor of the same file, with the lowest free number from `min` on.
+///
+/// # Errors
+/// What fcntl(2) says.
+pub fn duplicate_at_least(fd: impl AsFd, min: RawFd) -> io::Result<OwnedFd> {
+    let number = fd.as_fd().as_raw_fd();
     // SAFETY: no pointer is passed.
     Ok(owned(checked(unsafe {
-        libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, min)
+        libc::fcntl(number, libc::F_DUPFD_CLOEXEC, min)
     })?))
 }
 

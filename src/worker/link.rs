@@ -1,6 +1,6 @@
 //! The worker's end of its Link to the master.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
@@ -24,6 +24,7 @@ pub enum Order {
 pub struct Link {
     channel: Channel<FromWorker, ToWorker>,
     order: Cell<Order>,
+    refused: RefCell<Option<String>>,
 }
 
 impl Link {
@@ -32,6 +33,7 @@ impl Link {
         Link {
             channel: Channel::new(fd),
             order: Cell::new(Order::Serve),
+            refused: RefCell::new(None),
         }
     }
 
@@ -45,6 +47,11 @@ impl Link {
     /// The gravest order so far.
     pub fn order(&self) -> Order {
         self.order.get()
+    }
+
+    /// Whether the client of `session` is one too many. An order about an earlier session means nothing.
+    pub fn refuses(&self, session: &str) -> bool {
+        self.refused.borrow().as_deref() == Some(session)
     }
 
     /// Takes what the master has said, without waiting.
@@ -77,7 +84,11 @@ impl Link {
     fn note(&self, order: &ToWorker) {
         let order = match order {
             ToWorker::Retire => Order::Retire,
-            ToWorker::Refuse => Order::Leave,
+            ToWorker::Drain => Order::Leave,
+            ToWorker::Refuse { session } => {
+                *self.refused.borrow_mut() = Some(session.clone());
+                return;
+            }
             ToWorker::Door => return,
         };
         self.order.set(self.order.get().max(order));

@@ -11,6 +11,7 @@ use crate::chain::{Chain, Limits, configured};
 use crate::config::{self, Configuration, Daemon, Faults, Fingerprint};
 use crate::log::Level;
 use crate::smtp::{self, receiver::LineEndings};
+use crate::sys::memory;
 use crate::sys::sandbox::{self, MissingLayer, Mode};
 
 use super::deadlines::Patience;
@@ -18,7 +19,7 @@ use super::deadlines::Patience;
 /// Address space of a worker, in octets.
 const ADDRESS_SPACE: u64 = 512 << 20;
 /// Processor time of a worker, in seconds: far more than a session of an hour needs.
-const CPU_SECONDS: u64 = 600;
+pub(super) const CPU_SECONDS: u64 = 600;
 
 /// What is served: made before the fork, read-only in every worker.
 pub struct Served {
@@ -89,6 +90,7 @@ impl Served {
             config::SandboxMode::BestEffort => Mode::BestEffort,
             config::SandboxMode::Off => Mode::Off,
         };
+        memory::trim();
         Ok(Served {
             chains,
             sandbox,
@@ -238,6 +240,7 @@ impl Served {
             maximum_errors: worker.maximum_errors,
             maximum_unknown_commands: worker.maximum_unknown_commands,
             maximum_received: small(worker.maximum_received),
+            tolerate_unadvertised_params: worker.tolerate_unadvertised_params,
             line_endings: self.line_endings(),
         }
     }
