@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::log::ToLogger;
-use crate::log::{Event, LINE_MAX, Level};
+use crate::log::{self, Event, Level};
 
 /// A speaker's voice.
 #[derive(Debug)]
@@ -28,6 +28,11 @@ impl Client {
         }
     }
 
+    /// Whether lines of this level are kept.
+    pub fn says(&self, level: Level) -> bool {
+        level <= self.threshold
+    }
+
     /// Says one event.
     pub fn say(&self, level: Level, event: Event) {
         if level <= self.threshold {
@@ -36,13 +41,11 @@ impl Client {
     }
 
     /// Says one finished line.
-    pub fn line(&self, level: Level, mut text: String) {
+    pub fn line(&self, level: Level, text: String) {
         if level > self.threshold {
             return;
         }
-        if text.len() > LINE_MAX {
-            text = text.chars().take(LINE_MAX / 4).collect();
-        }
+        let text = log::cut(text);
         let lost = self.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
             let text = Event::new("lines-lost").field("count", lost).text();

@@ -88,6 +88,11 @@ impl Helper {
         let _ = self.control.send_nowait(door, &[fd]);
     }
 
+    /// Closes its control channel: it finishes what is under way within the grace time and ends.
+    pub fn close(self) -> Ending {
+        Ending(self.pid)
+    }
+
     /// Says something, waiting for room; a helper that is gone is noticed by its death, not here.
     pub fn tell(&self, message: &ToHelper, fds: &[BorrowedFd<'_>]) {
         let _ = self.control.send_with(message, fds);
@@ -98,6 +103,17 @@ impl Helper {
 fn give_up(control: OwnedFd, what: &str, error: &io::Error) -> ! {
     let _ = Channel::<FromHelper, ToHelper>::new(control).send(&FromHelper::failed(what, error));
     process::exit_now(71)
+}
+
+/// A helper that has been told to end.
+#[derive(Debug)]
+pub struct Ending(Pid);
+
+impl Ending {
+    /// Whether it has.
+    pub fn has_ended(&self) -> bool {
+        process::has_ended(self.0)
+    }
 }
 
 /// All of them.

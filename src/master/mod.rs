@@ -110,7 +110,9 @@ pub fn run(ready: Ready) -> io::Result<u8> {
     };
     master.fill(now);
     master.ready.notify.ready("serving");
-    master.serve()
+    let status = master.serve()?;
+    master.await_delivery();
+    Ok(status)
 }
 
 fn pool_sizes(served: &Served) -> pool::Sizes {
@@ -123,6 +125,19 @@ fn pool_sizes(served: &Served) -> pool::Sizes {
 }
 
 impl Master {
+    /// Lets delivery finish what is under way, and the agents it runs, before the daemon is gone; a further TERM does
+    /// not wait.
+    fn await_delivery(mut self) {
+        let end = Instant::now() + self.ready.served.daemon.grace_time + Duration::from_secs(2);
+        let delivery = self.ready.helpers.delivery.close();
+        while !delivery.has_ended() && Instant::now() < end {
+            if self.ready.signals.take().contains(&Signal::SIGTERM) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     fn serve(&mut self) -> io::Result<u8> {
         let mut events = Events::with_capacity(512);
         loop {

@@ -324,6 +324,17 @@ fn free_port() -> u16 {
     listener.local_addr().expect("address").port()
 }
 
+/// A process of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its id.
+    pub pid: i32,
+    /// Its name.
+    pub name: String,
+    /// Its parent's id.
+    pub parent: i32,
+}
+
 /// A free port that only root may bind, chosen by this process's id so that two rarely choose the same.
 fn free_low_port() -> u16 {
     let first = std::process::id() % 300;
@@ -398,6 +409,56 @@ impl Server {
             arguments: Vec::new(),
         };
         std::mem::replace(&mut self.setup, fresh)
+    }
+
+    /// Ends it in good order; its configuration and its state are there for another start.
+    pub fn into_setup(mut self) -> Setup {
+        if !self.has_ended() {
+            self.signal(Signal::SIGTERM);
+            self.wait();
+        }
+        self.take_setup()
+    }
+
+    /// All its processes, with their names as in /proc/PID/comm and their parents; programs it runs are not among them.
+    pub fn processes(&self) -> Vec<Process> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let Some((front, rest)) = stat.rsplit_once(')') else {
+                continue;
+            };
+            let Some((pid, name)) = front.split_once(" (") else {
+                continue;
+            };
+            let fields: Vec<&str> = rest.split_whitespace().collect();
+            let number = |at: usize| fields.get(at).and_then(|field| field.parse::<i32>().ok());
+            if let (Ok(pid), Some(parent), Some(group)) = (pid.parse(), number(1), number(2))
+                && group == self.pid()
+                && fields.first() != Some(&"Z")
+            {
+                let name = name.to_owned();
+                found.push(Process { pid, name, parent });
+            }
+        }
+        found
+    }
+
+    /// The working half of a helper, e.g. "delivery"; waits until there is one.
+    pub fn working_half(&self, role: &str) -> i32 {
+        let comm: String = format!("rsmtpd: {role}").chars().take(15).collect();
+        let mut found = None;
+        wait_until(|| {
+            let all = self.processes();
+            let parents: Vec<i32> = all
+                .iter()
+                .filter(|one| one.parent == self.pid() && one.name == comm)
+                .map(|one| one.pid)
+                .collect();
+            found = all.iter().find(|one| parents.contains(&one.parent)).map(|one| one.pid);
+            found.is_some()
+        });
+        found.expect("a working half")
     }
 
     fn greets(&self) -> bool {
@@ -648,6 +709,9 @@ impl Client {
                 return Err(bad("a reply line ends in CRLF and has at most 512 octets"));
             }
             let text = shown.trim_end_matches("\r\n");
+            if text.contains(|c: char| c.is_control() || !c.is_ascii()) {
+                return Err(bad("a reply is printable ASCII"));
+            }
             let code = text.get(..3).and_then(|c| c.parse().ok());
             let code: u16 = code.ok_or_else(|| bad("no reply code"))?;
             if reply.code != 0 && reply.code != code {
