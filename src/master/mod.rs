@@ -49,7 +49,7 @@ pub struct Ready {
     pub path: PathBuf,
     /// The open directory.
     pub directory: OwnedFd,
-    /// The listeners, non-blocking, low descriptors.
+    /// The listeners, non-blocking, numbered from [`FIRST_SHARED`](crate::sys::socket::FIRST_SHARED) on.
     pub listeners: Vec<OwnedFd>,
     /// Where they listen.
     pub addresses: Vec<SocketAddr>,
@@ -93,7 +93,7 @@ pub fn run(ready: Ready) -> io::Result<u8> {
     let now = Instant::now();
     let pool = Pool::new(pool_sizes(&ready.served), now);
     let sources = Sources::new(&ready.served, now)?;
-    let door = Door::new(&ready.directory)?;
+    let door = Door::new()?;
     let mut master = Master {
         ready,
         poll,

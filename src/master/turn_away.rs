@@ -76,12 +76,13 @@ fn is_exhausted(error: &io::Error) -> bool {
 }
 
 impl Door {
-    /// Open: the workers answer. `of` is any descriptor that stays open.
+    /// Open: the workers answer.
     ///
     /// # Errors
     /// There is no descriptor to keep.
-    pub(super) fn new(of: &OwnedFd) -> io::Result<Door> {
-        let of = socket::duplicate_at_least(of, socket::FIRST_CONTROL)?;
+    pub(super) fn new() -> io::Result<Door> {
+        let (of, _) = io::pipe()?; // of anything: what the listeners' numbers hold cannot be duplicated
+        let of = socket::move_fd_at_least(of.into(), socket::FIRST_CONTROL)?;
         let spare = socket::duplicate_at_least(&of, socket::FIRST_CONTROL)?;
         Ok(Door {
             closed: false,
