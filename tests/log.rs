@@ -25,7 +25,7 @@ fn parse(line: &str) -> Result<Line, String> {
     let (time, level, origin, mut rest) = (word()?, word()?, word()?, word()?);
     time.parse::<jiff::Timestamp>().map_err(|error| error.to_string())?;
     let pid = origin.strip_prefix("rsmtpd[").and_then(|o| o.strip_suffix("]:"));
-    if !pid.is_some_and(|pid| pid.parse::<u32>().is_ok()) {
+    if pid.is_none_or(|pid| pid.parse::<u32>().is_err()) {
         return Err("no process id".into());
     }
     let mut fields = BTreeMap::new();

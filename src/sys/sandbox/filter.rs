@@ -123,7 +123,6 @@ pub(super) fn programs(kind: Kind) -> Result<Vec<BpfProgram>, seccompiler::Backe
     match kind {
         Kind::MasterAndWorker => {
             duplicates(&mut rules, vec![int(0, Gt, 2)?, int(0, Lt, FIRST_SHARED.into())?])?;
-            duplicates(&mut rules, descriptor(FIRST_CONTROL)?)?; // the master's
             worker_sockets(&mut rules)?;
         }
         Kind::Logger | Kind::Delivery | Kind::DeliveryWithPrograms => {
