@@ -49,7 +49,7 @@ pub struct Ready {
     pub path: PathBuf,
     /// The open directory.
     pub directory: OwnedFd,
-    /// The listeners, non-blocking, low descriptors.
+    /// The listeners, non-blocking, numbered from [`FIRST_SHARED`](crate::sys::socket::FIRST_SHARED) on.
     pub listeners: Vec<OwnedFd>,
     /// Where they listen.
     pub addresses: Vec<SocketAddr>,

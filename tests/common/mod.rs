@@ -8,6 +8,7 @@
 
 pub mod messages;
 pub mod processes;
+pub mod service;
 
 use std::ffi::OsString;
 use std::fs;
@@ -111,6 +112,7 @@ pub struct Setup {
     directory: TempDir,
     port: u16,
     low: bool,
+    state: Option<PathBuf>,
     launcher: Vec<OsString>,
     arguments: Vec<OsString>,
 }
@@ -136,6 +138,7 @@ impl Setup {
             directory,
             port: 0,
             low: false,
+            state: None,
             launcher: Vec::new(),
             arguments: Vec::new(),
         };
@@ -164,7 +167,8 @@ impl Setup {
 
     /// Where the mail goes.
     pub fn state(&self) -> PathBuf {
-        self.directory.path().join("state")
+        let usual = || self.directory.path().join("state");
+        self.state.clone().unwrap_or_else(usual)
     }
 
     /// A file of the configuration, "" if there is none.
@@ -216,6 +220,18 @@ impl Setup {
         self
     }
 
+    /// Puts a further program between what is in front already and the daemon.
+    pub fn then_under<T: Into<OsString>>(mut self, launcher: impl IntoIterator<Item = T>) -> Setup {
+        self.launcher.extend(launcher.into_iter().map(Into::into));
+        self
+    }
+
+    /// Puts the state directory elsewhere.
+    pub fn place_state(&mut self, state: &Path) {
+        self.state = Some(state.to_path_buf());
+        self.renew_port();
+    }
+
     /// Arguments of the daemon beside the configuration directory.
     pub fn arguments<T: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = T>) -> Setup {
         self.arguments = arguments.into_iter().map(Into::into).collect();
@@ -242,7 +258,17 @@ impl Setup {
         (status, reader.join().unwrap_or_default())
     }
 
+    /// Runs the binary once more as it would start, but with another subcommand: whether it succeeded and all
+    /// that it wrote.
+    pub fn run(&self, subcommand: &str) -> (bool, String) {
+        run(&mut self.command_of(subcommand), b"")
+    }
+
     fn command(&self) -> Command {
+        self.command_of("serve")
+    }
+
+    fn command_of(&self, subcommand: &str) -> Command {
         let binary = OsString::from(env!("CARGO_BIN_EXE_rsmtpd"));
         let mut words = self.launcher.iter().chain([&binary]);
         let mut command = Command::new(words.next().expect("at least the binary"));
@@ -251,7 +277,7 @@ impl Setup {
             .arg("-c")
             .arg(self.config())
             .args(&self.arguments)
-            .arg("serve")
+            .arg(subcommand)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .env_remove("NOTIFY_SOCKET")
@@ -265,11 +291,11 @@ impl Setup {
         for _ in 0..3 {
             match Server::launch(self) {
                 Ok(server) => return server,
-                Err((setup, said)) if said.contains("in use") => {
-                    self = setup; // somebody else took the port meanwhile
+                Err(failure) if failure.1.contains("in use") => {
+                    self = failure.0; // somebody else took the port meanwhile
                     self.renew_port();
                 }
-                Err((_, said)) => panic!("rsmtpd did not start; it said:\n{said}"),
+                Err(failure) => panic!("rsmtpd did not start; it said:\n{}", failure.1),
             }
         }
         panic!("no free port");
@@ -332,12 +358,12 @@ impl Server {
         Setup::new().start()
     }
 
-    fn launch(setup: Setup) -> Result<Server, (Setup, String)> {
+    fn launch(setup: Setup) -> Result<Server, Box<(Setup, String)>> {
         let address = SocketAddr::from(([127, 0, 0, 1], setup.port));
         Server::launch_at(setup, address)
     }
 
-    fn launch_at(setup: Setup, address: SocketAddr) -> Result<Server, (Setup, String)> {
+    fn launch_at(setup: Setup, address: SocketAddr) -> Result<Server, Box<(Setup, String)>> {
         let mut child = setup
             .command()
             .stderr(Stdio::piped())
@@ -360,7 +386,7 @@ impl Server {
         }
         thread::sleep(Duration::from_millis(50)); // let the last words arrive
         let said = server.said();
-        Err((server.take_setup(), said))
+        Err(Box::new((server.take_setup(), said)))
     }
 
     /// With `text` as rsmtpd.yaml, which listens on `address` at least, its last one.
@@ -368,7 +394,7 @@ impl Server {
         setup.write("rsmtpd.yaml", text);
         match Server::launch_at(setup, address) {
             Ok(server) => server,
-            Err((_, said)) => panic!("rsmtpd did not start; it said:\n{said}"),
+            Err(failure) => panic!("rsmtpd did not start; it said:\n{}", failure.1),
         }
     }
 
@@ -378,6 +404,7 @@ impl Server {
             directory: tempfile::tempdir().expect("temporary directory"),
             port: 0,
             low: false,
+            state: None,
             launcher: Vec::new(),
             arguments: Vec::new(),
         };
