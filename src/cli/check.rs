@@ -13,7 +13,7 @@ pub fn run(config: Option<&Path>) -> Result<(), Failure> {
     let directory = directory(config)?;
     let configuration = Configuration::load(&directory).map_err(|found| faults(&found))?;
     let opened = config::open_directory(&directory).map_err(|found| faults(&found))?;
-    Served::new(configuration, opened.as_fd()).map_err(|found| faults(&found))?;
+    Served::new(configuration, config::Overrides::default(), opened.as_fd()).map_err(|found| faults(&found))?;
     println!("{}: no faults", directory.display());
     Ok(())
 }

@@ -19,11 +19,12 @@ use super::{Failure, Overrides, check, exit};
 pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> {
     let directory = check::directory(config)?;
     let mut configuration = config::Configuration::load(&directory).map_err(|faults| check::faults(&faults))?;
-    apply(overrides, &mut configuration.daemon)?;
+    let said = said(overrides)?;
+    said.apply(&mut configuration.daemon);
     let background = configuration.daemon.background;
     let destination = destination(&configuration.daemon, background);
     let opened = config::open_directory(&directory).map_err(|faults| check::faults(&faults))?;
-    let served = Served::new(configuration, opened.as_fd()).map_err(|faults| check::faults(&faults))?;
+    let served = Served::new(configuration, said, opened.as_fd()).map_err(|faults| check::faults(&faults))?;
     let state = check::state_of(&served.daemon);
     let plan = Plan {
         directory,
@@ -47,40 +48,29 @@ pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> 
     }
 }
 
-/// Lets the command line have the last word.
-fn apply(overrides: &Overrides, daemon: &mut config::Daemon) -> Result<(), Failure> {
-    if overrides.address.is_some() || overrides.port.is_some() {
-        daemon.listeners.clear();
-    }
+/// What the command line says, checked.
+fn said(overrides: &Overrides) -> Result<config::Overrides, Failure> {
     if let Some(address) = &overrides.address {
-        daemon.address.clone_from(address);
-        if daemon
-            .listening()
-            .iter()
-            .all(|listener| listener.addresses().is_empty())
-        {
+        let listener = config::Listener {
+            address: address.clone(),
+            port: 0,
+            tls: false,
+            chain: None,
+        };
+        if listener.addresses().is_empty() {
             let message = format!("--address: expected an IP address, localhost or *, found {address:?}");
             return Err(Failure::new(exit::USAGE, message));
         }
     }
-    if let Some(port) = overrides.port {
-        daemon.port = port;
-    }
-    if let Some(user) = &overrides.user {
-        daemon.user.clone_from(user);
-        daemon.group = None;
-    }
-    if let Some(group) = &overrides.group {
-        daemon.group = Some(group.clone());
-    }
-    daemon.background |= overrides.background;
-    if let Some(path) = &overrides.log_path {
-        daemon.log_path = Some(path.clone());
-    }
-    if let Some(level) = overrides.log_level {
-        daemon.log_level = level.into();
-    }
-    Ok(())
+    Ok(config::Overrides {
+        address: overrides.address.clone(),
+        port: overrides.port,
+        user: overrides.user.clone(),
+        group: overrides.group.clone(),
+        background: overrides.background,
+        log_path: overrides.log_path.clone(),
+        log_level: overrides.log_level.map(config::LogLevel::from),
+    })
 }
 
 /// The log file if one is named; syslog in the background or under a service manager; else standard error.

@@ -11,6 +11,7 @@ mod discover;
 mod fault;
 mod handler_files;
 mod load;
+mod overrides;
 mod recipients;
 mod recipients_file;
 mod section;
@@ -31,6 +32,7 @@ pub use discover::discover;
 pub use fault::{Fault, Faults};
 pub use handler_files::{Greeting, Hello, Settings};
 pub use load::{Node, Value};
+pub use overrides::Overrides;
 pub use recipients::{Lookup, Recipients, Table};
 pub use watch::Fingerprint;
 pub use worker::{LineEndings, Worker};
@@ -103,14 +105,40 @@ pub fn open_directory(directory: &Path) -> Result<OwnedFd, Faults> {
     })
 }
 
+/// Whether `path` still names the directory that was opened; a reload cannot follow it elsewhere.
+///
+/// # Errors
+/// One fault when another directory, or none, stands in its place.
+pub fn still_there(opened: BorrowedFd<'_>, path: &Path) -> Result<(), Faults> {
+    let Ok(held) = nix::sys::stat::fstat(opened) else {
+        return Ok(());
+    };
+    let found = match nix::sys::stat::stat(path) {
+        Ok(found) if (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino) => return Ok(()),
+        Ok(_) => "another one in its place",
+        Err(nix::errno::Errno::ENOENT) => "none",
+        // The service user may not see the way to it, but holds it open.
+        Err(_) => return Ok(()),
+    };
+    let message = format!("expected the directory that was there at the start, found {found} (restart needed)");
+    Err(Faults(vec![whole_file(&path.display().to_string(), message)]))
+}
+
 impl Configuration {
     /// Reads a whole configuration directory.
     ///
     /// # Errors
     /// Every fault of every file that is in use.
     pub fn load(directory: &Path) -> Result<Configuration, Faults> {
-        let fd = open_directory(directory)?;
-        let mut reader = Reader::new(fd.as_fd());
+        Configuration::load_opened(open_directory(directory)?.as_fd(), directory)
+    }
+
+    /// As [`Configuration::load`], in a directory that was opened before; `directory` is its name.
+    ///
+    /// # Errors
+    /// As [`Configuration::load`].
+    pub fn load_opened(fd: BorrowedFd<'_>, directory: &Path) -> Result<Configuration, Faults> {
+        let mut reader = Reader::new(fd);
         let daemon = reader.daemon();
         let delivery = reader.delivery();
         let mut loaded = Loaded {
@@ -122,7 +150,7 @@ impl Configuration {
             .into_iter()
             .filter_map(|listener| listener.chain)
             .collect();
-        let set = read_worker_set(fd.as_fd(), &chains, &mut loaded);
+        let set = read_worker_set(fd, &chains, &mut loaded);
         if !loaded.faults.is_empty() {
             return Err(Faults(loaded.faults));
         }
@@ -138,6 +166,20 @@ impl Configuration {
             notes: loaded.notes,
             files: set.files,
         })
+    }
+
+    /// Reads what the delivery process needs: `rsmtpd.yaml` and `delivery.yaml`.
+    ///
+    /// # Errors
+    /// Every fault of these two.
+    pub fn load_delivery_set(directory: BorrowedFd<'_>) -> Result<(Daemon, Delivery), Faults> {
+        let mut reader = Reader::new(directory);
+        let set = (reader.daemon(), reader.delivery());
+        if reader.faults.is_empty() {
+            Ok(set)
+        } else {
+            Err(Faults(reader.faults))
+        }
     }
 
     /// Reads the files of a worker again: `worker.yaml`, the chain file it names and those in `chains`, handler files.

@@ -27,7 +27,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use process::run;
+use serde::{Deserialize, Serialize};
+
+pub use process::{Place, run};
 
 /// Takes a syslog severity (3 error, 4 warning, 6 info …) and one event as `key=value` words.
 pub type Log = Arc<dyn Fn(u8, String) + Send + Sync>;
@@ -41,7 +43,7 @@ pub(crate) mod level {
 }
 
 /// Who puts messages into mailboxes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Agent {
     /// This process, into `mail/<domain>/<local part>/`.
     Maildir,
@@ -62,7 +64,7 @@ pub enum Agent {
 }
 
 /// When a message counts as taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Acknowledge {
     /// When the agent has it.
     Delivered,
@@ -71,7 +73,7 @@ pub enum Acknowledge {
 }
 
 /// What the process works by.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// Who puts messages into mailboxes.
     pub agent: Agent,

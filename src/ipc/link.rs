@@ -62,6 +62,8 @@ pub enum ToWorker {
     Retire,
     /// The door rides with this frame.
     Door,
+    /// A new way to the logger rides with this frame: the logger has started again.
+    Voice,
     /// No door: the helper is not there. Also, before a greeting: answer 421.
     Refuse,
 }

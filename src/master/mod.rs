@@ -3,10 +3,12 @@
 //! It may assume that every helper is ready and that root is gone for good. It must never parse a client's
 //! octets, hold a key or a table that grows with the traffic beyond its bounds, or start a thread.
 
+mod ending;
 mod hear;
 mod helpers;
 mod pool;
 mod refuse;
+mod reload;
 mod source_limits;
 pub mod startup;
 mod workers;
@@ -26,19 +28,25 @@ use crate::ipc::control::ToHelper;
 use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
 use crate::sys::notify::Notify;
+use crate::ipc::link::Role;
 use crate::sys::process::{self, Ended};
 use crate::sys::signals::Signals;
 use nix::sys::signal::Signal;
 
 use crate::worker::served::Served;
+use ending::Ending;
 use helpers::Helpers;
 use pool::Pool;
 use source_limits::SourceLimits;
 use workers::{Near, State, Workers};
 
+/// The exit status when a helper was lost (EX_SOFTWARE): systemd starts afresh.
+const EX_SOFTWARE: u8 = 70;
+
 const SIGNALS: Token = Token(0);
 const LISTENERS: usize = 1;
-const WORKERS: usize = 1 << 10;
+const HELPERS: usize = 1 << 10;
+const WORKERS: usize = 1 << 11;
 
 /// What start-up hands over.
 pub struct Ready {
@@ -50,7 +58,9 @@ pub struct Ready {
     pub directory: OwnedFd,
     /// The listeners, non-blocking, low descriptors.
     pub listeners: Vec<OwnedFd>,
-    /// Where they listen.
+    /// The addresses that the configuration names for them.
+    pub named: Vec<SocketAddr>,
+    /// Where they listen: the same, but for ports that the kernel chose.
     pub addresses: Vec<SocketAddr>,
     /// Where mail goes, for people.
     pub destination: String,
@@ -75,7 +85,14 @@ struct Master {
     refused: u64,
     served_sum: u64,
     broken: BTreeSet<u64>,
-    ending: Option<Instant>,
+    /// The last reload was refused.
+    stale: bool,
+    /// What waits for the next start, as it was logged.
+    awaiting_start: BTreeSet<String>,
+    /// How the logger ended, until another can write it down.
+    unsaid: Option<String>,
+    ending: Option<Ending>,
+    gone: BTreeSet<Role>,
     status: u8,
 }
 
@@ -100,11 +117,21 @@ pub fn run(ready: Ready) -> io::Result<u8> {
         refused: 0,
         served_sum: 0,
         broken: BTreeSet::new(),
+        stale: false,
+        awaiting_start: BTreeSet::new(),
+        unsaid: None,
         ending: None,
+        gone: BTreeSet::new(),
         status: 0,
     };
+    for (number, role) in Helpers::ROLES.into_iter().enumerate() {
+        if let Some(helper) = master.ready.helpers.of(role) {
+            let registry = master.poll.registry();
+            registry.register(&mut SourceFd(&helper.as_raw_fd()), Token(HELPERS + number), Interest::READABLE)?;
+        }
+    }
     master.fill(now);
-    master.ready.notify.ready("serving");
+    master.ready.notify.ready(&master.state());
     master.serve()
 }
 
@@ -143,33 +170,12 @@ impl Master {
                 match event.token() {
                     SIGNALS => self.hear_signals(),
                     Token(number) if number >= WORKERS => self.hear_worker((number - WORKERS) as u32),
+                    Token(number) if number >= HELPERS => self.hear_helper(number - HELPERS),
                     Token(number) => self.turn_away(number - LISTENERS),
                 }
             }
             self.fill(Instant::now());
         }
-    }
-
-    /// The exit status when there is nothing left to wait for.
-    fn ended(&mut self, now: Instant) -> Option<u8> {
-        let until = self.ending?;
-        if now >= until && !self.workers.is_empty() {
-            self.say(
-                Level::Warning,
-                Event::new("workers-killed").field("count", self.workers.len()),
-            );
-            self.workers.kill();
-            self.ending = Some(now + Duration::from_secs(5));
-            return None;
-        }
-        if !self.workers.is_empty() {
-            return None;
-        }
-        self.say(
-            Level::Notice,
-            Event::new("stopped").field("connections", self.served_sum),
-        );
-        Some(self.status)
     }
 
     fn patience(&mut self, now: Instant) -> Option<Duration> {
@@ -178,7 +184,7 @@ impl Master {
             self.workers.busy(self.generation()),
             now,
         );
-        let at = match (advice.again, self.ending) {
+        let at = match (advice.again, self.ending.map(|ending| ending.until)) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
@@ -187,6 +193,28 @@ impl Master {
 
     fn generation(&self) -> u64 {
         self.ready.served.generation
+    }
+
+    /// One line on how we are, for the service manager.
+    fn state(&self) -> String {
+        format!(
+            "generation {}, {} listeners, configuration {}",
+            self.generation(),
+            self.ready.listeners.len(),
+            self.configuration_state()
+        )
+    }
+
+    /// Whether the files are what is in force, would be at the next connection, or are broken.
+    fn configuration_state(&self) -> &'static str {
+        let found = self.ready.served.found(self.ready.directory.as_fd());
+        if self.stale || self.broken.contains(&found) {
+            "broken"
+        } else if found == self.ready.served.fingerprint {
+            "good"
+        } else {
+            "changed"
+        }
     }
 
     fn say(&self, level: Level, event: Event) {
@@ -287,9 +315,14 @@ impl Master {
     fn reap(&mut self) {
         while let Some((pid, how)) = process::reap() {
             if let Some(role) = self.ready.helpers.role_of(pid) {
+                self.gone.insert(role);
                 if self.ending.is_none() {
                     self.say(Level::Critical, Event::new("helper-gone").field("role", role.name()));
-                    self.status = 70;
+                    if role == Role::Logger {
+                        eprintln!("rsmtpd: the logger is gone");
+                    }
+                    self.status = EX_SOFTWARE;
+                    self.ready.notify.stopping();
                     self.stop_within(Duration::from_secs(5));
                 }
             } else if let Some((_, worker)) = self.workers.remove(pid) {
@@ -320,36 +353,6 @@ impl Master {
         self.say(Level::Critical, event);
     }
 
-    fn reload(&mut self) {
-        self.ready.notify.reloading();
-        match self.ready.served.reload(&self.ready.path, self.ready.directory.as_fd()) {
-            Ok(served) => {
-                for key in self.ready.served.needs_restart(&served) {
-                    self.say(
-                        Level::Notice,
-                        Event::new("takes-effect-at-next-start").field("key", key),
-                    );
-                }
-                self.ready.served = served;
-                self.pool.resize(pool_sizes(&self.ready.served));
-                self.sources.configure(source_limits(&self.ready.served));
-                self.broken.clear();
-                self.ready.helpers.logger.tell(&ToHelper::Reload, &[]);
-                self.ready.helpers.delivery.tell(&ToHelper::Reload, &[]);
-                self.workers.retire_others(self.generation());
-                self.say(
-                    Level::Notice,
-                    Event::new("reloaded").field("generation", self.generation()),
-                );
-            }
-            Err(faults) => {
-                self.tell_faults(&faults);
-                self.say(Level::Error, Event::new("reload-refused"));
-            }
-        }
-        self.ready.notify.ready("serving");
-    }
-
     fn tell_status(&mut self) {
         let text = self.status_text();
         for line in text.lines() {
@@ -369,8 +372,11 @@ impl Master {
             self.ready.served.daemon.workers.max,
             self.served_sum,
             self.refused,
-            if self.broken.is_empty() { "good" } else { "broken" },
+            self.configuration_state(),
         );
+        for what in &self.awaiting_start {
+            let _ = writeln!(text, "next-start {what}");
+        }
         for (_, worker) in self
             .workers
             .iter()
@@ -387,27 +393,5 @@ impl Master {
             }
         }
         text
-    }
-
-    /// First time: drain with a grace time. Second time: end at once.
-    fn stop(&mut self) {
-        if self.ending.is_some() {
-            self.workers.kill();
-            self.ending = Some(Instant::now());
-        } else {
-            self.ready.notify.stopping();
-            self.stop_within(self.ready.served.daemon.grace_time);
-        }
-    }
-
-    fn stop_within(&mut self, grace: Duration) {
-        self.say(
-            Level::Notice,
-            Event::new("stopping").field("workers", self.workers.len()),
-        );
-        self.ending = Some(Instant::now() + grace);
-        self.watch_listeners(false);
-        self.ready.listeners.clear();
-        self.workers.drain();
     }
 }

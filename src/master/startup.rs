@@ -6,18 +6,20 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
 
 use crate::config;
 use crate::delivery;
-use crate::helper::EX_SOFTWARE;
-use crate::ipc::control::ToHelper;
+use crate::helper::{EX_CONFIG, EX_SOFTWARE, Seat, Turn};
+use crate::ipc::control::{FromHelper, ToHelper};
+use crate::ipc::frame;
 use crate::ipc::link::Role;
 use crate::log::{Event, Level};
 use crate::logger::{self, Destination, Sink, client::Client as Log};
@@ -30,7 +32,7 @@ use nix::sys::signal::Signal;
 use super::Ready;
 use super::helpers::{Helper, Helpers};
 use super::workers::{MASTER_DESCRIPTORS, pair};
-use crate::worker::served::Served;
+use crate::worker::served::{Served, level};
 
 /// What the command line says beside the configuration.
 #[derive(Debug, Clone)]
@@ -76,7 +78,7 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
 
     let (voice, logger) = start_logger(&served, plan, users.logger.as_ref())?;
     let log = Log::new(voice, served.log_level());
-    let delivery = start_delivery(&served, users.delivery.as_ref(), &state, &logger)?;
+    let delivery = start_delivery(&served, &directory, users.delivery.as_ref(), &state, &logger)?;
     let helpers = Helpers { logger, delivery };
 
     if let Some(identity) = &users.service {
@@ -102,11 +104,13 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     }
     let path = plan.directory.clone();
     let destination = destination(&served, &state);
+    let named = served.addresses();
     Ok(Ready {
         served,
         path,
         directory,
         listeners,
+        named,
         addresses,
         destination,
         helpers,
@@ -218,7 +222,6 @@ fn prepare_state(state: &Path, owner: Option<&Identity>) -> Result<()> {
 fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result<(OwnedFd, Helper)> {
     let (door, voice) = pair()?;
     let voice = socket::move_fd_at_least(voice, MASTER_DESCRIPTORS)?;
-    let parents = voice.try_clone()?;
     let level = served.log_level();
     if let (Destination::File(path), Some(user)) = (&plan.destination, user)
         && !path.exists()
@@ -240,46 +243,67 @@ fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result
     );
     let mode = served.sandbox;
     let destination = plan.destination.clone();
-    let work = move |control: OwnedFd, _| {
-        let Ok(sink) = Sink::open(destination.clone()) else {
-            return crate::helper::EX_CONFIG;
+    let work = move |seat: Seat| {
+        let sink = match Sink::open(destination.clone()) {
+            Ok(sink) => sink,
+            Err(error) => {
+                let failed = FromHelper::Failed(format!("{destination:?}: {error}"));
+                let _ = seat.control.send_nowait(&failed, &[]);
+                return EX_CONFIG;
+            }
         };
         if sandbox::enter(&profile, mode).is_err() {
             return EX_SOFTWARE;
         }
-        logger::run(control, sink, level).map_or(EX_SOFTWARE, |()| 0)
+        logger::run(seat, sink, level).map_or(EX_SOFTWARE, |()| 0)
     };
-    let helper = Helper::start(Role::Logger, user, || Ok(Log::new(parents, level)), &work)?;
+    let helper = Helper::start(Role::Logger, user, &[], || Ok(()), &work)?;
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     helper.tell(&ToHelper::Door { worker: 0, pid: own }, &[door.as_fd()]);
     Ok((voice, helper))
 }
 
-fn start_delivery(served: &Served, user: Option<&Identity>, state: &Path, logger: &Helper) -> Result<Helper> {
+fn start_delivery(
+    served: &Served,
+    directory: &OwnedFd,
+    user: Option<&Identity>,
+    state: &Path,
+    logger: &Helper,
+) -> Result<Helper> {
     let (door, voice) = pair()?;
-    let level = served.log_level();
-    let settings = delivery_settings(served.delivery(), state, served.daemon.grace_time);
-    let profile = delivery_profile(state, &settings);
+    let lent = [voice.as_raw_fd(), directory.as_raw_fd()];
+    let first = Known {
+        level: served.log_level() as u8,
+        settings: delivery_settings(served.delivery(), state, served.daemon.grace_time),
+    };
     let mode = served.sandbox;
-    let parents = voice.try_clone()?;
-    let lock = state.join("lock");
-    let work = move |control: OwnedFd, _| {
+    let work = |seat: Seat| {
+        let known = match first.renewed(&seat, served.said(), directory) {
+            Ok(known) => known,
+            Err(faults) => {
+                let _ = seat.control.send_nowait(&FromHelper::Failed(faults.to_string()), &[]);
+                return EX_CONFIG;
+            }
+        };
+        let profile = delivery_profile(state, &known.settings);
         let Ok(voice) = voice.try_clone() else {
             return EX_SOFTWARE;
         };
-        let log = Log::new(voice, level);
-        let log: delivery::Log = Arc::new(move |level, text| log.line(Level::from_number(level), text));
-        if sandbox::enter(&profile, mode).is_err() {
+        let client = Arc::new(Log::new(voice, Level::from_number(known.level)));
+        let speaker = Arc::clone(&client);
+        let log: delivery::Log = Arc::new(move |level, text| speaker.line(Level::from_number(level), text));
+        if sandbox::enter(&profile, mode).is_err() || !seat.take_over(frame::encode(&known).unwrap_or_default()) {
             return EX_SOFTWARE;
         }
-        delivery::run(control, settings.clone(), log)
+        delivery::run(delivery::Place {
+            seat,
+            settings: known.settings,
+            log,
+            rejoin: Box::new(move |fd| client.rejoin(fd)),
+        })
     };
-    let master = std::process::id();
-    let prepare = move || {
-        hold_lock(&lock, master)?;
-        Ok(Log::new(parents, level))
-    };
-    let helper = Helper::start(Role::Delivery, user, prepare, &work)
+    let (lock, master) = (state.join("lock"), std::process::id());
+    let helper = Helper::start(Role::Delivery, user, &lent, || hold_lock(&lock, master), &work)
         .with_context(|| format!("state directory {}", state.display()))?;
     logger.tell(
         &ToHelper::Door {
@@ -289,6 +313,35 @@ fn start_delivery(served: &Served, user: Option<&Identity>, state: &Path, logger
         &[door.as_fd()],
     );
     Ok(helper)
+}
+
+/// What one delivery process works by, and hands on to the next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Known {
+    level: u8,
+    settings: delivery::Settings,
+}
+
+impl Known {
+    /// What a process in this seat is to work by: the first one by what the daemon was started with, later ones by
+    /// what the files say now. If those are broken, one that comes in place of a dead one goes on with the last good
+    /// set; one that was to take over does not.
+    fn renewed(&self, seat: &Seat, said: &config::Overrides, directory: &OwnedFd) -> Result<Known, config::Faults> {
+        if seat.turn == Turn::First {
+            return Ok(self.clone());
+        }
+        match config::Configuration::load_delivery_set(directory.as_fd()) {
+            Ok((mut daemon, delivery)) => {
+                said.apply(&mut daemon);
+                Ok(Known {
+                    level: level(daemon.log_level) as u8,
+                    settings: delivery_settings(&delivery, &self.settings.state, daemon.grace_time),
+                })
+            }
+            Err(_) if seat.turn == Turn::Again => Ok(frame::decode(&seat.memory).unwrap_or_else(|_| self.clone())),
+            Err(faults) => Err(faults),
+        }
+    }
 }
 
 /// The delivery process's settings from delivery.yaml.

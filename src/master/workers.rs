@@ -107,10 +107,10 @@ impl Workers {
         self.table.remove(&number).map(|worker| (number, worker))
     }
 
-    /// Tells every worker of another generation that waits to leave.
+    /// Tells every worker of another generation to leave: spares at once, busy ones after their connection.
     pub fn retire_others(&mut self, generation: u64) {
         self.order(ToWorker::Retire, |worker| {
-            worker.generation != generation && worker.state == State::Spare
+            worker.generation != generation && worker.state != State::Leaving
         });
     }
 

@@ -47,7 +47,7 @@ const LINK: Token = Token(usize::MAX);
 
 /// Serves up to the configured number of connections; the exit status of the process.
 pub fn run(inherited: Inherited<'_>, served: &Served) -> i32 {
-    let log = logger::client::Client::new(inherited.logger, served.log_level());
+    let log = Rc::new(logger::client::Client::new(inherited.logger, served.log_level()));
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         life(
             inherited.listeners,
@@ -78,7 +78,7 @@ fn life(
     link: OwnedFd,
     delivery: OwnedFd,
     directory: &OwnedFd,
-    log: &logger::client::Client,
+    log: &Rc<logger::client::Client>,
     served: &Served,
 ) -> io::Result<()> {
     for layer in served.confine()? {
@@ -87,7 +87,7 @@ fn life(
             Event::new("sandbox-layer-missing").field("layer", layer),
         );
     }
-    let link = Rc::new(Link::new(link));
+    let link = Rc::new(Link::new(link, Rc::clone(log)));
     link.report(&FromWorker::Ready);
     let delivery = Rc::new(RefCell::new(body::Delivery::new(
         DeliveryClient::new(delivery, body::PATIENCE),
@@ -191,7 +191,8 @@ impl<'a> Waiting<'a> {
     }
 }
 
-/// Whether accept(2) may be tried again: another spare was faster, or the client has left.
+/// Whether accept(2) may be tried again: another spare was faster, the client has left, or the listener was closed
+/// for all (EINVAL), of which the master has told us or is about to.
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
     matches!(
@@ -199,6 +200,6 @@ fn is_passing(error: &io::Error) -> bool {
         WouldBlock | ConnectionAborted | ConnectionReset | Interrupted
     ) || matches!(
         error.raw_os_error(),
-        Some(libc::EPROTO | libc::ENETDOWN | libc::EHOSTUNREACH | libc::ENETUNREACH)
+        Some(libc::EINVAL | libc::EPROTO | libc::ENETDOWN | libc::EHOSTUNREACH | libc::ENETUNREACH)
     )
 }

@@ -108,6 +108,8 @@ pub fn wait_until(mut ready: impl FnMut() -> bool) -> bool {
 pub struct Setup {
     directory: TempDir,
     port: u16,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -127,7 +129,12 @@ impl Setup {
                 fs::copy(&from, to).expect("copy of a shipped file");
             }
         }
-        let mut setup = Setup { directory, port: 0 };
+        let mut setup = Setup {
+            directory,
+            port: 0,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+        };
         setup.write("simple_recipient_validator.yaml", RECIPIENTS);
         setup.set("worker.yaml", "maximum_errors", "100");
         setup.set("worker.yaml", "maximum_unknown_commands", "100");
@@ -144,6 +151,26 @@ impl Setup {
         );
         let rest = self.read("rsmtpd.yaml.more");
         self.write("rsmtpd.yaml", &(text + &rest));
+    }
+
+    /// Adds an argument of the command line.
+    pub fn argument(&mut self, argument: &str) {
+        self.arguments.push(argument.to_owned());
+    }
+
+    /// Sets a variable of the server's environment.
+    pub fn variable(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Where it listens unless told otherwise.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A directory for what the test needs beside configuration and state.
+    pub fn aside(&self) -> &Path {
+        self.directory.path()
     }
 
     /// Where the files are.
@@ -251,7 +278,9 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
+            .args(&setup.arguments)
             .env_remove("NOTIFY_SOCKET")
+            .envs(setup.environment.clone())
             .current_dir(setup.directory.path())
             .process_group(0)
             .spawn()
@@ -276,6 +305,8 @@ impl Server {
         let fresh = Setup {
             directory: tempfile::tempdir().expect("temporary directory"),
             port: 0,
+            arguments: Vec::new(),
+            environment: Vec::new(),
         };
         std::mem::replace(&mut self.setup, fresh)
     }
@@ -309,6 +340,43 @@ impl Server {
     pub fn wait(&mut self) -> Option<i32> {
         wait_until(|| self.has_ended());
         self.child.try_wait().ok().flatten().and_then(|s| s.code())
+    }
+
+    /// The processes of the daemon whose name begins so ("rsmtpd: worker"; the kernel keeps 15 octets) and whose
+    /// parent is `parent`.
+    pub fn children(&self, parent: i32, name: &str) -> Vec<i32> {
+        let name = &name[..name.len().min(15)];
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let Some((before, after)) = stat.rsplit_once(") ") else { continue };
+            let Some((pid, comm)) = before.split_once(" (") else { continue };
+            let mut fields = after.split(' ');
+            let alive = fields.next() != Some("Z");
+            let ppid = fields.next().and_then(|f| f.parse::<i32>().ok());
+            if alive && ppid == Some(parent) && comm == name {
+                found.extend(pid.parse::<i32>());
+            }
+        }
+        found
+    }
+
+    /// The two halves of a helper ("logger", "delivery"): its parent, and the one that works.
+    pub fn helper(&self, role: &str) -> (i32, i32) {
+        let name = format!("rsmtpd: {role}");
+        let mut found = None;
+        wait_until(|| {
+            let parent = self.children(self.pid(), &name).first().copied();
+            found = parent.and_then(|p| Some((p, *self.children(p, &name).first()?)));
+            found.is_some()
+        });
+        found.unwrap_or_else(|| panic!("no {role}"))
+    }
+
+    /// Waits until it has said these words `count` times in all.
+    pub fn await_said(&self, words: &str, count: usize) {
+        let heard = wait_until(|| self.said().matches(words).count() >= count);
+        assert!(heard, "it never said {words:?} {count} times; it said:\n{}", self.said());
     }
 
     /// Where it listens.
