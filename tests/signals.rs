@@ -85,7 +85,7 @@ fn usr1_logs_the_pool() {
     let peer = client.stream().local_addr().expect("address");
     server.signal(Signal::SIGUSR1);
     server.await_said("event=status pid=", 1);
-    server.await_said(&format!("event=status worker pid="), 1);
+    server.await_said("event=status worker pid=", 1);
     let said = server.said();
     assert!(said.contains(&format!(" peer={peer} ")), "{said}");
     assert!(said.contains("configuration=good"), "{said}");
@@ -178,9 +178,9 @@ fn logger_is_forked_again() {
     server.await_said("event=helper-died role=logger how=sigkill", 1);
     assert_eq!(during.deliver("a@example.org", &["test@example.com"], MESSAGE).code, 250);
     server.await_said("event=delivered", 1);
-    let before = server.said().matches("event=session").count();
+    let before = server.said().matches("event=disconnect").count();
     assert_eq!(during.command("QUIT").code, 221);
-    let heard = wait_until(|| server.said().matches("event=session").count() > before);
+    let heard = wait_until(|| server.said().matches("event=disconnect").count() > before);
     assert!(heard, "a worker older than the logger is heard:\n{}", server.said());
     // The master is heard as well.
     server.signal(Signal::SIGUSR1);

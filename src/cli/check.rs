@@ -25,8 +25,10 @@ pub fn directory(config: Option<&Path>) -> Result<PathBuf, Failure> {
 
 /// The state directory that the configuration names.
 pub fn state_directory(config: Option<&Path>) -> Result<PathBuf, Failure> {
-    let configuration = Configuration::load(&directory(config)?).map_err(|found| faults(&found))?;
-    Ok(state_of(&configuration.daemon))
+    let opened = config::open_directory(&directory(config)?).map_err(|found| faults(&found))?;
+    // No more than that: it is wanted most when another file is broken.
+    let (daemon, _) = Configuration::load_delivery_set(opened.as_fd()).map_err(|found| faults(&found))?;
+    Ok(state_of(&daemon))
 }
 
 /// Prints the faults one a line; the failure to exit with.

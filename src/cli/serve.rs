@@ -30,6 +30,7 @@ pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> 
         directory,
         state,
         destination,
+        background,
     };
     let waiting = background
         .then(detach::detach)

@@ -43,6 +43,8 @@ pub struct Plan {
     pub state: PathBuf,
     /// Where lines go.
     pub destination: Destination,
+    /// Whether the terminal is left behind.
+    pub background: bool,
 }
 
 /// Users of the roles; None where we were not started as root and stay who we are.
@@ -78,7 +80,7 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
 
     let (voice, logger) = start_logger(&served, plan, users.logger.as_ref())?;
     let log = Log::new(voice, served.log_level());
-    let delivery = start_delivery(&served, &directory, users.delivery.as_ref(), &state, &logger)?;
+    let delivery = start_delivery(&served, &directory, users.delivery.as_ref(), plan, &logger)?;
     let helpers = Helpers { logger, delivery };
 
     if let Some(identity) = &users.service {
@@ -257,19 +259,26 @@ fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result
         }
         logger::run(seat, sink, level).map_or(EX_SOFTWARE, |()| 0)
     };
-    let helper = Helper::start(Role::Logger, user, &[], || Ok(()), &work)?;
+    let helper = Helper::start(Role::Logger, user, &[], leave_terminal(plan), &work)?;
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     helper.tell(&ToHelper::Door { worker: 0, pid: own }, &[door.as_fd()]);
     Ok((voice, helper))
+}
+
+/// What a helper does with its standard streams before anything else.
+fn leave_terminal(plan: &Plan) -> impl Fn() -> io::Result<()> {
+    let background = plan.background;
+    move || if background { detach::silence() } else { Ok(()) }
 }
 
 fn start_delivery(
     served: &Served,
     directory: &OwnedFd,
     user: Option<&Identity>,
-    state: &Path,
+    plan: &Plan,
     logger: &Helper,
 ) -> Result<Helper> {
+    let state = plan.state.as_path();
     let (door, voice) = pair()?;
     let lent = [voice.as_raw_fd(), directory.as_raw_fd()];
     let first = Known {
@@ -303,7 +312,9 @@ fn start_delivery(
         })
     };
     let (lock, master) = (state.join("lock"), std::process::id());
-    let helper = Helper::start(Role::Delivery, user, &lent, || hold_lock(&lock, master), &work)
+    let leave = leave_terminal(plan);
+    let prepare = || hold_lock(&lock, master).and_then(|()| leave());
+    let helper = Helper::start(Role::Delivery, user, &lent, prepare, &work)
         .with_context(|| format!("state directory {}", state.display()))?;
     logger.tell(
         &ToHelper::Door {

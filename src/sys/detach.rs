@@ -1,5 +1,6 @@
 //! Going to the background: the caller's terminal gets its prompt back once the daemon is ready.
 
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 
 use super::process::{self, Fork};
@@ -8,11 +9,14 @@ use super::process::{self, Fork};
 #[derive(Debug)]
 pub struct Waiting {
     pipe: io::PipeWriter,
+    null: File,
 }
 
 impl Waiting {
-    /// The daemon is ready: the foreground process ends with status 0. Dropped without it, that one ends with 71.
+    /// The daemon is ready: it lets go of the terminal, and the foreground process ends with status 0. Dropped without
+    /// it, that one ends with 71.
     pub fn release(mut self) {
+        let _ = replace_standard_streams(&self.null);
         let _ = self.pipe.write_all(b"r");
     }
 }
@@ -33,9 +37,24 @@ pub fn detach() -> io::Result<Waiting> {
         }
         Fork::Child => {
             nix::unistd::setsid()?;
-            Ok(Waiting { pipe: writer })
+            let null = File::options().read(true).write(true).open("/dev/null")?;
+            Ok(Waiting { pipe: writer, null })
         }
     }
+}
+
+/// Lets go of the terminal, or of whoever waits for the end of our output.
+///
+/// # Errors
+/// /dev/null cannot be opened.
+pub fn silence() -> io::Result<()> {
+    replace_standard_streams(&File::options().read(true).write(true).open("/dev/null")?)
+}
+
+fn replace_standard_streams(null: &File) -> io::Result<()> {
+    nix::unistd::dup2_stdin(null)?;
+    nix::unistd::dup2_stdout(null)?;
+    Ok(nix::unistd::dup2_stderr(null)?)
 }
 
 /// Raises the soft limit of open descriptors to the hard one; the limit in force.

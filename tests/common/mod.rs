@@ -219,6 +219,15 @@ impl Setup {
         }
     }
 
+    /// Starts the server with rsmtpd.yaml as the test wrote it, and waits until it greets at `address`.
+    pub fn start_as_written(mut self, address: SocketAddr) -> Server {
+        self.port = address.port();
+        match Server::launch(self) {
+            Ok(server) => server,
+            Err((_, said)) => panic!("rsmtpd did not start; it said:\n{said}"),
+        }
+    }
+
     /// Starts the server and waits until it greets.
     pub fn start(mut self) -> Server {
         for _ in 0..3 {
@@ -274,11 +283,11 @@ impl Server {
         let mut child = Command::new(env!("CARGO_BIN_EXE_rsmtpd"))
             .arg("-c")
             .arg(setup.config())
-            .arg("serve")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .args(&setup.arguments)
+            .arg("serve")
             .env_remove("NOTIFY_SOCKET")
             .envs(setup.environment.clone())
             .current_dir(setup.directory.path())
@@ -405,6 +414,13 @@ impl Server {
         assert_eq!(client.reply().code, 220);
         assert_eq!(client.command("EHLO client.example").code, 250);
         client
+    }
+
+    /// What EHLO is answered on a new connection.
+    pub fn hello_text(&self) -> String {
+        let mut client = self.connect();
+        assert_eq!(client.reply().code, 220);
+        client.command("EHLO client.example").text()
     }
 
     /// The Maildir of a mailbox, e.g. `mail/example.com/test`.
