@@ -21,8 +21,8 @@ use crate::ipc::control::{FromHelper, ToHelper};
 use crate::sys::process::{self, Ended, Fork};
 use crate::sys::{child, signals, socket};
 
-pub use seat::{Heard, Seat, Turn};
 use seat::{FromWorking, ToWorking};
+pub use seat::{Heard, Seat, Turn};
 
 /// The exit status of a working process that cannot start with this configuration (EX_CONFIG).
 pub const EX_CONFIG: i32 = 78;
@@ -98,7 +98,11 @@ impl Line<'_> {
             Fork::Child => {
                 let _ = process::set_pdeathsig(libc::SIGKILL);
                 drop(ours);
-                let siblings = (self.serving.take(), self.coming.take(), std::mem::take(&mut self.leaving));
+                let siblings = (
+                    self.serving.take(),
+                    self.coming.take(),
+                    std::mem::take(&mut self.leaving),
+                );
                 drop(siblings);
                 let Ok(control) = self.control.try_clone() else {
                     process::exit_now(EX_SOFTWARE)
@@ -210,7 +214,10 @@ impl Line<'_> {
     fn abandoned(&self) -> bool {
         let mut fds = [PollFd::new(self.control.as_fd(), PollFlags::empty())];
         let polled = poll(&mut fds, PollTimeout::ZERO);
-        polled.is_ok() && fds.iter().any(|fd| fd.revents().is_some_and(|r| r.contains(PollFlags::POLLHUP)))
+        polled.is_ok()
+            && fds
+                .iter()
+                .any(|fd| fd.revents().is_some_and(|r| r.contains(PollFlags::POLLHUP)))
     }
 
     /// Ends once those that are leaving have.

@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{Shutdown, shutdown};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::{Shutdown, shutdown};
 
-use crate::ipc::channel::{Channel, Fault};
 use crate::helper::{Heard, Seat, Turn};
+use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::delivery::{FromDelivery, ToDelivery};
 
@@ -213,7 +213,11 @@ pub fn run(place: Place) -> i32 {
         shared.obey(&seat, &rejoin, message, fd);
     }
     loop {
-        let patience = if shared.draining.load(Ordering::SeqCst) { 100 } else { 60_000 };
+        let patience = if shared.draining.load(Ordering::SeqCst) {
+            100
+        } else {
+            60_000
+        };
         match seat.hear(Duration::from_millis(patience)) {
             Ok(Heard::Master(message, fd)) => shared.obey(&seat, &rejoin, message, fd),
             Ok(Heard::Leave) => return shared.leave(),

@@ -16,8 +16,8 @@ use mio::{Events, Interest, Poll, Token};
 
 pub use sink::{Destination, Sink};
 
-use crate::ipc::channel::{Channel, Fault};
 use crate::helper::{Seat, Turn};
+use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::log::ToLogger;
 use crate::log::{Event, Level};

@@ -87,7 +87,9 @@ impl Master {
             return;
         };
         loop {
-            let Some(helper) = self.ready.helpers.of(role) else { return };
+            let Some(helper) = self.ready.helpers.of(role) else {
+                return;
+            };
             match helper.hear() {
                 Ok(FromHelper::Ready) => self.started_again(role),
                 Ok(FromHelper::Failed(reason)) => {

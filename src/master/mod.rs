@@ -25,10 +25,10 @@ use mio::{Events, Interest, Poll, Token};
 use nix::unistd::Pid;
 
 use crate::ipc::control::ToHelper;
+use crate::ipc::link::Role;
 use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
 use crate::sys::notify::Notify;
-use crate::ipc::link::Role;
 use crate::sys::process::{self, Ended};
 use crate::sys::signals::Signals;
 use nix::sys::signal::Signal;
@@ -127,7 +127,11 @@ pub fn run(ready: Ready) -> io::Result<u8> {
     for (number, role) in Helpers::ROLES.into_iter().enumerate() {
         if let Some(helper) = master.ready.helpers.of(role) {
             let registry = master.poll.registry();
-            registry.register(&mut SourceFd(&helper.as_raw_fd()), Token(HELPERS + number), Interest::READABLE)?;
+            registry.register(
+                &mut SourceFd(&helper.as_raw_fd()),
+                Token(HELPERS + number),
+                Interest::READABLE,
+            )?;
         }
     }
     master.fill(now);

@@ -64,8 +64,8 @@ impl Master {
         self.stale = false;
         self.ready.log.set_threshold(level);
         let order = ToHelper::Reload { level: level as u8 };
-        let told = self.ready.helpers.logger.tell(&order, &[])
-            && (!delivery || self.ready.helpers.delivery.tell(&order, &[]));
+        let told =
+            self.ready.helpers.logger.tell(&order, &[]) && (!delivery || self.ready.helpers.delivery.tell(&order, &[]));
         if !told {
             self.say(Level::Error, Event::new("helper-not-told"));
         }
@@ -94,7 +94,10 @@ impl Master {
                 None => absent.push((position, *address)),
             }
         }
-        let closed = open.into_iter().map(|((_, bound), listener)| (bound, listener)).collect();
+        let closed = open
+            .into_iter()
+            .map(|((_, bound), listener)| (bound, listener))
+            .collect();
         Listeners { kept, closed, absent }
     }
 

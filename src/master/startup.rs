@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -231,6 +231,7 @@ fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result
         File::options()
             .append(true)
             .create_new(true)
+            .mode(0o640)
             .open(path)
             .with_context(|| format!("{}", path.display()))?;
         nix::unistd::chown(path, Some(user.uid.into()), Some(user.gid.into()))?;
@@ -430,7 +431,6 @@ fn account(name: &str, group: Option<&str>) -> Result<Option<Identity>> {
 /// master's process id in it.
 fn hold_lock(path: &Path, master: u32) -> io::Result<()> {
     use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
     let mut file = File::options()
         .read(true)
         .write(true)

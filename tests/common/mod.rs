@@ -110,6 +110,7 @@ pub struct Setup {
     port: u16,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    wrapper: Vec<String>,
 }
 
 impl Setup {
@@ -134,6 +135,7 @@ impl Setup {
             port: 0,
             arguments: Vec::new(),
             environment: Vec::new(),
+            wrapper: Vec::new(),
         };
         setup.write("simple_recipient_validator.yaml", RECIPIENTS);
         setup.set("worker.yaml", "maximum_errors", "100");
@@ -161,6 +163,11 @@ impl Setup {
     /// Sets a variable of the server's environment.
     pub fn variable(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Has the server started by a program that ends in exec of its further arguments.
+    pub fn started_by(&mut self, wrapper: &[&str]) {
+        self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
     }
 
     /// Where it listens unless told otherwise.
@@ -280,7 +287,10 @@ impl Server {
     }
 
     fn launch(setup: Setup) -> Result<Server, (Setup, String)> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_rsmtpd"))
+        let mut words = setup.wrapper.clone();
+        words.push(env!("CARGO_BIN_EXE_rsmtpd").to_owned());
+        let mut child = Command::new(&words[0])
+            .args(&words[1..])
             .arg("-c")
             .arg(setup.config())
             .stdin(Stdio::null())
@@ -316,6 +326,7 @@ impl Server {
             port: 0,
             arguments: Vec::new(),
             environment: Vec::new(),
+            wrapper: Vec::new(),
         };
         std::mem::replace(&mut self.setup, fresh)
     }
@@ -358,8 +369,12 @@ impl Server {
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-            let Some((before, after)) = stat.rsplit_once(") ") else { continue };
-            let Some((pid, comm)) = before.split_once(" (") else { continue };
+            let Some((before, after)) = stat.rsplit_once(") ") else {
+                continue;
+            };
+            let Some((pid, comm)) = before.split_once(" (") else {
+                continue;
+            };
             let mut fields = after.split(' ');
             let alive = fields.next() != Some("Z");
             let ppid = fields.next().and_then(|f| f.parse::<i32>().ok());
@@ -385,7 +400,11 @@ impl Server {
     /// Waits until it has said these words `count` times in all.
     pub fn await_said(&self, words: &str, count: usize) {
         let heard = wait_until(|| self.said().matches(words).count() >= count);
-        assert!(heard, "it never said {words:?} {count} times; it said:\n{}", self.said());
+        assert!(
+            heard,
+            "it never said {words:?} {count} times; it said:\n{}",
+            self.said()
+        );
     }
 
     /// Where it listens.
