@@ -150,7 +150,9 @@ impl Line<'_> {
                 self.serving = None;
                 if self.coming.is_some() && how != Some(Ended::Exited(0)) {
                     // Its successor is on the way: no need to fork another.
-                    how.map(|how| self.say(FromHelper::Died(how.to_string())));
+                    if let Some(how) = how {
+                        self.say(FromHelper::Died(how.to_string()));
+                    }
                     while self.coming.is_some() {
                         self.hear_coming();
                     }

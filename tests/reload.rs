@@ -61,7 +61,11 @@ fn local(port: u16) -> SocketAddr {
 #[test]
 fn broken_configuration_is_refused() {
     let mut server = Server::start();
-    let before = server.children(server.pid(), "rsmtpd: worker");
+    let spares = |server: &Server| server.children(server.pid(), "rsmtpd: worker");
+    assert!(wait_until(
+        || server.said().contains("event=disconnect") && spares(&server).len() == 8
+    ));
+    let before = spares(&server);
     let good = one_listener(&mut server);
     let text = daemon(&mut server, &good, "workers:\n  min_spare: many");
     server.setup().write("rsmtpd.yaml", &text);
@@ -71,11 +75,7 @@ fn broken_configuration_is_refused() {
     assert!(said.contains("rsmtpd.yaml:6:14: workers.min_spare: expected"), "{said}");
     assert!(said.contains("hello.yaml:1:"), "every fault is told:\n{said}");
     assert!(said.contains("event=reload-refused"));
-    assert_eq!(
-        server.children(server.pid(), "rsmtpd: worker"),
-        before,
-        "the spares stay"
-    );
+    assert_eq!(spares(&server), before, "the spares stay");
     let mut client = server.hello();
     assert_eq!(
         client.deliver("a@example.org", &["test@example.com"], MESSAGE).code,
