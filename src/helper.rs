@@ -174,7 +174,7 @@ impl Line<'_> {
         }
         match self.fork(Turn::Instead) {
             Ok(fresh) => self.coming = Some(fresh),
-            Err(error) => self.say(FromHelper::Failed(format!("fork: {error}"))),
+            Err(error) => self.say(FromHelper::failed("fork", &error)),
         }
     }
 
@@ -196,7 +196,10 @@ impl Line<'_> {
                 if let Ok(how) = process::wait(fresh.pid)
                     && how != Ended::Exited(EX_CONFIG)
                 {
-                    self.say(FromHelper::Failed(format!("the fresh process ended: {how}")));
+                    self.say(FromHelper::Failed {
+                        reason: format!("the fresh process ended: {how}"),
+                        errno: 0,
+                    });
                 }
             }
         }

@@ -187,9 +187,7 @@ fn a_reload_that_would_leave_no_listener_is_refused() {
 fn the_command_line_keeps_the_last_word() {
     let mut setup = Setup::new();
     let chosen = free_port();
-    for argument in ["-p", &chosen.to_string(), "--log-level", "notice"] {
-        setup.argument(argument);
-    }
+    let setup = setup.arguments(["-p", &chosen.to_string(), "--log-level", "notice"]);
     let mut server = setup.start_as_written(local(chosen));
     let text = server.setup().read("rsmtpd.yaml");
     server.setup().write("rsmtpd.yaml", &(text + "log_level: debug\n"));

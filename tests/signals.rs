@@ -305,8 +305,7 @@ fn the_service_manager_is_told() {
     setup.variable("NOTIFY_SOCKET", path.to_str().expect("UTF-8"));
     // Under a manager the log goes to syslog, which a test machine may lack.
     let log = setup.aside().join("log");
-    setup.argument("-l");
-    setup.argument(log.to_str().expect("UTF-8"));
+    let setup = setup.arguments(["-l".as_ref(), log.as_os_str()]);
     let mut server = setup.start();
     let ready = manager.next();
     assert!(

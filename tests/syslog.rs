@@ -103,7 +103,7 @@ fn server(test: &str) -> Option<(Server, std::path::PathBuf, Syslog)> {
     let syslog = Syslog::asleep(&path).awake();
     let dev = dev.to_str().expect("UTF-8").to_owned();
     let unshare = unshare.to_str().expect("UTF-8").to_owned();
-    setup.started_by(&[&unshare, "-m", "sh", "-c", WRAPPER, "sh", &dev]);
+    let mut setup = setup.under([&*unshare, "-m", "sh", "-c", WRAPPER, "sh", &dev]);
     // Under a service manager lines go to syslog.
     let notify = setup.aside().join("notify");
     let _manager = UnixDatagram::bind(&notify).expect("socket");

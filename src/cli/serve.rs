@@ -18,26 +18,35 @@ use super::{Failure, Overrides, check, exit};
 /// Serves until a signal ends it.
 pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> {
     let directory = check::directory(config)?;
-    let mut configuration = config::Configuration::load(&directory).map_err(|faults| check::faults(&faults))?;
-    let said = said(overrides)?;
+    let faults = |found| check::faults(Some(&directory), &found);
+    let mut configuration = config::Configuration::load(&directory).map_err(faults)?;
+    let said = said(overrides);
     said.apply(&mut configuration.daemon);
     let background = configuration.daemon.background;
     let destination = destination(&configuration.daemon, background);
-    let opened = config::open_directory(&directory).map_err(|faults| check::faults(&faults))?;
-    let served = Served::new(configuration, said, opened.as_fd()).map_err(|faults| check::faults(&faults))?;
+    let opened = config::open_directory(&directory).map_err(faults)?;
+    let served = Served::new(configuration, said, opened.as_fd()).map_err(faults)?;
     let state = check::state_of(&served.daemon);
     let plan = Plan {
-        directory,
+        directory: directory.clone(),
         state,
         destination,
-        background,
     };
     let waiting = background
         .then(detach::detach)
         .transpose()
         .map_err(|error| Failure::new(exit::OSERR, error))?;
-    let ready =
-        startup::start(served, opened, &plan).map_err(|error| Failure::new(exit::OSERR, format!("{error:#}")))?;
+    let ready = match startup::start(served, opened, &plan) {
+        Ok(ready) => ready,
+        Err(error) => {
+            let failure = Failure::new(status_of(&error), explain(&error));
+            failure.say();
+            if let Some(waiting) = waiting {
+                waiting.end(failure.status);
+            }
+            return Err(Failure::new(failure.status, ""));
+        }
+    };
     announce(&ready);
     if let Some(waiting) = waiting {
         waiting.release();
@@ -49,29 +58,46 @@ pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> 
     }
 }
 
-/// What the command line says, checked.
-fn said(overrides: &Overrides) -> Result<config::Overrides, Failure> {
-    if let Some(address) = &overrides.address {
-        let listener = config::Listener {
-            address: address.clone(),
-            port: 0,
-            tls: false,
-            chain: None,
-        };
-        if listener.addresses().is_empty() {
-            let message = format!("--address: expected an IP address, localhost or *, found {address:?}");
-            return Err(Failure::new(exit::USAGE, message));
-        }
+/// The exit status that says most about why start-up failed.
+fn status_of(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<startup::Misconfigured>().is_some() {
+        return exit::CONFIG;
     }
-    Ok(config::Overrides {
+    let denied = error.chain().any(|cause| {
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        let errno = cause.downcast_ref::<nix::errno::Errno>();
+        kind == Some(io::ErrorKind::PermissionDenied)
+            || matches!(errno, Some(nix::errno::Errno::EPERM | nix::errno::Errno::EACCES))
+    });
+    if denied { exit::NOPERM } else { exit::OSERR }
+}
+
+/// The chain of causes, and what helps against the commonest.
+fn explain(error: &anyhow::Error) -> String {
+    let denied = error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied);
+    let text = format!("{error:#}");
+    if denied && text.starts_with("cannot listen") {
+        format!("{text}; ports below 1024 need a start as root or CAP_NET_BIND_SERVICE")
+    } else if denied && text.starts_with("state directory") {
+        format!("{text}; another can be named as state in rsmtpd.yaml")
+    } else {
+        text
+    }
+}
+
+/// What the command line says.
+fn said(overrides: &Overrides) -> config::Overrides {
+    config::Overrides {
         address: overrides.address.clone(),
         port: overrides.port,
         user: overrides.user.clone(),
         group: overrides.group.clone(),
         background: overrides.background,
         log_path: overrides.log_path.clone(),
-        log_level: overrides.log_level.map(config::LogLevel::from),
-    })
+        log_level: overrides.log_level,
+    }
 }
 
 /// The log file if one is named; syslog in the background or under a service manager; else standard error.

@@ -26,7 +26,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode as FileMode;
 
 pub use chain_file::{ChainFile, Combine, Entry, Evaluate, HANDLERS, Mode, OnError};
-pub use daemon::{Certificate, Daemon, Listener, LogLevel, SandboxMode, Tls, Workers};
+pub use daemon::{Certificate, Daemon, Listener, LogLevel, SandboxMode, Tls, Workers, is_listening_address};
 pub use delivery::{Acknowledge, Agent, Delivery, DovecotLda, Lmtp};
 pub use discover::discover;
 pub use fault::{Fault, Faults};
@@ -130,14 +130,22 @@ impl Configuration {
     /// # Errors
     /// Every fault of every file that is in use.
     pub fn load(directory: &Path) -> Result<Configuration, Faults> {
-        Configuration::load_opened(open_directory(directory)?.as_fd(), directory)
+        Configuration::load_with(directory, &[])
     }
 
-    /// As [`Configuration::load`], in a directory that was opened before; `directory` is its name.
+    /// The same, with the chains `more` besides those in use.
     ///
     /// # Errors
-    /// As [`Configuration::load`].
-    pub fn load_opened(fd: BorrowedFd<'_>, directory: &Path) -> Result<Configuration, Faults> {
+    /// Every fault of every file read.
+    pub fn load_with(directory: &Path, more: &[String]) -> Result<Configuration, Faults> {
+        Configuration::load_opened(open_directory(directory)?.as_fd(), directory, more)
+    }
+
+    /// The same, in a directory that was opened before; `directory` is its name.
+    ///
+    /// # Errors
+    /// As [`Configuration::load_with`].
+    pub fn load_opened(fd: BorrowedFd<'_>, directory: &Path, more: &[String]) -> Result<Configuration, Faults> {
         let mut reader = Reader::new(fd);
         let daemon = reader.daemon();
         let delivery = reader.delivery();
@@ -149,6 +157,7 @@ impl Configuration {
             .listening()
             .into_iter()
             .filter_map(|listener| listener.chain)
+            .chain(more.iter().cloned())
             .collect();
         let set = read_worker_set(fd, &chains, &mut loaded);
         if !loaded.faults.is_empty() {
@@ -180,6 +189,23 @@ impl Configuration {
         } else {
             Err(Faults(reader.faults))
         }
+    }
+
+    /// NAME of every `command_handler_NAME.yaml` in the directory, whether in use or not.
+    pub fn chain_names(directory: &Path) -> Vec<String> {
+        let name = |file: &String| {
+            let name = file.strip_prefix("command_handler_")?.strip_suffix(".yaml")?;
+            Some(name.to_owned())
+        };
+        yaml_files(directory).iter().filter_map(name).collect()
+    }
+
+    /// What to tell about files in the directory that look like configuration and that nothing reads.
+    pub fn unread(&self, directory: &Path) -> Vec<String> {
+        let known = ["rsmtpd.yaml", "delivery.yaml"];
+        let read = |file: &String| known.contains(&file.as_str()) || self.files.contains(file);
+        let unread = yaml_files(directory).into_iter().filter(|file| !read(file));
+        unread.map(|file| format!("{file}: nothing reads it")).collect()
     }
 
     /// Reads the files of a worker again: `worker.yaml`, the chain file it names and those in `chains`, handler files.
@@ -216,6 +242,17 @@ impl Configuration {
             .filter_map(|listener| listener.chain.clone())
             .collect()
     }
+}
+
+/// Names of the files `*.yaml`, sorted; none of a directory that cannot be read.
+fn yaml_files(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut found: Vec<String> = names
+        .filter(|name| name.ends_with(".yaml") && !name.starts_with('.'))
+        .collect();
+    found.sort();
+    found
 }
 
 /// Faults and notes of a load, in the order of the files.
@@ -372,9 +409,14 @@ impl<'fd> Reader<'fd> {
             match self.directory.read(name) {
                 Ok(None) => {}
                 Ok(Some(text)) => return Some((Some(File::new(name, text)), name.to_owned())),
-                Err(error) => {
-                    self.faults
-                        .push(whole_file(name, format!("expected a readable file, found: {error}")));
+                Err(why) => {
+                    self.faults.push(Fault {
+                        file: name.to_owned(),
+                        line: why.line,
+                        column: why.column,
+                        key: String::new(),
+                        message: why.message,
+                    });
                     return Some((None, name.to_owned()));
                 }
             }

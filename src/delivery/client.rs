@@ -7,6 +7,10 @@ use std::time::Duration;
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::delivery::{Commit, FromDelivery, Outcome, ToDelivery};
 
+/// How long a worker waits for an answer; below the ten minutes that a client waits for the reply after the data
+/// (RFC 5321 §4.5.3.2.6). Delivery has answered by then, or has given the message up.
+pub const PATIENCE: Duration = Duration::from_secs(570);
+
 /// Why delivery did not answer as hoped. After anything but [`Error::Full`] and [`Error::Refused`] the client is of
 /// no more use.
 #[derive(Debug, thiserror::Error)]

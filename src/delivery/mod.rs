@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use maildir::MAIL;
 pub use process::{Place, run};
 
 /// Takes a syslog severity (3 error, 4 warning, 6 info …) and one event as `key=value` words.

@@ -39,6 +39,10 @@ pub(super) struct Shared {
     pub(super) log: Log,
     pub(super) queues: Queues,
     pub(super) draining: AtomicBool,
+    /// Work under way must end at once.
+    pub(super) ending: AtomicBool,
+    /// Held from a message's last record to its answer: a kill falls between the two of one message at most.
+    pub(super) answering: Mutex<()>,
     epoll: Epoll,
     doors: Mutex<HashMap<u64, Arc<Door>>>,
     next: AtomicU64,
@@ -73,8 +77,15 @@ impl Shared {
 
     /// Answers and waits for the next frame; a worker that does not read loses its door.
     pub(super) fn answer(&self, door: &Arc<Door>, answer: &FromDelivery) {
+        if self.tell(door, answer) {
+            self.rearm(door);
+        }
+    }
+
+    /// Answers; whether it could be sent. If not, the door is closed.
+    pub(super) fn tell(&self, door: &Arc<Door>, answer: &FromDelivery) -> bool {
         match door.channel.send_nowait(answer, &[]) {
-            Ok(()) => self.rearm(door),
+            Ok(()) => true,
             Err(fault) => {
                 if !matches!(fault, Fault::Closed) {
                     self.log(
@@ -87,6 +98,7 @@ impl Shared {
                     );
                 }
                 self.close(door);
+                false
             }
         }
     }
@@ -150,6 +162,7 @@ impl Shared {
         while !self.is_idle() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(10));
         }
+        self.ending.store(true, Ordering::SeqCst);
         0
     }
 
@@ -201,8 +214,9 @@ pub fn run(place: Place) -> i32 {
     let shared = match start(settings, log) {
         Ok(shared) => shared,
         Err(error) => {
-            let failed = FromHelper::Failed(format!("delivery cannot start: {error}"));
-            let _ = seat.control.send_nowait(&failed, &[]);
+            let _ = seat
+                .control
+                .send_nowait(&FromHelper::failed("cannot start", &error), &[]);
             return 70;
         }
     };
@@ -230,6 +244,12 @@ pub fn run(place: Place) -> i32 {
     }
     shared.draining.store(true, Ordering::SeqCst);
     let end = Instant::now() + shared.settings.grace;
+    while shared.busy.load(Ordering::SeqCst) > 0 && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // agents still running are killed; what they were at is recorded, and told at the next start
+    shared.ending.store(true, Ordering::SeqCst);
+    let end = Instant::now() + Duration::from_millis(500);
     while shared.busy.load(Ordering::SeqCst) > 0 && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -267,6 +287,8 @@ fn start(settings: Settings, log: Log) -> io::Result<Arc<Shared>> {
         log,
         queues: Queues::default(),
         draining: AtomicBool::new(false),
+        ending: AtomicBool::new(false),
+        answering: Mutex::default(),
         epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
         doors: Mutex::default(),
         next: AtomicU64::new(0),

@@ -28,13 +28,28 @@ pub enum ToHelper {
     },
 }
 
+impl FromHelper {
+    /// That `what` failed with `error`.
+    pub fn failed(what: &str, error: &std::io::Error) -> FromHelper {
+        FromHelper::Failed {
+            reason: format!("{what}: {error}"),
+            errno: error.raw_os_error().unwrap_or(0),
+        }
+    }
+}
+
 /// What a helper says to the master.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromHelper {
     /// Takes doors from now on.
     Ready,
-    /// Cannot start, or cannot replace the one that serves; the reason.
-    Failed(String),
+    /// Cannot start, or cannot replace the one that serves.
+    Failed {
+        /// What failed, for people.
+        reason: String,
+        /// The error number of the kernel, 0 where it was not the kernel that refused.
+        errno: i32,
+    },
     /// The working process ended so; another is about to start.
     Died(String),
 }

@@ -25,7 +25,24 @@ pub enum Destination {
     Stderr,
 }
 
+impl std::fmt::Display for Destination {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Destination::Syslog(path) | Destination::File(path) => write!(f, "{}", path.display()),
+            Destination::Stderr => f.write_str("standard error"),
+        }
+    }
+}
+
 impl Destination {
+    /// The file or socket; none for standard error.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Destination::File(path) | Destination::Syslog(path) => Some(path),
+            Destination::Stderr => None,
+        }
+    }
+
     /// The directory that must stay writable for it.
     pub fn directory(&self) -> Option<&Path> {
         match self {

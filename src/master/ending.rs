@@ -1,13 +1,15 @@
 //! How the daemon ends: workers first, then delivery, the logger last, so that the last line is written.
 
+use std::io::{self, Write as _};
 use std::time::{Duration, Instant};
 
-use crate::ipc::control::ToHelper;
 use crate::ipc::link::Role;
 use crate::log::{Event, Level};
 
 use super::Master;
 
+/// The exit status when a helper was lost (EX_SOFTWARE of sysexits.h).
+const EX_SOFTWARE: u8 = 70;
 /// How long workers have once they are killed, and helpers once they may end.
 const LAST: Duration = Duration::from_secs(5);
 
@@ -57,9 +59,7 @@ impl Master {
                 self.workers.kill();
             }
             Phase::Delivery => {
-                if !self.ready.helpers.delivery.tell(&ToHelper::Drain, &[]) {
-                    self.ready.helpers.delivery.release();
-                }
+                self.ready.helpers.delivery.release();
                 if self.status == 0 {
                     patience += self.ready.served.daemon.grace_time;
                 }
@@ -67,7 +67,6 @@ impl Master {
             Phase::Logger => {
                 let event = Event::new("stopped").field("connections", self.served_sum);
                 self.say(Level::Notice, event);
-                self.ready.helpers.delivery.release();
                 self.ready.helpers.logger.release();
             }
             Phase::Workers | Phase::Over => {}
@@ -90,6 +89,20 @@ impl Master {
         } else {
             self.ready.notify.stopping();
             self.stop_within(self.ready.served.daemon.grace_time);
+        }
+    }
+
+    /// The parent half of a helper is dead: the daemon ends, so that the service manager starts afresh.
+    pub(super) fn helper_gone(&mut self, role: Role) {
+        self.gone.insert(role);
+        if self.ending.is_none() {
+            self.say(Level::Critical, Event::new("helper-gone").field("role", role.name()));
+            if role == Role::Logger {
+                let _ = writeln!(io::stderr(), "rsmtpd: the logger is gone");
+            }
+            self.status = EX_SOFTWARE;
+            self.ready.notify.stopping();
+            self.stop_within(LAST);
         }
     }
 

@@ -1,7 +1,7 @@
 //! The helpers as the master sees them: a control channel and the process of its parent half.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::sys::socket::{Shutdown, shutdown};
@@ -54,14 +54,12 @@ impl Helper {
                     process::exit_now(71);
                 }
                 if let Some(identity) = identity
-                    && privilege::drop_to(identity, &[]).is_err()
+                    && let Err(error) = privilege::drop_to(identity, &[])
                 {
-                    process::exit_now(71);
+                    give_up(theirs, "dropping root", &error);
                 }
                 if let Err(error) = prepare() {
-                    let control: Channel<FromHelper, ToHelper> = Channel::new(theirs);
-                    let _ = control.send_nowait(&FromHelper::Failed(error.to_string()), &[]);
-                    process::exit_now(71);
+                    give_up(theirs, "lock", &error);
                 }
                 helper::keep(theirs, work)
             }
@@ -73,12 +71,24 @@ impl Helper {
                 };
                 match helper.control.receive_within(PATIENCE) {
                     Ok((FromHelper::Ready, _)) => Ok(helper),
-                    Ok((FromHelper::Failed(reason), _)) => Err(io::Error::other(format!("{}: {reason}", role.name()))),
+                    Ok((FromHelper::Failed { reason, errno }, _)) => {
+                        let kind = match errno {
+                            0 => io::ErrorKind::Other,
+                            errno => io::Error::from_raw_os_error(errno).kind(),
+                        };
+                        Err(io::Error::new(kind, format!("{}: {reason}", role.name())))
+                    }
                     Ok(_) => Err(io::Error::other(format!("{} did not start", role.name()))),
                     Err(error) => Err(io::Error::other(format!("{} did not start: {error}", role.name()))),
                 }
             }
         }
+    }
+
+    /// Passes a worker's door on, unless there is no room: then the worker sees its end closed, asks for another
+    /// when it needs one, and the master waits for nobody.
+    pub fn offer(&self, door: &ToHelper, fd: BorrowedFd<'_>) {
+        let _ = self.control.send_nowait(door, &[fd]);
     }
 
     /// Says something without waiting; false when the helper has no room for it or is gone.
@@ -104,6 +114,12 @@ impl AsRawFd for Helper {
     fn as_raw_fd(&self) -> RawFd {
         self.control.as_raw_fd()
     }
+}
+
+/// Tells the master why a helper cannot start, and ends it.
+fn give_up(control: OwnedFd, what: &str, error: &io::Error) -> ! {
+    let _ = Channel::<FromHelper, ToHelper>::new(control).send(&FromHelper::failed(what, error));
+    process::exit_now(71)
 }
 
 /// All of them.

@@ -5,12 +5,14 @@
 
 mod ending;
 mod hear;
+mod hear_helpers;
 mod helpers;
 mod pool;
-mod refuse;
 mod reload;
 mod source_limits;
+mod sources;
 pub mod startup;
+mod turn_away;
 mod workers;
 
 use std::collections::BTreeSet;
@@ -29,7 +31,6 @@ use crate::ipc::link::Role;
 use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
 use crate::sys::notify::Notify;
-use crate::sys::process::{self, Ended};
 use crate::sys::signals::Signals;
 use nix::sys::signal::Signal;
 
@@ -37,11 +38,9 @@ use crate::worker::served::Served;
 use ending::Ending;
 use helpers::Helpers;
 use pool::Pool;
-use source_limits::SourceLimits;
+use sources::Sources;
+use turn_away::Door;
 use workers::{Near, State, Workers};
-
-/// The exit status when a helper was lost (EX_SOFTWARE): systemd starts afresh.
-const EX_SOFTWARE: u8 = 70;
 
 const SIGNALS: Token = Token(0);
 const LISTENERS: usize = 1;
@@ -80,8 +79,10 @@ struct Master {
     poll: Poll,
     workers: Workers,
     pool: Pool,
-    sources: SourceLimits,
-    refusing: bool,
+    sources: Sources,
+    door: Door,
+    /// Workers that have more to say than fitted into their turn.
+    unheard: BTreeSet<u32>,
     refused: u64,
     served_sum: u64,
     broken: BTreeSet<u64>,
@@ -106,14 +107,16 @@ pub fn run(ready: Ready) -> io::Result<u8> {
         .register(&mut SourceFd(&ready.signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
     let now = Instant::now();
     let pool = Pool::new(pool_sizes(&ready.served), now);
-    let sources = SourceLimits::new(source_limits(&ready.served));
+    let sources = Sources::new(&ready.served, now)?;
+    let door = Door::new(&ready.directory)?;
     let mut master = Master {
         ready,
         poll,
         workers: Workers::default(),
         pool,
         sources,
-        refusing: false,
+        door,
+        unheard: BTreeSet::new(),
         refused: 0,
         served_sum: 0,
         broken: BTreeSet::new(),
@@ -126,12 +129,9 @@ pub fn run(ready: Ready) -> io::Result<u8> {
     };
     for (number, role) in Helpers::ROLES.into_iter().enumerate() {
         if let Some(helper) = master.ready.helpers.of(role) {
+            let token = Token(HELPERS + number);
             let registry = master.poll.registry();
-            registry.register(
-                &mut SourceFd(&helper.as_raw_fd()),
-                Token(HELPERS + number),
-                Interest::READABLE,
-            )?;
+            registry.register(&mut SourceFd(&helper.as_raw_fd()), token, Interest::READABLE)?;
         }
     }
     master.fill(now);
@@ -145,15 +145,6 @@ fn pool_sizes(served: &Served) -> pool::Sizes {
         min_spare: workers.min_spare,
         max_spare: workers.max_spare,
         max: workers.max,
-    }
-}
-
-fn source_limits(served: &Served) -> source_limits::Limits {
-    let workers = &served.daemon.workers;
-    source_limits::Limits {
-        concurrent: workers.per_source,
-        per_minute: workers.per_source_rate,
-        trusted: workers.trusted.clone(),
     }
 }
 
@@ -175,23 +166,34 @@ impl Master {
                     SIGNALS => self.hear_signals(),
                     Token(number) if number >= WORKERS => self.hear_worker((number - WORKERS) as u32),
                     Token(number) if number >= HELPERS => self.hear_helper(number - HELPERS),
-                    Token(number) => self.turn_away(number - LISTENERS),
+                    Token(number) => self.door.knocked(number - LISTENERS),
                 }
             }
+            for number in std::mem::take(&mut self.unheard) {
+                self.hear_worker(number);
+            }
+            self.turn_away(Instant::now());
             self.fill(Instant::now());
         }
     }
 
     fn patience(&mut self, now: Instant) -> Option<Duration> {
+        if !self.unheard.is_empty() {
+            return Some(Duration::ZERO);
+        }
         let advice = self.pool.advise(
             self.workers.spares(self.generation()),
             self.workers.busy(self.generation()),
             now,
         );
-        let at = match (advice.again, self.ending.map(|ending| ending.until)) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        let at = [
+            advice.again,
+            self.ending.map(|ending| ending.until),
+            self.door.behind(now),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         at.map(|at| at.saturating_duration_since(now))
     }
 
@@ -239,12 +241,13 @@ impl Master {
             let near = Near {
                 listeners: &self.ready.listeners,
                 directory: &self.ready.directory,
+                refused: self.sources.view(),
             };
             let forked = self.workers.fork(&self.ready.served, &near, &self.ready.helpers);
             match forked.and_then(|number| self.attend(number)) {
                 Ok(()) => {}
                 Err(error) => {
-                    self.pool.trouble(now);
+                    self.pool.fork_failed(now);
                     self.say(
                         Level::Error,
                         Event::new("fork-failed").quoted("error", error.to_string().as_bytes()),
@@ -266,44 +269,6 @@ impl Master {
             .register(&mut SourceFd(&worker.link.as_raw_fd()), token, Interest::READABLE)
     }
 
-    /// Starts or stops to turn clients away ourselves.
-    fn watch_listeners(&mut self, refuse: bool) {
-        if refuse == self.refusing {
-            return;
-        }
-        self.refusing = refuse;
-        for (number, listener) in self.ready.listeners.iter().enumerate() {
-            let fd = listener.as_raw_fd();
-            let registry = self.poll.registry();
-            let _ = if refuse {
-                registry.register(&mut SourceFd(&fd), Token(LISTENERS + number), Interest::READABLE)
-            } else {
-                registry.deregister(&mut SourceFd(&fd))
-            };
-        }
-        if refuse {
-            self.say(
-                Level::Warning,
-                Event::new("pool-exhausted")
-                    .field("workers", self.workers.len())
-                    .quoted("remedy", b"raise workers.max, or lower session_timeout"),
-            );
-            for number in 0..self.ready.listeners.len() {
-                self.turn_away(number);
-            }
-        }
-    }
-
-    fn turn_away(&mut self, listener: usize) {
-        if !self.refusing {
-            return;
-        }
-        let Some(listener) = self.ready.listeners.get(listener) else {
-            return;
-        };
-        self.refused += refuse::all(listener.as_fd());
-    }
-
     fn hear_signals(&mut self) {
         for signal in self.ready.signals.take() {
             match signal {
@@ -314,47 +279,6 @@ impl Master {
                 _ => {}
             }
         }
-    }
-
-    fn reap(&mut self) {
-        while let Some((pid, how)) = process::reap() {
-            if let Some(role) = self.ready.helpers.role_of(pid) {
-                self.gone.insert(role);
-                if self.ending.is_none() {
-                    self.say(Level::Critical, Event::new("helper-gone").field("role", role.name()));
-                    if role == Role::Logger {
-                        eprintln!("rsmtpd: the logger is gone");
-                    }
-                    self.status = EX_SOFTWARE;
-                    self.ready.notify.stopping();
-                    self.stop_within(Duration::from_secs(5));
-                }
-            } else if let Some((_, worker)) = self.workers.remove(pid) {
-                let _ = self.poll.registry().deregister(&mut SourceFd(&worker.link.as_raw_fd()));
-                self.buried(&worker, how);
-            }
-        }
-    }
-
-    fn buried(&mut self, worker: &workers::Worker, how: Ended) {
-        let peer = match &worker.state {
-            State::Busy { peer, .. } => Some(*peer),
-            _ => None,
-        };
-        if let Some(peer) = peer {
-            self.sources.closed(peer.ip());
-        }
-        if how == Ended::Exited(0) || worker.dismissed {
-            return;
-        }
-        let now = Instant::now();
-        self.pool.trouble(now);
-        let mut event = Event::new("worker-crashed").field("pid", worker.pid).field("how", how);
-        if let (Some(peer), State::Busy { session, .. }) = (peer, &worker.state) {
-            self.sources.penalise(peer.ip(), now);
-            event = event.field("peer", peer.ip()).quoted("session", session.as_bytes());
-        }
-        self.say(Level::Critical, event);
     }
 
     fn tell_status(&mut self) {
@@ -384,10 +308,10 @@ impl Master {
         for (_, worker) in self
             .workers
             .iter()
-            .filter(|(_, w)| matches!(w.state, State::Busy { .. }))
+            .filter(|(_, w)| matches!(w.state(), State::Busy { .. }))
             .take(200)
         {
-            if let State::Busy { peer, session } = &worker.state {
+            if let State::Busy { peer, session } = worker.state() {
                 let _ = writeln!(
                     text,
                     "worker pid={} peer={peer} session={session} seconds={}",

@@ -9,10 +9,11 @@ use nix::sys::socket::{Shutdown, shutdown};
 use crate::ipc::control::ToHelper;
 use crate::log::{Event, Level};
 use crate::sys::socket;
+use crate::worker::refuse;
 use crate::worker::served::Served;
 
 use super::workers::MASTER_DESCRIPTORS;
-use super::{Master, pool_sizes, refuse, source_limits};
+use super::{Master, pool_sizes};
 
 /// What becomes of the listeners.
 struct Listeners {
@@ -59,7 +60,7 @@ impl Master {
         self.tell_what_waits(keys, &listeners.absent);
         self.ready.served = served.without(absent);
         self.pool.resize(pool_sizes(&self.ready.served));
-        self.sources.configure(source_limits(&self.ready.served));
+        self.sources.configure(&self.ready.served);
         self.broken.clear();
         self.stale = false;
         self.ready.log.set_threshold(level);
@@ -108,7 +109,7 @@ impl Master {
             self.ready.listeners.push(listener);
         }
         for (address, listener) in listeners.closed {
-            self.refused += refuse::all(listener.as_fd());
+            self.refused += refuse_waiting(&listener);
             close(listener);
             self.say(Level::Notice, Event::new("closed").field("address", address));
         }
@@ -125,6 +126,21 @@ impl Master {
         }
         self.awaiting_start = all;
     }
+}
+
+/// Says 421 to clients that wait at a listener that is about to close; how many, one turn at most.
+fn refuse_waiting(listener: &OwnedFd) -> u64 {
+    let mut count = 0;
+    while count < 64
+        && let Ok((client, _)) = socket::accept(listener)
+    {
+        // Numbered as the sandbox allows it to be shut down.
+        if let Ok(client) = socket::move_fd_at_least(client, MASTER_DESCRIPTORS) {
+            refuse::client(client, refuse::FULL);
+        }
+        count += 1;
+    }
+    count
 }
 
 /// Closes a listener for every process that holds it, at once.

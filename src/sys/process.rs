@@ -164,6 +164,11 @@ pub fn wait(child: Pid) -> io::Result<Ended> {
     }
 }
 
+/// Whether a child has ended, or is none any more.
+pub fn has_ended(child: Pid) -> bool {
+    !matches!(wait_for(child.as_raw(), libc::WNOHANG), Ok(None))
+}
+
 fn wait_for(which: libc::pid_t, options: libc::c_int) -> io::Result<Option<(Pid, Ended)>> {
     let mut status = 0;
     // SAFETY: `status` lives through the call.

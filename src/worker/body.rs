@@ -8,18 +8,13 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt as _;
 use std::rc::Rc;
-use std::time::Duration;
 
 use crate::chain::{BodySink, DeliveryError, DeliveryPort};
-use crate::delivery::client::{Client, Error};
+use crate::delivery::client::{Client, Error, PATIENCE};
 use crate::ipc::delivery::{Body, Commit, INLINE_BODY, Outcome};
 use crate::ipc::link::Role;
 
 use super::link::Link;
-
-/// How long to wait for delivery to begin a body or to settle a message; below the ten minutes that a
-/// client waits for the reply after the data (RFC 5321 §4.5.3.2.6).
-pub const PATIENCE: Duration = Duration::from_secs(540);
 
 /// The door, opened again when delivery was restarted or replaced in between.
 pub struct Delivery {
@@ -152,6 +147,15 @@ impl Staging {
             };
         }
         Ok(&mut self.store)
+    }
+}
+
+impl Drop for Staging {
+    /// A file that no message took is given up with its door: delivery would keep it until the next one.
+    fn drop(&mut self) {
+        if let (Store::File { .. }, Ok(mut delivery)) = (&self.store, self.delivery.try_borrow_mut()) {
+            delivery.door = None;
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The worker's end of its Link to the master.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
@@ -27,6 +27,7 @@ pub struct Link {
     channel: Channel<FromWorker, ToWorker>,
     log: Rc<Log>,
     order: Cell<Order>,
+    refused: RefCell<Option<String>>,
 }
 
 impl Link {
@@ -36,6 +37,7 @@ impl Link {
             channel: Channel::new(fd),
             log,
             order: Cell::new(Order::Serve),
+            refused: RefCell::new(None),
         }
     }
 
@@ -49,6 +51,11 @@ impl Link {
     /// The gravest order so far.
     pub fn order(&self) -> Order {
         self.order.get()
+    }
+
+    /// Whether the client of `session` is one too many. An order about an earlier session means nothing.
+    pub fn refuses(&self, session: &str) -> bool {
+        self.refused.borrow().as_deref() == Some(session)
     }
 
     /// Takes what the master has said, without waiting.
@@ -81,8 +88,12 @@ impl Link {
     fn note(&self, order: &ToWorker, fd: Option<OwnedFd>) {
         let order = match order {
             ToWorker::Retire => Order::Retire,
-            ToWorker::Refuse => Order::Leave,
             ToWorker::Voice => return fd.map(|fd| self.log.rejoin(fd)).unwrap_or_default(),
+            ToWorker::Drain => Order::Leave,
+            ToWorker::Refuse { session } => {
+                *self.refused.borrow_mut() = Some(session.clone());
+                return;
+            }
             ToWorker::Door => return,
         };
         self.order.set(self.order.get().max(order));

@@ -12,6 +12,7 @@ use crate::chain::{Chain, Limits, configured};
 use crate::config::{self, Configuration, Daemon, Faults, Fingerprint, Overrides};
 use crate::log::Level;
 use crate::smtp::{self, receiver::LineEndings};
+use crate::sys::memory;
 use crate::sys::sandbox::{self, MissingLayer, Mode};
 
 use super::deadlines::Patience;
@@ -19,7 +20,7 @@ use super::deadlines::Patience;
 /// Address space of a worker, in octets.
 const ADDRESS_SPACE: u64 = 512 << 20;
 /// Processor time of a worker, in seconds: far more than a session of an hour needs.
-const CPU_SECONDS: u64 = 600;
+pub(super) const CPU_SECONDS: u64 = 600;
 
 /// What is served: made before the fork, read-only in every worker.
 pub struct Served {
@@ -120,6 +121,7 @@ impl Served {
             config::SandboxMode::BestEffort => Mode::BestEffort,
             config::SandboxMode::Off => Mode::Off,
         };
+        memory::trim();
         Ok(Served {
             chains,
             absent,
@@ -181,7 +183,7 @@ impl Served {
     /// What is wrong with the files, or that another directory stands in the place of ours.
     pub fn reload(&self, path: &Path, directory: BorrowedFd<'_>) -> Result<(Served, Vec<&'static str>), Faults> {
         config::still_there(directory, path)?;
-        let mut configuration = Configuration::load_opened(directory, path)?;
+        let mut configuration = Configuration::load_opened(directory, path, &[])?;
         self.said.apply(&mut configuration.daemon);
         let keys = self.keep_what_needs_a_restart(&mut configuration);
         let fingerprint = Fingerprint::of(directory, &configuration.files).number();
@@ -308,6 +310,7 @@ impl Served {
             maximum_errors: worker.maximum_errors,
             maximum_unknown_commands: worker.maximum_unknown_commands,
             maximum_received: small(worker.maximum_received),
+            tolerate_unadvertised_params: worker.tolerate_unadvertised_params,
             line_endings: self.line_endings(),
         }
     }

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -79,6 +80,9 @@ struct Talk<'a> {
 ///
 /// # Errors
 /// The event loop cannot be made. A broken connection is no error but an end.
+///
+/// # Panics
+/// With a panic of the session, after the client was told.
 pub fn serve(
     client: OwnedFd,
     ends: Ends,
@@ -91,7 +95,7 @@ pub fn serve(
     let Some(chain) = served.chain(ends.listener) else {
         return Ok(());
     };
-    let mut talk = Talk {
+    converse(Talk {
         transport: Transport::new(client, link.as_ref())?,
         receiver: Receiver::new(served.receiver_limits()),
         conversation: Conversation::new(session, chain, served.limits()),
@@ -102,17 +106,27 @@ pub fn serve(
         link,
         log,
         in_body: false,
-    };
-    let reason = match talk.run() {
-        Ok(reason) => reason,
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => "timeout",
-        Err(_) => "lost",
+    });
+    Ok(())
+}
+
+/// The whole dialogue and its last lines in the log.
+fn converse(mut talk: Talk<'_>) {
+    let reason = match catch_unwind(AssertUnwindSafe(|| talk.run())) {
+        Ok(Ok(reason)) => reason,
+        Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => "timeout",
+        Ok(Err(_)) => "lost",
+        Err(panic) => {
+            // What was answered before stays: a 250 among it is a promise. The process ends of this.
+            let _ = talk.farewell(421, "4.3.0 Internal error, closing connection", "panicked");
+            talk.transport.finish();
+            resume_unwind(panic);
+        }
     };
     talk.transport.finish();
     for (level, line) in talk.conversation.close(reason).lines {
-        log.line(level, line);
+        talk.log.line(level, line);
     }
-    Ok(())
 }
 
 impl Talk<'_> {
@@ -129,6 +143,9 @@ impl Talk<'_> {
         let mut buffer = vec![0; BUFFER];
         loop {
             self.flush()?;
+            if self.link.refuses(&self.conversation.session().id) && !self.in_body {
+                return self.farewell(421, "4.3.2 Too many connections from your network", "refused");
+            }
             if self.link.order() == Order::Leave && !self.in_body {
                 return self.farewell(421, "4.3.2 Service shutting down", "shutdown");
             }
@@ -142,6 +159,8 @@ impl Talk<'_> {
                         self.flush()?;
                         return Ok(reason);
                     }
+                    // What took us long is not the client's fault: its time begins with our reply.
+                    self.flush()?;
                     if let Some(late) = self.deadlines.late(Instant::now()) {
                         return self.give_up(late);
                     }
@@ -172,13 +191,17 @@ impl Talk<'_> {
                 now,
             };
             let action = match event {
-                Input::Command(line) => self.conversation.command(line, !input.is_empty(), &mut ports),
+                Input::Command(line) => {
+                    let pipelined = !input.is_empty() || self.transport.has_input();
+                    self.conversation.command(line, pipelined, &mut ports)
+                }
                 Input::BodyChunk(octets) => {
                     self.conversation.chunk(&octets, &mut ports);
                     continue;
                 }
                 Input::BodyEnd(end) => {
-                    if !input.is_empty() && !self.conversation.session().offers("PIPELINING") {
+                    let more = !input.is_empty() || self.transport.has_input();
+                    if more && !self.conversation.session().offers("PIPELINING") {
                         self.conversation.observe(Anomaly::TalkedAfterDot);
                     }
                     self.flush()?;
@@ -268,3 +291,6 @@ impl Talk<'_> {
         Ok(reason)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! The daemon under the rights that its unit gives it.
