@@ -96,7 +96,7 @@ fn server(test: &str) -> Option<(Server, std::path::PathBuf, Syslog)> {
         common::skip(test, "mount namespaces are not allowed");
         return None;
     }
-    let mut setup = Setup::new();
+    let setup = Setup::new();
     let dev = setup.aside().join("dev");
     fs::create_dir(&dev).expect("directory");
     let path = dev.join("log");
