@@ -121,12 +121,7 @@ impl Settings {
 
 /// A value of a log line: quoted and escaped unless it is one plain word.
 pub(crate) fn quoted(value: &str) -> String {
-    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '=');
-    if !value.is_empty() && value.len() <= 1000 && value.chars().all(plain) {
-        return value.to_owned();
-    }
-    let escaped: String = value.chars().take(1000).flat_map(char::escape_debug).collect();
-    format!("\"{escaped}\"")
+    crate::log::value(value)
 }
 
 #[cfg(test)]

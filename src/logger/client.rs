@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::log::ToLogger;
-use crate::log::{Event, LINE_MAX, Level};
+use crate::log::{self, Event, Level};
 
 /// A speaker's voice.
 #[derive(Debug)]
@@ -39,25 +39,24 @@ impl Client {
         self.threshold.store(threshold as u8, Ordering::Relaxed);
     }
 
-    fn wants(&self, level: Level) -> bool {
+    /// Whether lines of this level are kept.
+    pub fn says(&self, level: Level) -> bool {
         level as u8 <= self.threshold.load(Ordering::Relaxed)
     }
 
     /// Says one event.
     pub fn say(&self, level: Level, event: Event) {
-        if self.wants(level) {
+        if self.says(level) {
             self.line(level, event.text());
         }
     }
 
     /// Says one finished line.
-    pub fn line(&self, level: Level, mut text: String) {
-        if !self.wants(level) {
+    pub fn line(&self, level: Level, text: String) {
+        if !self.says(level) {
             return;
         }
-        if text.len() > LINE_MAX {
-            text = text.chars().take(LINE_MAX / 4).collect();
-        }
+        let text = log::cut(text);
         let lost = self.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
             let text = Event::new("lines-lost").field("count", lost).text();

@@ -115,8 +115,9 @@ impl Master {
         });
         self.watch_listeners(false);
         self.workers.drain();
-        for listener in std::mem::take(&mut self.ready.listeners) {
-            super::reload::close(listener);
+        self.ready.listeners.clear();
+        for closer in self.ready.closers.drain(..) {
+            super::reload::close(&closer);
         }
     }
 }

@@ -11,6 +11,7 @@ mod pool;
 mod reload;
 mod source_limits;
 mod sources;
+mod start_delivery;
 pub mod startup;
 mod turn_away;
 mod workers;
@@ -57,6 +58,8 @@ pub struct Ready {
     pub directory: OwnedFd,
     /// The listeners, non-blocking, low descriptors.
     pub listeners: Vec<OwnedFd>,
+    /// The same once more, by descriptors that no worker has: to close them for all.
+    pub closers: Vec<OwnedFd>,
     /// The addresses that the configuration names for them.
     pub named: Vec<SocketAddr>,
     /// Where they listen: the same, but for ports that the kernel chose.
@@ -108,7 +111,7 @@ pub fn run(ready: Ready) -> io::Result<u8> {
     let now = Instant::now();
     let pool = Pool::new(pool_sizes(&ready.served), now);
     let sources = Sources::new(&ready.served, now)?;
-    let door = Door::new(&ready.directory)?;
+    let door = Door::new()?;
     let mut master = Master {
         ready,
         poll,

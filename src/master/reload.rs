@@ -15,12 +15,20 @@ use crate::worker::served::Served;
 use super::workers::MASTER_DESCRIPTORS;
 use super::{Master, pool_sizes};
 
+/// One listener.
+struct Listener {
+    named: SocketAddr,
+    bound: SocketAddr,
+    fd: OwnedFd,
+    closer: OwnedFd,
+}
+
 /// What becomes of the listeners.
 struct Listeners {
-    /// Those in force, in the order of the configuration: as named, where they listen, and their sockets.
-    kept: Vec<(SocketAddr, SocketAddr, OwnedFd)>,
+    /// Those in force, in the order of the configuration.
+    kept: Vec<Listener>,
     /// Those no longer named.
-    closed: Vec<(SocketAddr, OwnedFd)>,
+    closed: Vec<Listener>,
     /// Positions of those that only the next start will have, and their addresses.
     absent: Vec<(usize, SocketAddr)>,
 }
@@ -82,36 +90,40 @@ impl Master {
     /// Sorts what listens now by what shall.
     fn sort_listeners(&mut self, wanted: &[SocketAddr]) -> Listeners {
         self.watch_listeners(false);
-        let named = std::mem::take(&mut self.ready.named).into_iter();
-        let open = named.zip(std::mem::take(&mut self.ready.addresses));
-        let mut open: Vec<_> = open.zip(std::mem::take(&mut self.ready.listeners)).collect();
+        let ready = &mut self.ready;
+        let addresses = ready.named.drain(..).zip(ready.addresses.drain(..));
+        let sockets = ready.listeners.drain(..).zip(ready.closers.drain(..));
+        let mut closed: Vec<Listener> = addresses
+            .zip(sockets)
+            .map(|((named, bound), (fd, closer))| Listener {
+                named,
+                bound,
+                fd,
+                closer,
+            })
+            .collect();
         let (mut kept, mut absent) = (Vec::new(), Vec::new());
         for (position, address) in wanted.iter().enumerate() {
-            match open.iter().position(|((named, _), _)| named == address) {
-                Some(at) => {
-                    let ((named, bound), listener) = open.remove(at);
-                    kept.push((named, bound, listener));
-                }
+            match closed.iter().position(|listener| listener.named == *address) {
+                Some(at) => kept.push(closed.remove(at)),
                 None => absent.push((position, *address)),
             }
         }
-        let closed = open
-            .into_iter()
-            .map(|((_, bound), listener)| (bound, listener))
-            .collect();
         Listeners { kept, closed, absent }
     }
 
     fn take_listeners(&mut self, listeners: Listeners) {
-        for (named, bound, listener) in listeners.kept {
-            self.ready.named.push(named);
-            self.ready.addresses.push(bound);
-            self.ready.listeners.push(listener);
+        for listener in listeners.kept {
+            self.ready.named.push(listener.named);
+            self.ready.addresses.push(listener.bound);
+            self.ready.listeners.push(listener.fd);
+            self.ready.closers.push(listener.closer);
         }
-        for (address, listener) in listeners.closed {
-            self.refused += refuse_waiting(&listener);
-            close(listener);
-            self.say(Level::Notice, Event::new("closed").field("address", address));
+        for listener in listeners.closed {
+            self.refused += refuse_waiting(&listener.fd);
+            close(&listener.closer);
+            let event = Event::new("closed").field("address", listener.bound);
+            self.say(Level::Notice, event);
         }
     }
 
@@ -144,8 +156,6 @@ fn refuse_waiting(listener: &OwnedFd) -> u64 {
 }
 
 /// Closes a listener for every process that holds it, at once.
-pub(super) fn close(listener: OwnedFd) {
-    if let Ok(listener) = socket::move_fd_at_least(listener, MASTER_DESCRIPTORS) {
-        let _ = shutdown(listener.as_raw_fd(), Shutdown::Both);
-    }
+pub(super) fn close(closer: &OwnedFd) {
+    let _ = shutdown(closer.as_raw_fd(), Shutdown::Both);
 }

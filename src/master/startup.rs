@@ -9,17 +9,12 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use serde::{Deserialize, Serialize};
 
 use crate::config;
-use crate::delivery;
-use crate::helper::{EX_CONFIG, EX_SOFTWARE, Seat, Turn};
+use crate::helper::{EX_CONFIG, EX_SOFTWARE, Seat};
 use crate::ipc::control::{FromHelper, ToHelper};
-use crate::ipc::frame;
 use crate::ipc::link::Role;
 use crate::log::{Event, Level};
 use crate::logger::{self, Destination, Sink, client::Client as Log};
@@ -32,8 +27,9 @@ use nix::sys::signal::Signal;
 
 use super::Ready;
 use super::helpers::{Helper, Helpers};
+use super::start_delivery;
 use super::workers::{MASTER_DESCRIPTORS, pair};
-use crate::worker::served::{Served, level};
+use crate::worker::served::Served;
 
 /// What the command line says beside the configuration.
 #[derive(Debug, Clone)]
@@ -69,7 +65,7 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     let missing = sandbox::check(served.sandbox)
         .context("sandbox: require (rsmtpd.yaml; with `sandbox: best_effort` it runs without what the kernel lacks)")?;
     let directory = socket::move_fd_at_least(directory, socket::FIRST_SHARED)?;
-    let (listeners, addresses) = bind(&served)?;
+    let (listeners, closers, addresses) = bind(&served)?;
     let signals = Signals::new(
         &[
             Signal::SIGHUP,
@@ -87,7 +83,7 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
 
     let (voice, logger) = start_logger(&served, plan, users.logger.as_ref())?;
     let log = Log::new(voice, served.log_level());
-    let delivery = start_delivery(&served, &directory, users.delivery.as_ref(), &state, &logger)?;
+    let delivery = start_delivery::start(&served, &directory, users.delivery.as_ref(), &state, &logger)?;
     let helpers = Helpers { logger, delivery };
 
     if let Some(identity) = &users.service {
@@ -114,6 +110,7 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
         path,
         directory,
         listeners,
+        closers,
         named,
         addresses,
         destination,
@@ -134,8 +131,10 @@ fn destination(served: &Served, state: &Path) -> String {
     }
 }
 
-fn bind(served: &Served) -> Result<(Vec<OwnedFd>, Vec<SocketAddr>)> {
+/// The listeners, numbered as workers may have them and as only the master has them, and where they listen.
+fn bind(served: &Served) -> Result<(Vec<OwnedFd>, Vec<OwnedFd>, Vec<SocketAddr>)> {
     let mut listeners = Vec::new();
+    let mut closers = Vec::new();
     let mut addresses = Vec::new();
     for address in served.addresses() {
         let listener = socket::listen(address, 4096).with_context(|| format!("cannot listen on {address}"))?;
@@ -144,12 +143,13 @@ fn bind(served: &Served) -> Result<(Vec<OwnedFd>, Vec<SocketAddr>)> {
         if listener.as_raw_fd() >= socket::CLIENT_FD {
             bail!(Misconfigured("too many addresses to listen on".to_owned()));
         }
+        closers.push(socket::duplicate_at_least(&listener, MASTER_DESCRIPTORS)?);
         listeners.push(listener);
     }
     if listeners.is_empty() {
         bail!(Misconfigured("no address to listen on".to_owned()));
     }
-    Ok((listeners, addresses))
+    Ok((listeners, closers, addresses))
 }
 
 impl Users {
@@ -317,172 +317,9 @@ fn make_log_file(path: &Path, user: &Identity) -> Result<()> {
 }
 
 /// Tells the master why a working process cannot start; its exit status.
-fn give_up(seat: &Seat, what: &str, error: &io::Error) -> i32 {
+pub(super) fn give_up(seat: &Seat, what: &str, error: &io::Error) -> i32 {
     let _ = seat.control.send_nowait(&FromHelper::failed(what, error), &[]);
     EX_CONFIG
-}
-
-fn start_delivery(
-    served: &Served,
-    directory: &OwnedFd,
-    user: Option<&Identity>,
-    state: &Path,
-    logger: &Helper,
-) -> Result<Helper> {
-    let (door, voice) = pair()?;
-    let lent = [voice.as_raw_fd(), directory.as_raw_fd()];
-    let first = Known {
-        level: served.log_level() as u8,
-        settings: delivery_settings(served.delivery(), state, served.daemon.grace_time),
-    };
-    let mode = served.sandbox;
-    let work = |seat: Seat| {
-        let known = match first.renewed(&seat, served.said(), directory) {
-            Ok(known) => known,
-            Err(faults) => {
-                let (reason, errno) = (faults.to_string(), 0);
-                let _ = seat.control.send_nowait(&FromHelper::Failed { reason, errno }, &[]);
-                return EX_CONFIG;
-            }
-        };
-        let Ok(voice) = voice.try_clone() else {
-            return EX_SOFTWARE;
-        };
-        let client = Arc::new(Log::new(voice, Level::from_number(known.level)));
-        let speaker = Arc::clone(&client);
-        let log: delivery::Log = Arc::new(move |level, text| speaker.line(Level::from_number(level), text));
-        if let Err(error) = sandbox::enter(&delivery_profile(state, &known.settings), mode) {
-            return give_up(&seat, "sandbox", &error);
-        }
-        if !seat.take_over(frame::encode(&known).unwrap_or_default()) {
-            return EX_SOFTWARE;
-        }
-        delivery::run(delivery::Place {
-            seat,
-            settings: known.settings,
-            log,
-            rejoin: Box::new(move |fd| client.rejoin(fd)),
-        })
-    };
-    let (lock, master) = (state.join("lock"), std::process::id());
-    let prepare = || hold_lock(&lock, master);
-    let helper = Helper::start(Role::Delivery, user, &lent, prepare, &work).with_context(|| belongs_to(state, user))?;
-    logger.tell(
-        &ToHelper::Door {
-            worker: 0,
-            pid: helper.pid.as_raw(),
-        },
-        &[door.as_fd()],
-    );
-    Ok(helper)
-}
-
-/// What one delivery process works by, and hands on to the next.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Known {
-    level: u8,
-    settings: delivery::Settings,
-}
-
-impl Known {
-    /// What a process in this seat is to work by: the first one by what the daemon was started with, later ones by
-    /// what the files say now. If those are broken, one that comes in place of a dead one goes on with the last good
-    /// set; one that was to take over does not.
-    fn renewed(&self, seat: &Seat, said: &config::Overrides, directory: &OwnedFd) -> Result<Known, config::Faults> {
-        if seat.turn == Turn::First {
-            return Ok(self.clone());
-        }
-        match config::Configuration::load_delivery_set(directory.as_fd()) {
-            Ok((mut daemon, delivery)) => {
-                said.apply(&mut daemon);
-                Ok(Known {
-                    level: level(daemon.log_level) as u8,
-                    settings: delivery_settings(&delivery, &self.settings.state, daemon.grace_time),
-                })
-            }
-            Err(_) if seat.turn == Turn::Again => Ok(frame::decode(&seat.memory).unwrap_or_else(|_| self.clone())),
-            Err(faults) => Err(faults),
-        }
-    }
-}
-
-/// The state directory, and where it is not the user's, whose it is.
-fn belongs_to(state: &Path, user: Option<&Identity>) -> String {
-    let mut text = format!("state directory {}", state.display());
-    if let (Ok(metadata), Some(user)) = (fs::metadata(state), user)
-        && metadata.uid() != user.uid
-    {
-        text += &format!(
-            " (it belongs to user id {}, delivery runs as {}: change its owner, or `user` in delivery.yaml)",
-            metadata.uid(),
-            user.name
-        );
-    }
-    text
-}
-
-/// The delivery process's settings from delivery.yaml.
-fn delivery_settings(delivery: &config::Delivery, state: &Path, grace: Duration) -> delivery::Settings {
-    let agent = match delivery.agent {
-        config::Agent::Maildir => delivery::Agent::Maildir,
-        config::Agent::DovecotLda => delivery::Agent::DovecotLda {
-            path: delivery.dovecot_lda.path.clone(),
-            userdb: delivery.dovecot_lda.userdb,
-            home: delivery.dovecot_lda.home.clone().unwrap_or_else(|| {
-                // a per cent sign of the path itself is none of the template
-                let state = state.display().to_string().replace('%', "%%");
-                format!("{state}/{}/%d/%n", delivery::MAIL)
-            }),
-        },
-        config::Agent::Lmtp => delivery::Agent::Lmtp {
-            socket: delivery.lmtp.socket.clone(),
-        },
-    };
-    let acknowledge = match delivery.acknowledge {
-        config::Acknowledge::Delivered => delivery::Acknowledge::Delivered,
-        config::Acknowledge::Spooled => delivery::Acknowledge::Spooled,
-    };
-    delivery::Settings {
-        agent,
-        acknowledge,
-        writers: delivery.writers,
-        lda_jobs: delivery.lda_jobs,
-        queue: delivery.queue,
-        timeout: delivery.timeout,
-        give_up: delivery.give_up,
-        retry_first: delivery.retry.first,
-        retry_most: delivery.retry.longest,
-        grace,
-        ..delivery::Settings::new(state)
-    }
-}
-
-/// What delivery may do: files below the state directory; with dovecot-lda, whatever that program needs.
-fn delivery_profile(state: &Path, settings: &delivery::Settings) -> sandbox::Profile {
-    let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
-    let mut read = paths(&["/proc", "/etc/localtime", "/usr/share/zoneinfo"]);
-    let mut write = vec![state.to_path_buf()];
-    let mut execute = Vec::new();
-    if let delivery::Agent::DovecotLda { path, home, userdb } = &settings.agent {
-        execute = paths(&["/usr", "/lib", "/lib64", "/bin"]);
-        execute.push(path.clone());
-        read.extend(paths(&["/etc", "/run/dovecot", "/var/run/dovecot"]));
-        write.extend(paths(&["/dev/null", "/tmp"]));
-        if *userdb {
-            // only Dovecot knows where its users' mail is; the user's own rights are what confines it
-            write.push("/".into());
-        }
-        // The part of the template before the first variable: every home is below it.
-        let fixed = home.split('%').next().unwrap_or_default();
-        let base = Path::new(fixed);
-        let base = if fixed.ends_with('/') {
-            Some(base)
-        } else {
-            base.parent()
-        };
-        write.extend(base.filter(|base| base.components().count() > 1).map(Path::to_path_buf));
-    }
-    sandbox::Profile::delivery(read, write, execute)
 }
 
 /// What the logger reads: the time zone.
@@ -504,24 +341,4 @@ fn account(key: &str, name: &str, group: Option<&str>) -> Result<Option<Identity
         identity.gid = found.gid.as_raw();
     }
     Ok(Some(identity))
-}
-
-/// Takes the lock of the state directory for as long as this process and its children live, and leaves the
-/// master's process id in it.
-fn hold_lock(path: &Path, master: u32) -> io::Result<()> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)?;
-    file.try_lock()
-        .map_err(|_| io::Error::other("another rsmtpd holds the lock"))?;
-    file.set_len(0)?;
-    writeln!(file, "{master}")?;
-    std::mem::forget(file);
-    Ok(())
 }

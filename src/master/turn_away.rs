@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::log::{Event, Level};
 use crate::sys::socket;
@@ -40,8 +41,12 @@ pub(super) struct Door {
 /// A descriptor that is given up for the time of one accept.
 #[derive(Debug)]
 struct Reserve {
-    of: OwnedFd,
     spare: Option<OwnedFd>,
+}
+
+/// A descriptor of nothing. No duplicate: the sandbox gives no shared descriptor another number.
+fn placeholder() -> io::Result<OwnedFd> {
+    Ok(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?.into())
 }
 
 impl Reserve {
@@ -65,7 +70,7 @@ impl Reserve {
     /// Takes a descriptor again, after the client's was closed.
     fn restore(&mut self) {
         if self.spare.is_none() {
-            self.spare = socket::duplicate_at_least(&self.of, socket::FIRST_CONTROL).ok();
+            self.spare = placeholder().ok();
         }
     }
 }
@@ -76,18 +81,17 @@ fn is_exhausted(error: &io::Error) -> bool {
 }
 
 impl Door {
-    /// Open: the workers answer. `of` is any descriptor that stays open.
+    /// Open: the workers answer.
     ///
     /// # Errors
     /// There is no descriptor to keep.
-    pub(super) fn new(of: &OwnedFd) -> io::Result<Door> {
-        let of = socket::duplicate_at_least(of, socket::FIRST_CONTROL)?;
-        let spare = socket::duplicate_at_least(&of, socket::FIRST_CONTROL)?;
+    pub(super) fn new() -> io::Result<Door> {
+        let spare = placeholder()?;
         Ok(Door {
             closed: false,
             waiting: Vec::new(),
             again: None,
-            reserve: Reserve { of, spare: Some(spare) },
+            reserve: Reserve { spare: Some(spare) },
             told: None,
             refused_before: 0,
         })
