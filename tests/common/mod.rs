@@ -115,6 +115,7 @@ pub struct Setup {
     state: Option<PathBuf>,
     launcher: Vec<OsString>,
     arguments: Vec<OsString>,
+    environment: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -141,6 +142,7 @@ impl Setup {
             state: None,
             launcher: Vec::new(),
             arguments: Vec::new(),
+            environment: Vec::new(),
         };
         setup.write("simple_recipient_validator.yaml", RECIPIENTS);
         setup.set("worker.yaml", "maximum_errors", "100");
@@ -238,6 +240,27 @@ impl Setup {
         self
     }
 
+    /// Sets a variable of the server's environment.
+    pub fn variable(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Where it listens unless told otherwise.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A directory for what the test needs beside configuration and state.
+    pub fn aside(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Starts the server with rsmtpd.yaml as it is, and waits until it greets at `address`.
+    pub fn start_as_written(self, address: SocketAddr) -> Server {
+        let text = self.read("rsmtpd.yaml");
+        Server::start_with(self, &text, address)
+    }
+
     /// Runs the server, which is expected to end by itself: its exit status and what it said.
     pub fn refuse(&self) -> (Option<i32>, String) {
         let mut child = self
@@ -281,6 +304,7 @@ impl Setup {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .env_remove("NOTIFY_SOCKET")
+            .envs(self.environment.clone())
             .current_dir(self.directory.path())
             .process_group(0);
         command
@@ -289,14 +313,13 @@ impl Setup {
     /// Starts the server and waits until it greets.
     pub fn start(mut self) -> Server {
         for _ in 0..3 {
-            match Server::launch(self) {
+            let (setup, said) = match Server::launch(self) {
                 Ok(server) => return server,
-                Err(failure) if failure.1.contains("in use") => {
-                    self = failure.0; // somebody else took the port meanwhile
-                    self.renew_port();
-                }
-                Err(failure) => panic!("rsmtpd did not start; it said:\n{}", failure.1),
-            }
+                Err(failed) => *failed,
+            };
+            assert!(said.contains("in use"), "rsmtpd did not start; it said:\n{said}");
+            self = setup; // somebody else took the port meanwhile
+            self.renew_port();
         }
         panic!("no free port");
     }
@@ -394,7 +417,7 @@ impl Server {
         setup.write("rsmtpd.yaml", text);
         match Server::launch_at(setup, address) {
             Ok(server) => server,
-            Err(failure) => panic!("rsmtpd did not start; it said:\n{}", failure.1),
+            Err(failed) => panic!("rsmtpd did not start; it said:\n{}", failed.1),
         }
     }
 
@@ -407,6 +430,7 @@ impl Server {
             state: None,
             launcher: Vec::new(),
             arguments: Vec::new(),
+            environment: Vec::new(),
         };
         std::mem::replace(&mut self.setup, fresh)
     }
@@ -492,6 +516,29 @@ impl Server {
         self.child.try_wait().ok().flatten().and_then(|s| s.code())
     }
 
+    /// The processes of this name ("rsmtpd: worker"; the kernel keeps 15 octets) whose parent is `parent`.
+    pub fn children(&self, parent: i32, name: &str) -> Vec<i32> {
+        let name: String = name.chars().take(15).collect();
+        let all = self.processes().into_iter();
+        all.filter(|one| one.parent == parent && one.name == name)
+            .map(|one| one.pid)
+            .collect()
+    }
+
+    /// The two halves of a helper, e.g. "logger": its parent, and the one that works.
+    pub fn helper(&self, role: &str) -> (i32, i32) {
+        let working = self.working_half(role);
+        let parent = self.processes().into_iter().find(|one| one.pid == working);
+        (parent.expect("it lives").parent, working)
+    }
+
+    /// Waits until it has said these words `count` times in all.
+    pub fn await_said(&self, words: &str, count: usize) {
+        let heard = wait_until(|| self.said().matches(words).count() >= count);
+        let said = self.said();
+        assert!(heard, "it never said {words:?} {count} times; it said:\n{said}");
+    }
+
     /// Ends it; its configuration and state stay until it is dropped.
     pub fn stop(&mut self) {
         self.end();
@@ -528,6 +575,13 @@ impl Server {
         assert_eq!(client.reply().code, 220);
         assert_eq!(client.command("EHLO client.example").code, 250);
         client
+    }
+
+    /// What EHLO is answered on a new connection.
+    pub fn hello_text(&self) -> String {
+        let mut client = self.connect();
+        assert_eq!(client.reply().code, 220);
+        client.command("EHLO client.example").text()
     }
 
     /// The Maildir of a mailbox, e.g. `mail/example.com/test`.
