@@ -23,7 +23,11 @@ pub type Chains = BTreeMap<String, Rc<Chain>>;
 /// # Errors
 /// The directory cannot be opened.
 pub fn read(directory: &Path, also: &[String]) -> Result<(Configuration, Chains, Faults), Faults> {
-    let (configuration, mut faults) = Configuration::read(directory, &registry::names(), also)?;
+    let (configuration, faults) = Configuration::read(directory, &registry::names(), also)?;
+    Ok(with_chains(configuration, faults))
+}
+
+fn with_chains(configuration: Configuration, mut faults: Vec<Fault>) -> (Configuration, Chains, Faults) {
     let Configuration {
         chains,
         handler_files,
@@ -31,7 +35,7 @@ pub fn read(directory: &Path, also: &[String]) -> Result<(Configuration, Chains,
         ..
     } = &configuration;
     let chains = build(chains, handler_files, recipients, &mut faults);
-    Ok((configuration, chains, ordered(faults)))
+    (configuration, chains, ordered(faults))
 }
 
 /// As [`read`], without faults.
@@ -39,7 +43,20 @@ pub fn read(directory: &Path, also: &[String]) -> Result<(Configuration, Chains,
 /// # Errors
 /// Every fault of every file that is in use.
 pub fn load(directory: &Path, also: &[String]) -> Result<(Configuration, Chains), Faults> {
-    match read(directory, also)? {
+    faultless(read(directory, also)?)
+}
+
+/// As [`load`], in a directory that was opened before; `path` is its name.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_opened(directory: BorrowedFd<'_>, path: &Path) -> Result<(Configuration, Chains), Faults> {
+    let (configuration, faults) = Configuration::read_opened(directory, path, &registry::names(), &[]);
+    faultless(with_chains(configuration, faults))
+}
+
+fn faultless(read: (Configuration, Chains, Faults)) -> Result<(Configuration, Chains), Faults> {
+    match read {
         (configuration, chains, faults) if faults.0.is_empty() => Ok((configuration, chains)),
         (_, _, faults) => Err(faults),
     }

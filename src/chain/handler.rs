@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::context::Context;
 use super::directory::Directory;
 use super::effect::Effect;
-use super::outcome::{Message, NotTaken, Taken};
+use super::outcome::{Message, Refusal, Taken};
 use super::settings::Settings;
 use crate::session::{At, Verdict};
 use crate::smtp::reply::Reply;
@@ -142,9 +142,9 @@ pub trait Handler: Send + Sync {
     ///
     /// # Errors
     /// What the client is told; nothing was kept for its real recipients.
-    fn take(&self, context: &mut Context<'_>, message: Message) -> Result<Taken, NotTaken> {
+    fn take(&self, context: &mut Context<'_>, message: Message) -> Result<Taken, Refusal> {
         let _ = (context, message);
-        Err(NotTaken::failed(HandlerError::Failed("takes no messages".to_owned())))
+        Err(Refusal::failed("takes no messages"))
     }
 
     /// Told the final reply of an exchange it ran in.

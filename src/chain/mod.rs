@@ -31,7 +31,7 @@ pub use directory::{Directory, Found};
 pub use effect::{Effect, FieldName, HeaderField};
 pub use handler::{BodyReader, Evidence, Facts, Handler, HandlerError, Kind, Outcome};
 pub use limits::Limits;
-pub use outcome::{Message, NotTaken, Taken};
+pub use outcome::{Message, Refusal, Taken};
 pub use ports::{BodySink, DeliveryError, DeliveryPort, Ports};
 pub use settings::Settings;
 

@@ -3,7 +3,6 @@
 //! [`Taken`] is the only way to a 250 after end-of-data. [`fold`] is its only constructor, so "somebody other than the
 //! worker has it on disk" can be checked by reading this file.
 
-use super::handler::HandlerError;
 use crate::ipc::delivery::{Body, Disposition, Recipient, RecipientResult};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
@@ -39,26 +38,26 @@ impl Taken {
 
 /// Why a taker did not take a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotTaken {
+pub struct Refusal {
     /// What the client is told.
     pub reply: Reply,
     /// What failed on our side, for the log; none where the recipients' mailboxes refused.
-    pub error: Option<HandlerError>,
+    pub fault: Option<String>,
 }
 
-impl NotTaken {
+impl Refusal {
     /// The taker could not do its work: 451 4.3.0.
-    pub fn failed(error: HandlerError) -> NotTaken {
-        NotTaken {
+    pub fn failed(fault: impl Into<String>) -> Refusal {
+        Refusal {
             reply: unavailable(),
-            error: Some(error),
+            fault: Some(fault.into()),
         }
     }
 }
 
-impl From<Reply> for NotTaken {
-    fn from(reply: Reply) -> NotTaken {
-        NotTaken { reply, error: None }
+impl From<Reply> for Refusal {
+    fn from(reply: Reply) -> Refusal {
+        Refusal { reply, fault: None }
     }
 }
 

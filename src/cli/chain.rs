@@ -3,21 +3,26 @@
 use std::path::Path;
 
 use crate::chain::configured;
+use crate::config::Configuration;
 
-use super::{Failure, check};
+use super::{Failure, check, exit};
 
-/// Prints the chain `name`, or the one worker.yaml names; then what is wrong, if anything is.
+/// Prints the chain `name`, or the one worker.yaml names; then what is wrong, if anything is. A chain that nothing names yet
+/// can be looked at too.
 pub fn run(config: Option<&Path>, name: Option<&str>) -> Result<(), Failure> {
-    let also: Vec<String> = name.map(str::to_owned).into_iter().collect();
     let directory = check::directory(config)?;
-    let (configuration, chains, faults) = configured::read(&directory, &also).map_err(|found| check::faults(&found))?;
+    if let Some(name) = name
+        && !Configuration::chain_names(&directory).iter().any(|known| known == name)
+    {
+        let message = format!("{}: no command_handler_{name}.yaml", directory.display());
+        return Err(Failure::new(exit::NOINPUT, message));
+    }
+    let faults = |found| check::faults(Some(&directory), &found);
+    let named: Vec<String> = name.map(str::to_owned).into_iter().collect();
+    let (configuration, chains, found) = configured::read(&directory, &named).map_err(faults)?;
     let name = name.unwrap_or(&configuration.worker.command_handler);
     if let Some(chain) = chains.get(name) {
-        print!("{}", chain.explain());
+        super::print(chain.explain().as_bytes())?;
     }
-    if faults.0.is_empty() {
-        Ok(())
-    } else {
-        Err(check::faults(&faults))
-    }
+    if found.0.is_empty() { Ok(()) } else { Err(faults(found)) }
 }

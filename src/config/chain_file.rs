@@ -20,6 +20,9 @@ pub struct HandlerName {
     pub has_settings: bool,
 }
 
+/// Entries of a chain file in all; each is located with one more reading of the file.
+const MOST_ENTRIES: usize = 500;
+
 impl HandlerName {
     /// The names of its file, in the order in which the original looks for them.
     pub fn files(&self) -> [String; 3] {
@@ -178,7 +181,8 @@ impl ChainFile {
                 ));
             } else {
                 let verb = name.to_ascii_uppercase();
-                let entries = read_entries(&value, handlers);
+                let known = chain.verbs.iter().map(|list| list.entries.len()).sum();
+                let entries = read_entries(&value, handlers, MOST_ENTRIES.saturating_sub(known));
                 if seen.contains(&verb) {
                     at.fault(format!("expected {verb} once, found it again"));
                 } else if let Some(entries) = entries {
@@ -226,8 +230,15 @@ fn is_verb(name: &str) -> bool {
 }
 
 /// The entries of one verb; none when all of them are implicit or left out, so that `__DEFAULT__` takes the verb.
-fn read_entries(field: &Field<'_>, handlers: &[HandlerName]) -> Option<Vec<Entry>> {
+fn read_entries(field: &Field<'_>, handlers: &[HandlerName], room: usize) -> Option<Vec<Entry>> {
     let items = field.items(false)?;
+    if items.len() > room {
+        let (most, found) = (MOST_ENTRIES, items.len());
+        field.fault(format!(
+            "expected at most {most} entries in all lists, found {found} more here"
+        ));
+        return None;
+    }
     let mut entries: Vec<Entry> = Vec::new();
     for item in &items {
         let Some((mut entry, id)) = read_entry(item, handlers) else {

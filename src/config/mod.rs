@@ -14,6 +14,7 @@ mod directory;
 mod discover;
 mod fault;
 mod load;
+mod overrides;
 mod part;
 mod recipients;
 mod recipients_file;
@@ -29,11 +30,12 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode as FileMode;
 
 pub use chain_file::{ChainFile, Combine, Entry, Evaluate, HandlerName, Mode, OnError, VerbEntries};
-pub use daemon::{Certificate, Daemon, Listener, LogLevel, SandboxMode, Tls, Workers};
+pub use daemon::{Certificate, Daemon, Listener, LogLevel, SandboxMode, Tls, Workers, is_listening_address};
 pub use delivery::{Acknowledge, Agent, Delivery, DovecotLda, Lmtp};
 pub use discover::discover;
 pub use fault::{Fault, Faults};
 pub use load::{Node, Value};
+pub use overrides::Overrides;
 pub use part::{Part, Place};
 pub use recipients::{Lookup, Recipients, Table};
 pub use section::{Field, Section};
@@ -99,6 +101,25 @@ pub fn open_directory(directory: &Path) -> Result<OwnedFd, Faults> {
     })
 }
 
+/// Whether `path` still names the directory that was opened; a reload cannot follow it elsewhere.
+///
+/// # Errors
+/// One fault when another directory, or none, stands in its place.
+pub fn still_there(opened: BorrowedFd<'_>, path: &Path) -> Result<(), Faults> {
+    let Ok(held) = nix::sys::stat::fstat(opened) else {
+        return Ok(());
+    };
+    let found = match nix::sys::stat::stat(path) {
+        Ok(found) if (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino) => return Ok(()),
+        Ok(_) => "another one in its place",
+        Err(nix::errno::Errno::ENOENT) => "none",
+        // The service user may not see the way to it, but holds it open.
+        Err(_) => return Ok(()),
+    };
+    let message = format!("expected the directory that was there at the start, found {found} (restart needed)");
+    Err(Faults(vec![whole_file(&path.display().to_string(), message)]))
+}
+
 impl Configuration {
     /// Reads a whole configuration directory, whose chains name some of `handlers`; besides the chains in use those in
     /// `also`. Gives what could be read, and every fault but those of the handlers' own files, which are still to be read.
@@ -111,13 +132,23 @@ impl Configuration {
         also: &[String],
     ) -> Result<(Configuration, Vec<Fault>), Faults> {
         let fd = open_directory(directory)?;
-        let mut reader = Reader::new(fd.as_fd());
+        Ok(Configuration::read_opened(fd.as_fd(), directory, handlers, also))
+    }
+
+    /// The same, in a directory that was opened before; `directory` is its name.
+    pub fn read_opened(
+        fd: BorrowedFd<'_>,
+        directory: &Path,
+        handlers: &[HandlerName],
+        also: &[String],
+    ) -> (Configuration, Vec<Fault>) {
+        let mut reader = Reader::new(fd);
         let daemon = reader.daemon();
         let delivery = reader.delivery();
         let Reader { mut faults, notes, .. } = reader;
         let listeners = daemon.listening().into_iter().filter_map(|listener| listener.chain);
         let chains: Vec<String> = listeners.chain(also.iter().cloned()).collect();
-        let (set, of_set) = WorkerSet::read(fd.as_fd(), handlers, &chains);
+        let (set, of_set) = WorkerSet::read(fd, handlers, &chains);
         faults.extend(of_set);
         let configuration = Configuration {
             directory: directory.to_owned(),
@@ -131,7 +162,38 @@ impl Configuration {
             files: set.files,
             fingerprint: set.fingerprint,
         };
-        Ok((configuration, faults))
+        (configuration, faults)
+    }
+
+    /// Reads what the delivery process needs: `rsmtpd.yaml` and `delivery.yaml`.
+    ///
+    /// # Errors
+    /// Every fault of these two.
+    pub fn load_delivery_set(directory: BorrowedFd<'_>) -> Result<(Daemon, Delivery), Faults> {
+        let mut reader = Reader::new(directory);
+        let set = (reader.daemon(), reader.delivery());
+        if reader.faults.is_empty() {
+            Ok(set)
+        } else {
+            Err(Faults(reader.faults))
+        }
+    }
+
+    /// NAME of every `command_handler_NAME.yaml` in the directory, whether in use or not.
+    pub fn chain_names(directory: &Path) -> Vec<String> {
+        let name = |file: &String| {
+            let name = file.strip_prefix("command_handler_")?.strip_suffix(".yaml")?;
+            Some(name.to_owned())
+        };
+        yaml_files(directory).iter().filter_map(name).collect()
+    }
+
+    /// What to tell about files in the directory that look like configuration and that nothing reads.
+    pub fn unread(&self, directory: &Path) -> Vec<String> {
+        let known = ["rsmtpd.yaml", "delivery.yaml"];
+        let read = |file: &String| known.contains(&file.as_str()) || self.files.contains(file);
+        let unread = yaml_files(directory).into_iter().filter(|file| !read(file));
+        unread.map(|file| format!("{file}: nothing reads it")).collect()
     }
 
     /// Replaces what a worker reads.
@@ -153,6 +215,17 @@ impl Configuration {
             .filter_map(|listener| listener.chain.clone())
             .collect()
     }
+}
+
+/// Names of the files `*.yaml`, sorted; none of a directory that cannot be read.
+fn yaml_files(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut found: Vec<String> = names
+        .filter(|name| name.ends_with(".yaml") && !name.starts_with('.'))
+        .collect();
+    found.sort();
+    found
 }
 
 fn whole_file(file: &str, message: String) -> Fault {
@@ -296,9 +369,14 @@ impl<'fd> Reader<'fd> {
             match self.directory.read(name) {
                 Ok(None) => {}
                 Ok(Some(text)) => return Some((Some(File::new(name, text)), name.to_owned())),
-                Err(error) => {
-                    self.faults
-                        .push(whole_file(name, format!("expected a readable file, found: {error}")));
+                Err(why) => {
+                    self.faults.push(Fault {
+                        file: name.to_owned(),
+                        line: why.line,
+                        column: why.column,
+                        key: String::new(),
+                        message: why.message,
+                    });
                     return Some((None, name.to_owned()));
                 }
             }

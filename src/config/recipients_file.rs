@@ -249,8 +249,18 @@ fn read_table(field: &Field<'_>, domain: &str, directory: &mut Directory, faults
             ));
             return None;
         }
-        Err(error) => {
-            field.fault(format!("expected a readable file, found: {name}: {error}"));
+        Err(why) if why.line > 0 => {
+            faults.push(Fault {
+                file: name,
+                line: why.line,
+                column: why.column,
+                key: String::new(),
+                message: why.message,
+            });
+            return None;
+        }
+        Err(why) => {
+            field.fault(format!("{name}: {}", why.message));
             return None;
         }
     };
@@ -279,7 +289,7 @@ fn read_table(field: &Field<'_>, domain: &str, directory: &mut Directory, faults
             });
         }
     }
-    Some(Table::new(names).shared())
+    Some(Table::new(names))
 }
 
 fn is_local_part(name: &str) -> bool {

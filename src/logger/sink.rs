@@ -25,7 +25,24 @@ pub enum Destination {
     Stderr,
 }
 
+impl std::fmt::Display for Destination {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Destination::Syslog(path) | Destination::File(path) => write!(f, "{}", path.display()),
+            Destination::Stderr => f.write_str("standard error"),
+        }
+    }
+}
+
 impl Destination {
+    /// The file or socket; none for standard error.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Destination::File(path) | Destination::Syslog(path) => Some(path),
+            Destination::Stderr => None,
+        }
+    }
+
     /// The directory that must stay writable for it.
     pub fn directory(&self) -> Option<&Path> {
         match self {
@@ -136,7 +153,7 @@ impl Sink {
             }
             Target::File(file) => {
                 let now = jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%.6f%:z").to_string();
-                file.write_all(format!("{now} rsmtpd[{pid}]: {text}\n").as_bytes())
+                file.write_all(format!("{now} {} rsmtpd[{pid}]: {text}\n", level.name()).as_bytes())
                     .is_ok()
             }
             Target::Stderr => io::stderr()
@@ -225,7 +242,7 @@ mod tests {
         sink.write(Level::Info, 7, "event=new");
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(
-            text.ends_with(" rsmtpd[7]: event=new\n") && !text.contains("old"),
+            text.ends_with(" info rsmtpd[7]: event=new\n") && !text.contains("old"),
             "{text}"
         );
     }

@@ -2,7 +2,7 @@
 //!
 //! What a worker says is believed only about itself: the descriptor says who speaks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -14,6 +14,7 @@ use crate::helper;
 use crate::ipc::channel::Channel;
 use crate::ipc::control::ToHelper;
 use crate::ipc::link::{FromWorker, ToWorker};
+use crate::ipc::sources::{Source, View};
 use crate::sys::{process, signals, socket};
 use crate::worker::{self, Inherited};
 
@@ -46,30 +47,49 @@ pub enum State {
 pub struct Worker {
     /// Its process.
     pub pid: Pid,
-    /// What it does.
-    pub state: State,
-    /// Since when.
+    state: State,
+    /// Since when it is in its state.
     pub since: Instant,
     /// The generation of the configuration it was forked with.
     pub generation: u64,
     /// The master's end of its Link.
     pub link: Channel<ToWorker, FromWorker>,
+    /// The source that its client is counted for.
+    pub source: Option<Source>,
+    /// Doors given to it since it took its client.
+    pub doors: u32,
+    /// Whether it was told to leave between connections.
+    retired: bool,
     /// Whether it was ended on purpose, so that its death is no crash.
     pub dismissed: bool,
 }
 
-/// All workers by number; numbers are never used twice.
+impl Worker {
+    /// What it does.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    fn is_spare(&self) -> bool {
+        matches!(self.state, State::Spare | State::Starting)
+    }
+}
+
+/// All workers by number; numbers are never used twice. What is asked at each event is counted, not looked for:
+/// there may be ten thousand.
 #[derive(Debug, Default)]
 pub struct Workers {
     table: BTreeMap<u32, Worker>,
+    by_pid: HashMap<Pid, u32>,
+    /// By generation; those with none are left out.
+    spares: BTreeMap<u64, usize>,
     next: u32,
 }
 
 impl Workers {
     /// Spares, starting ones included, of `generation`.
     pub fn spares(&self, generation: u64) -> usize {
-        let waits = |w: &&Worker| w.generation == generation && matches!(w.state, State::Spare | State::Starting);
-        self.table.values().filter(waits).count()
+        self.spares.get(&generation).copied().unwrap_or(0)
     }
 
     /// Workers that have not ended and are not spares of `generation`.
@@ -92,33 +112,69 @@ impl Workers {
         self.table.get_mut(&number)
     }
 
+    /// The number of the worker with this process.
+    pub fn number(&self, pid: Pid) -> Option<u32> {
+        self.by_pid.get(&pid).copied()
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Worker)> {
         self.table.iter().map(|(number, worker)| (*number, worker))
     }
 
-    /// The number of the worker that is this process.
-    pub fn number_of(&self, pid: Pid) -> Option<u32> {
-        let mut workers = self.table.iter();
-        workers.find(|(_, worker)| worker.pid == pid).map(|(number, _)| *number)
+    /// Takes note of what a worker does now; what it did before.
+    pub fn change(&mut self, number: u32, state: State) -> Option<State> {
+        let worker = self.table.get_mut(&number)?;
+        let was_spare = worker.is_spare();
+        let before = std::mem::replace(&mut worker.state, state);
+        worker.since = Instant::now();
+        let (is_spare, generation) = (worker.is_spare(), worker.generation);
+        self.count(generation, was_spare, is_spare);
+        Some(before)
     }
 
-    /// Forgets the worker of a process that ended.
-    pub fn remove(&mut self, pid: Pid) -> Option<(u32, Worker)> {
-        let number = self.number_of(pid)?;
-        self.table.remove(&number).map(|worker| (number, worker))
+    /// A worker waits for a client. It is a spare unless it was told to leave, or is of another generation than
+    /// `generation` and is told now.
+    pub fn ready(&mut self, number: u32, generation: u64) {
+        let Some(worker) = self.table.get(&number) else {
+            return;
+        };
+        let stays = !worker.retired && worker.generation == generation;
+        self.change(number, if stays { State::Spare } else { State::Leaving });
+        if !stays {
+            self.order(&ToWorker::Retire, |at, worker| at == number && !worker.retired);
+        }
     }
 
-    /// Tells every worker of another generation that waits to leave.
+    /// Forgets a worker that ended.
+    pub fn remove(&mut self, number: u32) -> Option<Worker> {
+        let worker = self.table.remove(&number)?;
+        self.by_pid.remove(&worker.pid);
+        self.count(worker.generation, worker.is_spare(), false);
+        Some(worker)
+    }
+
+    fn count(&mut self, generation: u64, before: bool, after: bool) {
+        let spares = self.spares.entry(generation).or_default();
+        *spares = (*spares + usize::from(after)).saturating_sub(usize::from(before));
+        if *spares == 0 {
+            self.spares.remove(&generation);
+        }
+    }
+
+    /// Tells every worker of another generation to leave: spares at once, busy ones after their connection.
     pub fn retire_others(&mut self, generation: u64) {
-        self.order(ToWorker::Retire, |worker| {
-            worker.generation != generation && worker.state == State::Spare
+        self.order(&ToWorker::Retire, |_, worker| {
+            worker.generation != generation && !worker.retired
         });
     }
 
     /// Tells up to `count` spares to leave.
     pub fn retire(&mut self, mut count: usize) {
-        self.order(ToWorker::Retire, |worker| {
+        if count == 0 {
+            return;
+        }
+        self.order(&ToWorker::Retire, |_, worker| {
             let chosen = count > 0 && worker.state == State::Spare;
             count -= usize::from(chosen);
             chosen
@@ -127,25 +183,31 @@ impl Workers {
 
     /// Tells every worker to leave: spares at once, busy ones at the next command boundary.
     pub fn drain(&mut self) {
-        self.order(ToWorker::Refuse, |_| true);
+        self.order(&ToWorker::Drain, |_, _| true);
     }
 
     /// Kills all that are left.
     pub fn kill(&mut self) {
         for worker in self.table.values_mut() {
             worker.dismissed = true;
-            let _ = nix::sys::signal::kill(worker.pid, nix::sys::signal::Signal::SIGKILL);
+            let _ = process::kill(worker.pid, libc::SIGKILL);
         }
     }
 
-    fn order(&mut self, order: ToWorker, mut whom: impl FnMut(&Worker) -> bool) {
-        for worker in self.table.values_mut() {
-            if whom(worker) {
+    /// Gives an order that makes a worker leave.
+    fn order(&mut self, order: &ToWorker, mut whom: impl FnMut(u32, &Worker) -> bool) {
+        let mut waiting = Vec::new();
+        for (number, worker) in &mut self.table {
+            if whom(*number, worker) {
+                worker.retired = true;
                 if worker.state == State::Spare {
-                    worker.state = State::Leaving;
+                    waiting.push(*number);
                 }
-                let _ = worker.link.send_nowait(&order, &[]);
+                let _ = worker.link.send_nowait(order, &[]);
             }
+        }
+        for number in waiting {
+            self.change(number, State::Leaving);
         }
     }
 
@@ -172,16 +234,21 @@ impl Workers {
                     worker: number,
                     pid: pid.as_raw(),
                 };
-                helpers.logger.tell(&door, &[logger.as_fd()]);
-                helpers.delivery.tell(&door, &[delivery.as_fd()]);
+                helpers.logger.offer(&door, logger.as_fd());
+                helpers.delivery.offer(&door, delivery.as_fd());
                 let worker = Worker {
                     pid,
                     state: State::Starting,
                     since: Instant::now(),
                     generation: served.generation,
                     link: Channel::new(link),
+                    source: None,
+                    doors: 0,
+                    retired: false,
                     dismissed: false,
                 };
+                self.count(worker.generation, false, true);
+                self.by_pid.insert(pid, number);
                 self.table.insert(number, worker);
                 Ok(number)
             }
@@ -195,6 +262,8 @@ pub struct Near<'a> {
     pub listeners: &'a [OwnedFd],
     /// The configuration directory.
     pub directory: &'a OwnedFd,
+    /// The sources that are refused: memory, no descriptor.
+    pub refused: &'a View,
 }
 
 /// A pair whose first end is moved out of the workers' reach.
@@ -217,6 +286,7 @@ fn become_worker(lent: [OwnedFd; 3], served: &Served, near: &Near<'_>) -> ! {
         delivery,
         logger,
         directory: near.directory,
+        refused: near.refused,
     };
     process::exit_now(worker::run(inherited, served))
 }

@@ -93,6 +93,25 @@ pub fn calls(profile: &Profile) -> Vec<&'static str> {
     filter::names(profile.kind)
 }
 
+/// The layers that the kernel lacks; none under [`Mode::Off`]. Enters nothing.
+///
+/// # Errors
+/// Under [`Mode::Require`] when a layer is missing.
+pub fn check(mode: Mode) -> io::Result<Vec<MissingLayer>> {
+    if mode == Mode::Off {
+        return Ok(Vec::new());
+    }
+    let mut missing = missing_layers(landlock_abi());
+    if !seccomp_available() {
+        missing.push("seccomp");
+    }
+    if mode == Mode::Require && !missing.is_empty() {
+        let text = format!("the kernel lacks {}", missing.join(", "));
+        return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+    }
+    Ok(missing)
+}
+
 /// Confines the process, and all that it forks, to `profile`. Answers the layers that the kernel lacks.
 ///
 /// # Errors
@@ -102,22 +121,12 @@ pub fn enter(profile: &Profile, mode: Mode) -> io::Result<Vec<MissingLayer>> {
     if mode == Mode::Off {
         return Ok(Vec::new());
     }
-    let abi = landlock_abi();
-    let mut missing = missing_layers(abi);
-    let seccomp = seccomp_available();
-    if !seccomp {
-        missing.push("seccomp");
-    }
-    if mode == Mode::Require && !missing.is_empty() {
-        let text = format!("the kernel lacks {}", missing.join(", "));
-        return Err(io::Error::new(io::ErrorKind::Unsupported, text));
-    }
-    // SAFETY: no pointer is passed.
-    checked(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
-    if abi > 0 {
+    let missing = check(mode)?;
+    super::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
+    if landlock_abi() > 0 {
         enter_landlock(profile).map_err(io::Error::other)?;
     }
-    if seccomp {
+    if seccomp_available() {
         let programs = filter::programs(profile.kind).map_err(io::Error::other)?;
         for program in &programs {
             seccompiler::apply_filter(program).map_err(io::Error::other)?;
