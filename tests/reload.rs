@@ -185,7 +185,7 @@ fn a_reload_that_would_leave_no_listener_is_refused() {
 
 #[test]
 fn the_command_line_keeps_the_last_word() {
-    let mut setup = Setup::new();
+    let setup = Setup::new();
     let chosen = free_port();
     let setup = setup.arguments(["-p", &chosen.to_string(), "--log-level", "notice"]);
     let mut server = setup.start_as_written(local(chosen));
@@ -225,7 +225,7 @@ fn agent(server: &mut Server, name: &str) -> String {
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("mode");
     let home = directory.join("home");
     format!(
-        "agent: dovecot_lda\nlda_jobs: 2\ndovecot_lda:\n  path: {}\n  home: {}/%d/%n\n",
+        "agent: dovecot_lda\nlda_jobs: 4\ndovecot_lda:\n  path: {}\n  home: {}/%d/%n\n",
         script.display(),
         home.display()
     )
@@ -251,7 +251,8 @@ fn delivery_is_replaced_and_messages_under_way_are_not_lost() {
         wait_until(|| !server.children(parent, "rsmtpd: delivery").contains(&before)),
         "replaced"
     );
-    // Waits in the first agent while the second takes over, and another behind it in the queue.
+    // Two wait in the first agent, which is half of its jobs and all that one mailbox may have, while the second
+    // takes over; another waits behind them.
     let mut clients: Vec<Client> = (0..3).map(|_| server.hello()).collect();
     for client in &mut clients {
         assert_eq!(client.command("MAIL FROM:<a@example.org>").code, 250);
@@ -371,7 +372,7 @@ fn send(address: SocketAddr, number: usize, stop: &AtomicBool, taken: &AtomicUsi
         assert_eq!(client.reply().code, 220);
         assert_eq!(client.command("EHLO client.example").code, 250);
         let mut bodies = vec![&b"small\r\n"[..]];
-        if taken.load(Ordering::SeqCst) % 4 == 0 {
+        if taken.load(Ordering::SeqCst).is_multiple_of(4) {
             bodies.push(&large);
         }
         for body in bodies {
