@@ -93,7 +93,7 @@ pub fn run(ready: Ready) -> io::Result<u8> {
     let now = Instant::now();
     let pool = Pool::new(pool_sizes(&ready.served), now);
     let sources = Sources::new(&ready.served, now)?;
-    let door = Door::new(&ready.directory)?;
+    let door = Door::new()?;
     let mut master = Master {
         ready,
         poll,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
+use nix::sys::epoll::{Epoll, EpollCreateFlags};
 
 use crate::log::{Event, Level};
 use crate::sys::socket;
@@ -76,12 +77,13 @@ fn is_exhausted(error: &io::Error) -> bool {
 }
 
 impl Door {
-    /// Open: the workers answer. `of` is any descriptor that stays open.
+    /// Open: the workers answer.
     ///
     /// # Errors
     /// There is no descriptor to keep.
-    pub(super) fn new(of: &OwnedFd) -> io::Result<Door> {
-        let of = socket::duplicate_at_least(of, socket::FIRST_CONTROL)?;
+    pub(super) fn new() -> io::Result<Door> {
+        // any descriptor will do that workers do not share: the sandbox lets no other be duplicated
+        let of = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?.0;
         let spare = socket::duplicate_at_least(&of, socket::FIRST_CONTROL)?;
         Ok(Door {
             closed: false,
