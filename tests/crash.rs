@@ -17,6 +17,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const SENDERS: usize = 6;
+/// In one test; more would only take longer.
+const KILLS: usize = 60;
 
 /// What senders were told, by the number of the message.
 #[derive(Default)]
@@ -193,23 +195,39 @@ fn slain(pid: i32) -> bool {
 fn slay(mut server: Server, over: &AtomicBool, dice: &mut Dice) -> (Server, String, Kills) {
     let mut kills = Kills::default();
     let mut said = String::new();
+    // a helper that dies again and again is forked again later and later: a whole restart begins anew
+    let mut deaths = 0;
     while !over.load(Ordering::SeqCst) {
+        if kills.workers + kills.delivery + kills.logger + kills.everything >= KILLS {
+            break;
+        }
         thread::sleep(Duration::from_millis(40 + dice.throw(160)));
-        match dice.throw(20) {
+        match if deaths > 4 { 19 } else { dice.throw(19) } {
             0..=8 => {
                 let all = server.processes();
                 let workers: Vec<_> = all.iter().filter(|one| one.name == "rsmtpd: worker").collect();
                 let at = dice.throw(workers.len().max(1) as u64) as usize;
                 kills.workers += usize::from(workers.get(at).is_some_and(|worker| slain(worker.pid)));
             }
-            9..=16 => kills.delivery += usize::from(slain(server.working_half("delivery"))),
-            17 | 18 => kills.logger += usize::from(slain(server.working_half("logger"))),
+            9..=16 => {
+                kills.delivery += usize::from(slain(server.working_half("delivery")));
+                deaths += 1;
+            }
+            17 | 18 => {
+                kills.logger += usize::from(slain(server.working_half("logger")));
+                deaths += 1;
+            }
             _ => {
                 let group = Pid::from_raw(server.pid());
                 let _ = killpg(group, Signal::SIGKILL);
+                // else the port is still held
+                assert!(wait_until(|| server.processes().is_empty()));
                 kills.everything += 1;
+                deaths = 0;
                 said += &server.said();
+                let address = server.address();
                 server = server.into_setup().start();
+                assert_eq!(server.address(), address, "the senders know no other");
             }
         }
     }

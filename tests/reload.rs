@@ -225,7 +225,7 @@ fn agent(server: &mut Server, name: &str) -> String {
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("mode");
     let home = directory.join("home");
     format!(
-        "agent: dovecot_lda\nlda_jobs: 2\ndovecot_lda:\n  path: {}\n  home: {}/%d/%n\n",
+        "agent: dovecot_lda\nlda_jobs: 4\ndovecot_lda:\n  path: {}\n  home: {}/%d/%n\n",
         script.display(),
         home.display()
     )
@@ -251,7 +251,8 @@ fn delivery_is_replaced_and_messages_under_way_are_not_lost() {
         wait_until(|| !server.children(parent, "rsmtpd: delivery").contains(&before)),
         "replaced"
     );
-    // Waits in the first agent while the second takes over, and another behind it in the queue.
+    // Two wait in the first agent, which is half of its jobs and all that one mailbox may have, while the second
+    // takes over; another waits behind them.
     let mut clients: Vec<Client> = (0..3).map(|_| server.hello()).collect();
     for client in &mut clients {
         assert_eq!(client.command("MAIL FROM:<a@example.org>").code, 250);
