@@ -25,7 +25,7 @@ use crate::logger::{self, Destination, Sink, client::Client as Log};
 use crate::sys::notify::Notify;
 use crate::sys::privilege::{self, Identity};
 use crate::sys::signals::Signals;
-use crate::sys::{detach, process, sandbox, socket};
+use crate::sys::{child, detach, process, sandbox, socket};
 use nix::fcntl::AtFlags;
 use nix::sys::signal::Signal;
 
@@ -338,6 +338,9 @@ fn start_delivery(served: &Served, user: Option<&Identity>, state: &Path, logger
         let log: delivery::Log = Arc::new(move |level, text| log.line(Level::from_number(level), text));
         if let Err(error) = sandbox::enter(&profile, mode) {
             return give_up(control, first, "sandbox", &error);
+        }
+        if matches!(settings.agent, delivery::Agent::DovecotLda { .. }) {
+            child::ignore_but_in_programs(&[Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1]);
         }
         delivery::run(control, settings.clone(), log)
     };
