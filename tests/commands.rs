@@ -309,6 +309,7 @@ fn a_relative_state_home_is_ignored() {
 #[test]
 fn the_spool_of_nothing_is_empty() {
     let state = tempfile::tempdir().expect("temporary directory");
+    fs::create_dir(state.path().join("rsmtpd")).expect("state directory");
     let spool = |arguments: &[&str]| {
         let mut command = rsmtpd();
         command

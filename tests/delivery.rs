@@ -607,13 +607,13 @@ fn check_order(trace: &str, directory_too: bool) {
         let after = &before[at..];
         let file = |line: &&str| line.contains("fsync(") && !line.contains(&format!("<{parent}>"));
         if directory_too {
-            let synced_before = before[..at].iter().any(file);
+            let synced_before = before[..at].iter().any(&file);
             let directory = after
                 .iter()
                 .any(|line| line.contains("fsync(") && line.contains(&format!("<{parent}>")));
             assert!(synced_before && directory, "{link}\n{}", mine.join("\n"));
         } else {
-            assert!(after.iter().any(file), "{link}\n{}", mine.join("\n"));
+            assert!(after.iter().any(&file), "{link}\n{}", mine.join("\n"));
         }
     }
 }

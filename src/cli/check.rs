@@ -21,7 +21,7 @@ pub fn run(config: Option<&Path>) -> Result<(), Failure> {
     let unread = configuration.unread(&directory);
     let notes: Vec<String> = configuration.notes.iter().map(ToString::to_string).collect();
     let opened = config::open_directory(&directory).map_err(faults)?;
-    Served::new(configuration, opened.as_fd()).map_err(faults)?;
+    Served::new(configuration, config::Overrides::default(), opened.as_fd()).map_err(faults)?;
     let mut text = String::new();
     for note in notes.into_iter().chain(unread) {
         text.push_str(&format!("note: {note}\n"));
@@ -38,8 +38,11 @@ pub fn directory(config: Option<&Path>) -> Result<PathBuf, Failure> {
 /// The state directory that the configuration names.
 pub fn state_directory(config: Option<&Path>) -> Result<PathBuf, Failure> {
     let directory = directory(config)?;
-    let configuration = Configuration::load(&directory).map_err(|found| faults(Some(&directory), &found))?;
-    Ok(state_of(&configuration.daemon))
+    let faults = |found| faults(Some(&directory), &found);
+    let opened = config::open_directory(&directory).map_err(faults)?;
+    // No more than that: it is wanted most when another file is broken.
+    let (daemon, _) = Configuration::load_delivery_set(opened.as_fd()).map_err(faults)?;
+    Ok(state_of(&daemon))
 }
 
 /// Prints the faults one a line; the failure to exit with, which counts them and names their directory.

@@ -20,11 +20,12 @@ pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> 
     let directory = check::directory(config)?;
     let faults = |found| check::faults(Some(&directory), &found);
     let mut configuration = config::Configuration::load(&directory).map_err(faults)?;
-    apply(overrides, &mut configuration.daemon);
+    let said = said(overrides);
+    said.apply(&mut configuration.daemon);
     let background = configuration.daemon.background;
     let destination = destination(&configuration.daemon, background);
     let opened = config::open_directory(&directory).map_err(faults)?;
-    let served = Served::new(configuration, opened.as_fd()).map_err(faults)?;
+    let served = Served::new(configuration, said, opened.as_fd()).map_err(faults)?;
     let state = check::state_of(&served.daemon);
     let plan = Plan {
         directory: directory.clone(),
@@ -86,30 +87,16 @@ fn explain(error: &anyhow::Error) -> String {
     }
 }
 
-/// Lets the command line have the last word.
-fn apply(overrides: &Overrides, daemon: &mut config::Daemon) {
-    if overrides.address.is_some() || overrides.port.is_some() {
-        daemon.listeners.clear();
-    }
-    if let Some(address) = &overrides.address {
-        daemon.address.clone_from(address);
-    }
-    if let Some(port) = overrides.port {
-        daemon.port = port;
-    }
-    if let Some(user) = &overrides.user {
-        daemon.user.clone_from(user);
-        daemon.group = None;
-    }
-    if let Some(group) = &overrides.group {
-        daemon.group = Some(group.clone());
-    }
-    daemon.background |= overrides.background;
-    if let Some(path) = &overrides.log_path {
-        daemon.log_path = Some(path.clone());
-    }
-    if let Some(level) = overrides.log_level {
-        daemon.log_level = level;
+/// What the command line says.
+fn said(overrides: &Overrides) -> config::Overrides {
+    config::Overrides {
+        address: overrides.address.clone(),
+        port: overrides.port,
+        user: overrides.user.clone(),
+        group: overrides.group.clone(),
+        background: overrides.background,
+        log_path: overrides.log_path.clone(),
+        log_level: overrides.log_level,
     }
 }
 

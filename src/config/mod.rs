@@ -11,6 +11,7 @@ mod discover;
 mod fault;
 mod handler_files;
 mod load;
+mod overrides;
 mod recipients;
 mod recipients_file;
 mod section;
@@ -31,6 +32,7 @@ pub use discover::discover;
 pub use fault::{Fault, Faults};
 pub use handler_files::{Greeting, Hello, Settings};
 pub use load::{Node, Value};
+pub use overrides::Overrides;
 pub use recipients::{Lookup, Recipients, Table};
 pub use watch::Fingerprint;
 pub use worker::{LineEndings, Worker};
@@ -103,6 +105,25 @@ pub fn open_directory(directory: &Path) -> Result<OwnedFd, Faults> {
     })
 }
 
+/// Whether `path` still names the directory that was opened; a reload cannot follow it elsewhere.
+///
+/// # Errors
+/// One fault when another directory, or none, stands in its place.
+pub fn still_there(opened: BorrowedFd<'_>, path: &Path) -> Result<(), Faults> {
+    let Ok(held) = nix::sys::stat::fstat(opened) else {
+        return Ok(());
+    };
+    let found = match nix::sys::stat::stat(path) {
+        Ok(found) if (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino) => return Ok(()),
+        Ok(_) => "another one in its place",
+        Err(nix::errno::Errno::ENOENT) => "none",
+        // The service user may not see the way to it, but holds it open.
+        Err(_) => return Ok(()),
+    };
+    let message = format!("expected the directory that was there at the start, found {found} (restart needed)");
+    Err(Faults(vec![whole_file(&path.display().to_string(), message)]))
+}
+
 impl Configuration {
     /// Reads a whole configuration directory.
     ///
@@ -117,8 +138,15 @@ impl Configuration {
     /// # Errors
     /// Every fault of every file read.
     pub fn load_with(directory: &Path, more: &[String]) -> Result<Configuration, Faults> {
-        let fd = open_directory(directory)?;
-        let mut reader = Reader::new(fd.as_fd());
+        Configuration::load_opened(open_directory(directory)?.as_fd(), directory, more)
+    }
+
+    /// The same, in a directory that was opened before; `directory` is its name.
+    ///
+    /// # Errors
+    /// As [`Configuration::load_with`].
+    pub fn load_opened(fd: BorrowedFd<'_>, directory: &Path, more: &[String]) -> Result<Configuration, Faults> {
+        let mut reader = Reader::new(fd);
         let daemon = reader.daemon();
         let delivery = reader.delivery();
         let mut loaded = Loaded {
@@ -131,7 +159,7 @@ impl Configuration {
             .filter_map(|listener| listener.chain)
             .chain(more.iter().cloned())
             .collect();
-        let set = read_worker_set(fd.as_fd(), &chains, &mut loaded);
+        let set = read_worker_set(fd, &chains, &mut loaded);
         if !loaded.faults.is_empty() {
             return Err(Faults(loaded.faults));
         }
@@ -147,6 +175,20 @@ impl Configuration {
             notes: loaded.notes,
             files: set.files,
         })
+    }
+
+    /// Reads what the delivery process needs: `rsmtpd.yaml` and `delivery.yaml`.
+    ///
+    /// # Errors
+    /// Every fault of these two.
+    pub fn load_delivery_set(directory: BorrowedFd<'_>) -> Result<(Daemon, Delivery), Faults> {
+        let mut reader = Reader::new(directory);
+        let set = (reader.daemon(), reader.delivery());
+        if reader.faults.is_empty() {
+            Ok(set)
+        } else {
+            Err(Faults(reader.faults))
+        }
     }
 
     /// NAME of every `command_handler_NAME.yaml` in the directory, whether in use or not.

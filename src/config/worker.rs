@@ -139,3 +139,27 @@ impl Worker {
         worker
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_conform() {
+        let worker = Worker::default();
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        assert!(worker.maximum_message_size() >= 64 * 1024, "RFC 5321 4.5.3.1.7");
+        assert!(
+            worker.command_line_limit >= 512 + 26 + 17 + 10,
+            "RFC 5321 4.5.3.1.4 and extensions"
+        );
+        assert!(worker.text_line_limit >= 1000, "RFC 5321 4.5.3.1.6");
+        assert!(worker.maximum_recipients >= 100, "RFC 5321 4.5.3.1.8");
+        assert!(worker.maximum_received >= 100, "RFC 5321 6.3");
+        assert!(worker.command_timeout >= minutes(5), "RFC 5321 4.5.3.2.7");
+        assert!(worker.data_timeout >= minutes(3), "RFC 5321 4.5.3.2.5");
+        assert!(worker.session_timeout > minutes(10) && worker.maximum_messages == 0);
+        assert_eq!(worker.line_endings, LineEndings::Normalize);
+        assert!(!worker.tolerate_unadvertised_params, "RFC 5321 4.1.1.11");
+    }
+}

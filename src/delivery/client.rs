@@ -24,6 +24,10 @@ pub enum Error {
     /// Delivery is gone, silent, or does not speak as agreed: 451 4.3.0.
     #[error(transparent)]
     Channel(#[from] Fault),
+    /// Delivery had stopped to listen before the message was sent: it surely has not taken it, so that it may be
+    /// offered through another door.
+    #[error("delivery is leaving")]
+    Untaken(Box<Commit>),
     /// An answer to another question.
     #[error("delivery gave an answer that fits no question")]
     Confused,
@@ -73,7 +77,11 @@ impl Client {
     /// Whatever the error, the message counts as not taken.
     pub fn commit(&self, commit: Commit) -> Result<Outcome, Error> {
         let recipients = commit.recipients.len();
-        self.channel.send(&ToDelivery::Commit(commit))?;
+        let request = ToDelivery::Commit(commit);
+        match (self.channel.send(&request), request) {
+            (Err(Fault::Closed), ToDelivery::Commit(commit)) => return Err(Error::Untaken(Box::new(commit))),
+            (sent, _) => sent?,
+        }
         match self.channel.receive_within(self.patience)? {
             (FromDelivery::Outcome(outcome), None) if outcome.results.len() == recipients => Ok(outcome),
             (FromDelivery::Full, None) => Err(Error::Full),

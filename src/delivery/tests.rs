@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use super::client::{Client, Error};
 use super::envelope::tests::{commit, recipient};
-use super::{Acknowledge, Agent, Log, Settings, outcome, run, spool};
+use super::{Acknowledge, Agent, Log, Place, Settings, outcome, run, spool};
+use crate::helper::Seat;
 use crate::ipc::channel::Channel;
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::delivery::{Body, Commit, Disposition, RecipientResult};
@@ -38,7 +39,14 @@ impl Running {
         let sink = Arc::clone(&lines);
         let log: Log = Arc::new(move |level, text| sink.lock().unwrap().push(format!("{level} {text}")));
         let state = settings.state.clone();
-        let thread = std::thread::spawn(move || run(theirs, settings, log));
+        let thread = std::thread::spawn(move || {
+            run(Place {
+                seat: Seat::alone(theirs),
+                settings,
+                log,
+                rejoin: Box::new(drop),
+            })
+        });
         let control = Channel::new(ours);
         assert_eq!(
             control.receive_within(Duration::from_secs(10)).unwrap().0,

@@ -12,8 +12,13 @@ pub enum ToHelper {
         /// Its process.
         pid: i32,
     },
-    /// Read the configuration again.
-    Reload,
+    /// A new way to the logger rides with this frame: the logger has started again.
+    Voice,
+    /// Read the configuration again; open the log file again.
+    Reload {
+        /// The least grave level that is logged from now on (RFC 5424 severity).
+        level: u8,
+    },
     /// Finish what is under way, take nothing new.
     Drain,
     /// The master's state as text, for whoever asks the helper; empty when the helper shall log its own.
@@ -38,11 +43,13 @@ impl FromHelper {
 pub enum FromHelper {
     /// Takes doors from now on.
     Ready,
-    /// Cannot start.
+    /// Cannot start, or cannot replace the one that serves.
     Failed {
         /// What failed, for people.
         reason: String,
         /// The error number of the kernel, 0 where it was not the kernel that refused.
         errno: i32,
     },
+    /// The working process ended so; another is about to start.
+    Died(String),
 }

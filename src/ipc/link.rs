@@ -71,6 +71,8 @@ pub enum ToWorker {
     Retire,
     /// The door rides with this frame; none does when the helper is not there.
     Door,
+    /// A new way to the logger rides with this frame: the logger has started again.
+    Voice,
     /// The service ends: answer 421 at the next command boundary, then leave.
     Drain,
     /// The client of this session is one too many: answer it 421 at the next command boundary.

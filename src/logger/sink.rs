@@ -153,7 +153,7 @@ impl Sink {
             }
             Target::File(file) => {
                 let now = jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%.6f%:z").to_string();
-                file.write_all(format!("{now} rsmtpd[{pid}]: {text}\n").as_bytes())
+                file.write_all(format!("{now} {} rsmtpd[{pid}]: {text}\n", level.name()).as_bytes())
                     .is_ok()
             }
             Target::Stderr => io::stderr()
@@ -242,7 +242,7 @@ mod tests {
         sink.write(Level::Info, 7, "event=new");
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(
-            text.ends_with(" rsmtpd[7]: event=new\n") && !text.contains("old"),
+            text.ends_with(" info rsmtpd[7]: event=new\n") && !text.contains("old"),
             "{text}"
         );
     }

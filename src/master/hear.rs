@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mio::unix::SourceFd;
 
@@ -119,11 +119,7 @@ impl Master {
     pub(super) fn reap(&mut self) {
         while let Some((pid, how)) = process::reap() {
             if let Some(role) = self.ready.helpers.role_of(pid) {
-                if self.ending.is_none() {
-                    self.say(Level::Critical, Event::new("helper-gone").field("role", role.name()));
-                    self.status = 70;
-                    self.stop_within(Duration::from_secs(5));
-                }
+                self.helper_gone(role);
             } else if let Some(number) = self.workers.number(pid) {
                 // Its last words may say whom it served.
                 self.hear_worker(number);
@@ -183,6 +179,7 @@ impl Master {
                 self.ready.served = served;
                 self.broken.clear();
                 self.workers.retire_others(self.generation());
+                self.ready.notify.status(&self.state());
                 self.say(
                     Level::Notice,
                     Event::new("configuration-read").field("generation", self.generation()),
@@ -193,6 +190,7 @@ impl Master {
                     self.broken.insert(fingerprint);
                 }
                 self.tell_faults(&faults);
+                self.ready.notify.status(&self.state());
             }
         }
     }

@@ -3,11 +3,15 @@
 //! It may assume that every helper is ready and that root is gone for good. It must never parse a client's
 //! octets, hold a key or a table that grows with the traffic beyond its bounds, or start a thread.
 
+mod ending;
 mod hear;
+mod hear_helpers;
 mod helpers;
 mod pool;
+mod reload;
 mod source_limits;
 mod sources;
+mod start_delivery;
 pub mod startup;
 mod turn_away;
 mod workers;
@@ -24,6 +28,7 @@ use mio::{Events, Interest, Poll, Token};
 use nix::unistd::Pid;
 
 use crate::ipc::control::ToHelper;
+use crate::ipc::link::Role;
 use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
 use crate::sys::notify::Notify;
@@ -31,6 +36,7 @@ use crate::sys::signals::Signals;
 use nix::sys::signal::Signal;
 
 use crate::worker::served::Served;
+use ending::Ending;
 use helpers::Helpers;
 use pool::Pool;
 use sources::Sources;
@@ -39,7 +45,8 @@ use workers::{Near, State, Workers};
 
 const SIGNALS: Token = Token(0);
 const LISTENERS: usize = 1;
-const WORKERS: usize = 1 << 10;
+const HELPERS: usize = 1 << 10;
+const WORKERS: usize = 1 << 11;
 
 /// What start-up hands over.
 pub struct Ready {
@@ -49,9 +56,13 @@ pub struct Ready {
     pub path: PathBuf,
     /// The open directory.
     pub directory: OwnedFd,
-    /// The listeners, non-blocking, low descriptors.
+    /// The listeners, non-blocking, numbered from [`FIRST_SHARED`](crate::sys::socket::FIRST_SHARED) on.
     pub listeners: Vec<OwnedFd>,
-    /// Where they listen.
+    /// The same once more, by descriptors that no worker has: to close them for all.
+    pub closers: Vec<OwnedFd>,
+    /// The addresses that the configuration names for them.
+    pub named: Vec<SocketAddr>,
+    /// Where they listen: the same, but for ports that the kernel chose.
     pub addresses: Vec<SocketAddr>,
     /// Where mail goes, for people.
     pub destination: String,
@@ -78,7 +89,14 @@ struct Master {
     refused: u64,
     served_sum: u64,
     broken: BTreeSet<u64>,
-    ending: Option<Instant>,
+    /// The last reload was refused.
+    stale: bool,
+    /// What waits for the next start, as it was logged.
+    awaiting_start: BTreeSet<String>,
+    /// How the logger ended, until another can write it down.
+    unsaid: Option<String>,
+    ending: Option<Ending>,
+    gone: BTreeSet<Role>,
     status: u8,
 }
 
@@ -105,14 +123,23 @@ pub fn run(ready: Ready) -> io::Result<u8> {
         refused: 0,
         served_sum: 0,
         broken: BTreeSet::new(),
+        stale: false,
+        awaiting_start: BTreeSet::new(),
+        unsaid: None,
         ending: None,
+        gone: BTreeSet::new(),
         status: 0,
     };
+    for (number, role) in Helpers::ROLES.into_iter().enumerate() {
+        if let Some(helper) = master.ready.helpers.of(role) {
+            let token = Token(HELPERS + number);
+            let registry = master.poll.registry();
+            registry.register(&mut SourceFd(&helper.as_raw_fd()), token, Interest::READABLE)?;
+        }
+    }
     master.fill(now);
-    master.ready.notify.ready("serving");
-    let status = master.serve()?;
-    master.await_delivery();
-    Ok(status)
+    master.ready.notify.ready(&master.state());
+    master.serve()
 }
 
 fn pool_sizes(served: &Served) -> pool::Sizes {
@@ -125,19 +152,6 @@ fn pool_sizes(served: &Served) -> pool::Sizes {
 }
 
 impl Master {
-    /// Lets delivery finish what is under way, and the agents it runs, before the daemon is gone; a further TERM does
-    /// not wait.
-    fn await_delivery(mut self) {
-        let end = Instant::now() + self.ready.served.daemon.grace_time + Duration::from_secs(2);
-        let delivery = self.ready.helpers.delivery.close();
-        while !delivery.has_ended() && Instant::now() < end {
-            if self.ready.signals.take().contains(&Signal::SIGTERM) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
     fn serve(&mut self) -> io::Result<u8> {
         let mut events = Events::with_capacity(512);
         loop {
@@ -154,6 +168,7 @@ impl Master {
                 match event.token() {
                     SIGNALS => self.hear_signals(),
                     Token(number) if number >= WORKERS => self.hear_worker((number - WORKERS) as u32),
+                    Token(number) if number >= HELPERS => self.hear_helper(number - HELPERS),
                     Token(number) => self.door.knocked(number - LISTENERS),
                 }
             }
@@ -165,28 +180,6 @@ impl Master {
         }
     }
 
-    /// The exit status when there is nothing left to wait for.
-    fn ended(&mut self, now: Instant) -> Option<u8> {
-        let until = self.ending?;
-        if now >= until && !self.workers.is_empty() {
-            self.say(
-                Level::Warning,
-                Event::new("workers-killed").field("count", self.workers.len()),
-            );
-            self.workers.kill();
-            self.ending = Some(now + Duration::from_secs(5));
-            return None;
-        }
-        if !self.workers.is_empty() {
-            return None;
-        }
-        self.say(
-            Level::Notice,
-            Event::new("stopped").field("connections", self.served_sum),
-        );
-        Some(self.status)
-    }
-
     fn patience(&mut self, now: Instant) -> Option<Duration> {
         if !self.unheard.is_empty() {
             return Some(Duration::ZERO);
@@ -196,15 +189,41 @@ impl Master {
             self.workers.busy(self.generation()),
             now,
         );
-        let at = [advice.again, self.ending, self.door.behind(now)]
-            .into_iter()
-            .flatten()
-            .min();
+        let at = [
+            advice.again,
+            self.ending.map(|ending| ending.until),
+            self.door.behind(now),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         at.map(|at| at.saturating_duration_since(now))
     }
 
     fn generation(&self) -> u64 {
         self.ready.served.generation
+    }
+
+    /// One line on how we are, for the service manager.
+    fn state(&self) -> String {
+        format!(
+            "generation {}, {} listeners, configuration {}",
+            self.generation(),
+            self.ready.listeners.len(),
+            self.configuration_state()
+        )
+    }
+
+    /// Whether the files are what is in force, would be at the next connection, or are broken.
+    fn configuration_state(&self) -> &'static str {
+        let found = self.ready.served.found(self.ready.directory.as_fd());
+        if self.stale || self.broken.contains(&found) {
+            "broken"
+        } else if found == self.ready.served.fingerprint {
+            "good"
+        } else {
+            "changed"
+        }
     }
 
     fn say(&self, level: Level, event: Event) {
@@ -265,36 +284,6 @@ impl Master {
         }
     }
 
-    fn reload(&mut self) {
-        self.ready.notify.reloading();
-        match self.ready.served.reload(&self.ready.path, self.ready.directory.as_fd()) {
-            Ok(served) => {
-                for key in self.ready.served.needs_restart(&served) {
-                    self.say(
-                        Level::Notice,
-                        Event::new("takes-effect-at-next-start").field("key", key),
-                    );
-                }
-                self.ready.served = served;
-                self.pool.resize(pool_sizes(&self.ready.served));
-                self.sources.configure(&self.ready.served);
-                self.broken.clear();
-                self.ready.helpers.logger.tell(&ToHelper::Reload, &[]);
-                self.ready.helpers.delivery.tell(&ToHelper::Reload, &[]);
-                self.workers.retire_others(self.generation());
-                self.say(
-                    Level::Notice,
-                    Event::new("reloaded").field("generation", self.generation()),
-                );
-            }
-            Err(faults) => {
-                self.tell_faults(&faults);
-                self.say(Level::Error, Event::new("reload-refused"));
-            }
-        }
-        self.ready.notify.ready("serving");
-    }
-
     fn tell_status(&mut self) {
         let text = self.status_text();
         for line in text.lines() {
@@ -314,8 +303,11 @@ impl Master {
             self.ready.served.daemon.workers.max,
             self.served_sum,
             self.refused,
-            if self.broken.is_empty() { "good" } else { "broken" },
+            self.configuration_state(),
         );
+        for what in &self.awaiting_start {
+            let _ = writeln!(text, "next-start {what}");
+        }
         for (_, worker) in self
             .workers
             .iter()
@@ -332,27 +324,5 @@ impl Master {
             }
         }
         text
-    }
-
-    /// First time: drain with a grace time. Second time: end at once.
-    fn stop(&mut self) {
-        if self.ending.is_some() {
-            self.workers.kill();
-            self.ending = Some(Instant::now());
-        } else {
-            self.ready.notify.stopping();
-            self.stop_within(self.ready.served.daemon.grace_time);
-        }
-    }
-
-    fn stop_within(&mut self, grace: Duration) {
-        self.say(
-            Level::Notice,
-            Event::new("stopping").field("workers", self.workers.len()),
-        );
-        self.ending = Some(Instant::now() + grace);
-        self.watch_listeners(false);
-        self.ready.listeners.clear();
-        self.workers.drain();
     }
 }

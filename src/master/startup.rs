@@ -9,15 +9,11 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::config;
-use crate::delivery;
-use crate::helper::{EX_CONFIG, EX_SOFTWARE};
-use crate::ipc::channel::Channel;
+use crate::helper::{EX_CONFIG, EX_SOFTWARE, Seat};
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::link::Role;
 use crate::log::{Event, Level};
@@ -25,12 +21,13 @@ use crate::logger::{self, Destination, Sink, client::Client as Log};
 use crate::sys::notify::Notify;
 use crate::sys::privilege::{self, Identity};
 use crate::sys::signals::Signals;
-use crate::sys::{child, detach, process, sandbox, socket};
+use crate::sys::{detach, process, sandbox, socket};
 use nix::fcntl::AtFlags;
 use nix::sys::signal::Signal;
 
 use super::Ready;
 use super::helpers::{Helper, Helpers};
+use super::start_delivery;
 use super::workers::{MASTER_DESCRIPTORS, pair};
 use crate::worker::served::Served;
 
@@ -68,7 +65,7 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     let missing = sandbox::check(served.sandbox)
         .context("sandbox: require (rsmtpd.yaml; with `sandbox: best_effort` it runs without what the kernel lacks)")?;
     let directory = socket::move_fd_at_least(directory, socket::FIRST_SHARED)?;
-    let (listeners, addresses) = bind(&served)?;
+    let (listeners, closers, addresses) = bind(&served)?;
     let signals = Signals::new(
         &[
             Signal::SIGHUP,
@@ -86,7 +83,7 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
 
     let (voice, logger) = start_logger(&served, plan, users.logger.as_ref())?;
     let log = Log::new(voice, served.log_level());
-    let delivery = start_delivery(&served, users.delivery.as_ref(), &state, &logger)?;
+    let delivery = start_delivery::start(&served, &directory, users.delivery.as_ref(), &state, &logger)?;
     let helpers = Helpers { logger, delivery };
 
     if let Some(identity) = &users.service {
@@ -107,11 +104,14 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     }
     let path = plan.directory.clone();
     let destination = destination(&served, &state);
+    let named = served.addresses();
     Ok(Ready {
         served,
         path,
         directory,
         listeners,
+        closers,
+        named,
         addresses,
         destination,
         helpers,
@@ -131,8 +131,10 @@ fn destination(served: &Served, state: &Path) -> String {
     }
 }
 
-fn bind(served: &Served) -> Result<(Vec<OwnedFd>, Vec<SocketAddr>)> {
+/// The listeners, numbered as workers may have them and as only the master has them, and where they listen.
+fn bind(served: &Served) -> Result<(Vec<OwnedFd>, Vec<OwnedFd>, Vec<SocketAddr>)> {
     let mut listeners = Vec::new();
+    let mut closers = Vec::new();
     let mut addresses = Vec::new();
     for address in served.addresses() {
         let listener = socket::listen(address, 4096).with_context(|| format!("cannot listen on {address}"))?;
@@ -141,12 +143,13 @@ fn bind(served: &Served) -> Result<(Vec<OwnedFd>, Vec<SocketAddr>)> {
         if listener.as_raw_fd() >= socket::CLIENT_FD {
             bail!(Misconfigured("too many addresses to listen on".to_owned()));
         }
+        closers.push(socket::duplicate_at_least(&listener, MASTER_DESCRIPTORS)?);
         listeners.push(listener);
     }
     if listeners.is_empty() {
         bail!(Misconfigured("no address to listen on".to_owned()));
     }
-    Ok((listeners, addresses))
+    Ok((listeners, closers, addresses))
 }
 
 impl Users {
@@ -260,7 +263,6 @@ fn prepare_state(state: &Path, owner: Option<&Identity>) -> Result<()> {
 fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result<(OwnedFd, Helper)> {
     let (door, voice) = pair()?;
     let voice = socket::move_fd_at_least(voice, MASTER_DESCRIPTORS)?;
-    let parents = voice.try_clone()?;
     let level = served.log_level();
     if let (Destination::File(path), Some(user)) = (&plan.destination, user) {
         make_log_file(path, user)?;
@@ -275,17 +277,17 @@ fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result
     );
     let mode = served.sandbox;
     let destination = plan.destination.clone();
-    let work = move |control: OwnedFd, first| {
+    let work = move |seat: Seat| {
         let sink = match Sink::open(destination.clone()) {
             Ok(sink) => sink,
-            Err(error) => return give_up(control, first, &format!("{destination}"), &error),
+            Err(error) => return give_up(&seat, &format!("{destination}"), &error),
         };
         if let Err(error) = sandbox::enter(&profile, mode) {
-            return give_up(control, first, "sandbox", &error);
+            return give_up(&seat, "sandbox", &error);
         }
-        logger::run(control, sink, level).map_or(EX_SOFTWARE, |()| 0)
+        logger::run(seat, sink, level).map_or(EX_SOFTWARE, |()| 0)
     };
-    let helper = Helper::start(Role::Logger, user, || Ok(Log::new(parents, level)), &work)?;
+    let helper = Helper::start(Role::Logger, user, &[], || Ok(()), &work)?;
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     helper.tell(&ToHelper::Door { worker: 0, pid: own }, &[door.as_fd()]);
     Ok((voice, helper))
@@ -314,129 +316,10 @@ fn make_log_file(path: &Path, user: &Identity) -> Result<()> {
     }
 }
 
-/// Tells the master why a working process cannot start, if it still waits for that; its exit status.
-fn give_up(control: OwnedFd, first: bool, what: &str, error: &io::Error) -> i32 {
-    if first {
-        let _ = Channel::<FromHelper, ToHelper>::new(control).send(&FromHelper::failed(what, error));
-    }
+/// Tells the master why a working process cannot start; its exit status.
+pub(super) fn give_up(seat: &Seat, what: &str, error: &io::Error) -> i32 {
+    let _ = seat.control.send_nowait(&FromHelper::failed(what, error), &[]);
     EX_CONFIG
-}
-
-fn start_delivery(served: &Served, user: Option<&Identity>, state: &Path, logger: &Helper) -> Result<Helper> {
-    let (door, voice) = pair()?;
-    let level = served.log_level();
-    let settings = delivery_settings(served.delivery(), state, served.daemon.grace_time);
-    let profile = delivery_profile(state, &settings);
-    let mode = served.sandbox;
-    let parents = voice.try_clone()?;
-    let lock = state.join("lock");
-    let work = move |control: OwnedFd, first| {
-        let Ok(voice) = voice.try_clone() else {
-            return EX_SOFTWARE;
-        };
-        let log = Log::new(voice, level);
-        let log: delivery::Log = Arc::new(move |level, text| log.line(Level::from_number(level), text));
-        if let Err(error) = sandbox::enter(&profile, mode) {
-            return give_up(control, first, "sandbox", &error);
-        }
-        if matches!(settings.agent, delivery::Agent::DovecotLda { .. }) {
-            child::ignore_but_in_programs(&[Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1]);
-        }
-        delivery::run(control, settings.clone(), log)
-    };
-    let master = std::process::id();
-    let prepare = move || {
-        hold_lock(&lock, master)?;
-        Ok(Log::new(parents, level))
-    };
-    let helper = Helper::start(Role::Delivery, user, prepare, &work).with_context(|| belongs_to(state, user))?;
-    logger.tell(
-        &ToHelper::Door {
-            worker: 0,
-            pid: helper.pid.as_raw(),
-        },
-        &[door.as_fd()],
-    );
-    Ok(helper)
-}
-
-/// The state directory, and where it is not the user's, whose it is.
-fn belongs_to(state: &Path, user: Option<&Identity>) -> String {
-    let mut text = format!("state directory {}", state.display());
-    if let (Ok(metadata), Some(user)) = (fs::metadata(state), user)
-        && metadata.uid() != user.uid
-    {
-        text += &format!(
-            " (it belongs to user id {}, delivery runs as {}: change its owner, or `user` in delivery.yaml)",
-            metadata.uid(),
-            user.name
-        );
-    }
-    text
-}
-
-/// The delivery process's settings from delivery.yaml.
-fn delivery_settings(delivery: &config::Delivery, state: &Path, grace: Duration) -> delivery::Settings {
-    let agent = match delivery.agent {
-        config::Agent::Maildir => delivery::Agent::Maildir,
-        config::Agent::DovecotLda => delivery::Agent::DovecotLda {
-            path: delivery.dovecot_lda.path.clone(),
-            userdb: delivery.dovecot_lda.userdb,
-            home: delivery.dovecot_lda.home.clone().unwrap_or_else(|| {
-                // a per cent sign of the path itself is none of the template
-                let state = state.display().to_string().replace('%', "%%");
-                format!("{state}/{}/%d/%n", delivery::MAIL)
-            }),
-        },
-        config::Agent::Lmtp => delivery::Agent::Lmtp {
-            socket: delivery.lmtp.socket.clone(),
-        },
-    };
-    let acknowledge = match delivery.acknowledge {
-        config::Acknowledge::Delivered => delivery::Acknowledge::Delivered,
-        config::Acknowledge::Spooled => delivery::Acknowledge::Spooled,
-    };
-    delivery::Settings {
-        agent,
-        acknowledge,
-        writers: delivery.writers,
-        lda_jobs: delivery.lda_jobs,
-        queue: delivery.queue,
-        timeout: delivery.timeout,
-        give_up: delivery.give_up,
-        retry_first: delivery.retry.first,
-        retry_most: delivery.retry.longest,
-        grace,
-        ..delivery::Settings::new(state)
-    }
-}
-
-/// What delivery may do: files below the state directory; with dovecot-lda, whatever that program needs.
-fn delivery_profile(state: &Path, settings: &delivery::Settings) -> sandbox::Profile {
-    let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
-    let mut read = paths(&["/proc", "/etc/localtime", "/usr/share/zoneinfo"]);
-    let mut write = vec![state.to_path_buf()];
-    let mut execute = Vec::new();
-    if let delivery::Agent::DovecotLda { path, home, userdb } = &settings.agent {
-        execute = paths(&["/usr", "/lib", "/lib64", "/bin"]);
-        execute.push(path.clone());
-        read.extend(paths(&["/etc", "/run/dovecot", "/var/run/dovecot"]));
-        write.extend(paths(&["/dev/null", "/tmp"]));
-        if *userdb {
-            // only Dovecot knows where its users' mail is; the user's own rights are what confines it
-            write.push("/".into());
-        }
-        // The part of the template before the first variable: every home is below it.
-        let fixed = home.split('%').next().unwrap_or_default();
-        let base = Path::new(fixed);
-        let base = if fixed.ends_with('/') {
-            Some(base)
-        } else {
-            base.parent()
-        };
-        write.extend(base.filter(|base| base.components().count() > 1).map(Path::to_path_buf));
-    }
-    sandbox::Profile::delivery(read, write, execute)
 }
 
 /// What the logger reads: the time zone.
@@ -458,24 +341,4 @@ fn account(key: &str, name: &str, group: Option<&str>) -> Result<Option<Identity
         identity.gid = found.gid.as_raw();
     }
     Ok(Some(identity))
-}
-
-/// Takes the lock of the state directory for as long as this process and its children live, and leaves the
-/// master's process id in it.
-fn hold_lock(path: &Path, master: u32) -> io::Result<()> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)?;
-    file.try_lock()
-        .map_err(|_| io::Error::other("another rsmtpd holds the lock"))?;
-    file.set_len(0)?;
-    writeln!(file, "{master}")?;
-    std::mem::forget(file);
-    Ok(())
 }

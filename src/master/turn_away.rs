@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
-use nix::sys::epoll::{Epoll, EpollCreateFlags};
+use nix::sys::eventfd::EventFd;
 
 use crate::log::{Event, Level};
 use crate::sys::socket;
@@ -40,16 +40,13 @@ pub(super) struct Door {
 
 /// A descriptor that is given up for the time of one accept.
 #[derive(Debug)]
-struct Reserve {
-    of: OwnedFd,
-    spare: Option<OwnedFd>,
-}
+struct Reserve(Option<OwnedFd>);
 
 impl Reserve {
     /// A client that waits on `listener`, numbered as the sandbox allows it to be shut down.
     fn accept(&mut self, listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         let client = match socket::accept(listener) {
-            Err(error) if is_exhausted(&error) && self.spare.take().is_some() => socket::accept(listener),
+            Err(error) if is_exhausted(&error) && self.0.take().is_some() => socket::accept(listener),
             other => other,
         };
         let (client, _) = client?;
@@ -58,16 +55,21 @@ impl Reserve {
         }
         // The move needs a second descriptor for a moment.
         match socket::duplicate_at_least(&client, socket::FIRST_CONTROL) {
-            Err(_) if self.spare.take().is_some() => socket::duplicate_at_least(&client, socket::FIRST_CONTROL),
+            Err(_) if self.0.take().is_some() => socket::duplicate_at_least(&client, socket::FIRST_CONTROL),
             other => other,
         }
     }
 
     /// Takes a descriptor again, after the client's was closed.
     fn restore(&mut self) {
-        if self.spare.is_none() {
-            self.spare = socket::duplicate_at_least(&self.of, socket::FIRST_CONTROL).ok();
+        if self.0.is_none() {
+            self.0 = Reserve::take().ok();
         }
+    }
+
+    /// Numbered so that a client can have its place.
+    fn take() -> io::Result<OwnedFd> {
+        socket::move_fd_at_least(EventFd::new()?.into(), socket::FIRST_CONTROL)
     }
 }
 
@@ -82,14 +84,11 @@ impl Door {
     /// # Errors
     /// There is no descriptor to keep.
     pub(super) fn new() -> io::Result<Door> {
-        // any descriptor will do that workers do not share: the sandbox lets no other be duplicated
-        let of = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?.0;
-        let spare = socket::duplicate_at_least(&of, socket::FIRST_CONTROL)?;
         Ok(Door {
             closed: false,
             waiting: Vec::new(),
             again: None,
-            reserve: Reserve { of, spare: Some(spare) },
+            reserve: Reserve(Some(Reserve::take()?)),
             told: None,
             refused_before: 0,
         })
@@ -177,6 +176,50 @@ impl Master {
             if count == TURN {
                 self.door.waiting.push(number);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::in_child;
+    use crate::sys::process::Ended;
+    use nix::sys::resource::{Resource, setrlimit};
+    use std::io::Read as _;
+    use std::net::TcpStream;
+
+    /// With every descriptor taken, a client is still accepted, and the reserve is there for the next.
+    #[test]
+    fn the_reserve_answers_where_no_descriptor_is_left() {
+        let listener = socket::listen(([127, 0, 0, 1], 0).into(), 16).unwrap();
+        let there = socket::local_addr(&listener).unwrap();
+        let mut clients: Vec<TcpStream> = (0..3).map(|_| TcpStream::connect(there).unwrap()).collect();
+        let ended = in_child(|| {
+            let mut door = Door::new().unwrap();
+            let highest = door.reserve.0.as_ref().map_or(0, AsRawFd::as_raw_fd) as u64;
+            setrlimit(Resource::RLIMIT_NOFILE, highest + 1, highest + 1).unwrap();
+            let mut all = Vec::new();
+            while let Ok(fd) = socket::duplicate_at_least(&listener, 0) {
+                all.push(fd);
+            }
+            if !is_exhausted(&socket::accept(&listener).unwrap_err()) {
+                return 1;
+            }
+            for _ in 0..3 {
+                let Ok(client) = door.reserve.accept(listener.as_fd()) else {
+                    return 2;
+                };
+                refuse::client(client, refuse::FULL);
+                door.reserve.restore();
+            }
+            i32::from(door.reserve.0.is_none()) * 3
+        });
+        assert_eq!(ended, Ended::Exited(0));
+        for client in &mut clients {
+            let mut heard = Vec::new();
+            client.read_to_end(&mut heard).unwrap();
+            assert_eq!(heard, refuse::FULL);
         }
     }
 }

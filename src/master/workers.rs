@@ -162,10 +162,10 @@ impl Workers {
         }
     }
 
-    /// Tells every worker of another generation that waits to leave.
+    /// Tells every worker of another generation to leave: spares at once, busy ones after their connection.
     pub fn retire_others(&mut self, generation: u64) {
         self.order(&ToWorker::Retire, |_, worker| {
-            worker.generation != generation && worker.state == State::Spare
+            worker.generation != generation && !worker.retired
         });
     }
 

@@ -57,7 +57,7 @@ impl Anomaly {
     /// A short word for the log.
     pub fn name(&self) -> &'static str {
         match self {
-            Anomaly::Command(_) => "command",
+            Anomaly::Command(oddity) => oddity.name(),
             Anomaly::NotOffered(_) => "not_offered",
             Anomaly::EarlyTalk => "early_talk",
             Anomaly::IllegalPipelining(_) => "illegal_pipelining",

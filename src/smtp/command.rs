@@ -142,6 +142,29 @@ pub enum Oddity {
 }
 
 impl Oddity {
+    /// A short word for the log.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Oddity::LowerCaseVerb => "lower_case_verb",
+            Oddity::MixedCaseVerb => "mixed_case_verb",
+            Oddity::LeadingSpace => "leading_space",
+            Oddity::TrailingSpace => "trailing_space",
+            Oddity::SpaceAfterColon => "space_after_colon",
+            Oddity::SpaceBeforeColon => "space_before_colon",
+            Oddity::ExtraSpaces => "extra_spaces",
+            Oddity::MissingBrackets => "missing_brackets",
+            Oddity::SourceRoute => "source_route",
+            Oddity::LongLocalPart => "long_local_part",
+            Oddity::BareLf => "command_bare_lf",
+            Oddity::BareCr => "command_bare_cr",
+            Oddity::Nul => "command_nul",
+            Oddity::EightBitWithoutSmtputf8 => "eight_bit_command",
+            Oddity::UnknownParameter(_) => "unknown_parameter",
+            Oddity::MalformedHello => "malformed_hello",
+            Oddity::LineTooLong => "line_too_long",
+        }
+    }
+
     /// Notes it once.
     pub(super) fn add(oddities: &mut Vec<Oddity>, oddity: Oddity) {
         if !oddities.contains(&oddity) {
@@ -193,7 +216,9 @@ pub fn parse(line: &CommandLine, advertised: &Advertised) -> Command {
     if trimmed.len() < text.len() {
         oddities.push(Oddity::TrailingSpace);
     }
-    let end = trimmed.iter().position(|b| is_space(*b)).unwrap_or(trimmed.len());
+    // A bare LF, kept where it is a fault, is no part of the verb.
+    let ends = |b: &u8| is_space(*b) || *b == b'\n';
+    let end = trimmed.iter().position(ends).unwrap_or(trimmed.len());
     let (word, rest) = trimmed.split_at_checked(end).unwrap_or((trimmed, b""));
     let argument = trim_start(rest);
     if rest.len() > argument.len() + 1 || rest.first() == Some(&b'\t') {
@@ -576,6 +601,12 @@ mod tests {
         let bdat = |size, last| Ok(Arguments::Bdat { size, last });
         assert_eq!(read(b"BDAT 12").parsed, bdat(12, false));
         assert_eq!(read(b"bdat 0 last").parsed, bdat(0, true));
+    }
+
+    #[test]
+    fn a_bare_line_feed_is_no_part_of_the_verb() {
+        let command = read(b"NOOP\n");
+        assert_eq!((command.verb, command.parsed), (Verb::Noop, Err(Fault::BAD_OCTET)));
     }
 
     #[test]

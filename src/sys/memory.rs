@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// The writable end: of the process that made it, no child has it.
 #[derive(Debug)]
@@ -82,7 +82,10 @@ impl Shared {
     /// Reads one word; none past the end.
     #[must_use]
     pub fn load(&self, index: usize) -> Option<u64> {
-        self.map.word(index).map(|word| word.load(Ordering::Acquire))
+        // Of memory that cannot be written, Rust defines relaxed loads alone; the fence makes it an acquiring one.
+        let value = self.map.word(index).map(|word| word.load(Ordering::Relaxed));
+        fence(Ordering::Acquire);
+        value
     }
 
     /// How many words the table has.
@@ -185,7 +188,7 @@ impl Map {
 
     fn word(&self, index: usize) -> Option<&AtomicU64> {
         // SAFETY: the index lies inside a live mapping of page alignment, whose size is sealed. Other
-        // processes access it by atomic operations only; loads need no write permission.
+        // processes access it by atomic operations only; of a read-only mapping only relaxed loads are made.
         (index < self.words).then(|| unsafe { self.start.add(index).as_ref() })
     }
 

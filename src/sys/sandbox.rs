@@ -122,8 +122,7 @@ pub fn enter(profile: &Profile, mode: Mode) -> io::Result<Vec<MissingLayer>> {
         return Ok(Vec::new());
     }
     let missing = check(mode)?;
-    // SAFETY: no pointer is passed.
-    checked(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
+    super::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
     if landlock_abi() > 0 {
         enter_landlock(profile).map_err(io::Error::other)?;
     }

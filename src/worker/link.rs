@@ -3,10 +3,12 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::link::{FromWorker, Role, ToWorker};
+use crate::logger::client::Client as Log;
 
 /// What the master wants of this worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,15 +25,17 @@ pub enum Order {
 #[derive(Debug)]
 pub struct Link {
     channel: Channel<FromWorker, ToWorker>,
+    log: Rc<Log>,
     order: Cell<Order>,
     refused: RefCell<Option<String>>,
 }
 
 impl Link {
-    /// Speaks over `fd`.
-    pub fn new(fd: OwnedFd) -> Link {
+    /// Speaks over `fd`; `log` gets a new way to the logger when the master sends one.
+    pub fn new(fd: OwnedFd, log: Rc<Log>) -> Link {
         Link {
             channel: Channel::new(fd),
+            log,
             order: Cell::new(Order::Serve),
             refused: RefCell::new(None),
         }
@@ -58,7 +62,7 @@ impl Link {
     pub fn listen(&self) {
         loop {
             match self.channel.receive_within(Duration::ZERO) {
-                Ok((order, _)) => self.note(&order),
+                Ok((order, fd)) => self.note(&order, fd),
                 Err(Fault::TimedOut | Fault::WouldBlock) => return,
                 Err(_) => return self.order.set(Order::Leave),
             }
@@ -75,15 +79,16 @@ impl Link {
             match self.channel.receive_within(Duration::from_secs(5)) {
                 Ok((ToWorker::Door, Some(fd))) => return Ok(fd),
                 Ok((ToWorker::Door, None)) => return Err(io::ErrorKind::NotConnected.into()),
-                Ok((order, _)) => self.note(&order),
+                Ok((order, fd)) => self.note(&order, fd),
                 Err(error) => return Err(io::Error::other(error)),
             }
         }
     }
 
-    fn note(&self, order: &ToWorker) {
+    fn note(&self, order: &ToWorker, fd: Option<OwnedFd>) {
         let order = match order {
             ToWorker::Retire => Order::Retire,
+            ToWorker::Voice => return fd.map(|fd| self.log.rejoin(fd)).unwrap_or_default(),
             ToWorker::Drain => Order::Leave,
             ToWorker::Refuse { session } => {
                 *self.refused.borrow_mut() = Some(session.clone());

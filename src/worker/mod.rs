@@ -54,7 +54,7 @@ const LINK: Token = Token(usize::MAX);
 
 /// Serves up to the configured number of connections; the exit status of the process.
 pub fn run(inherited: Inherited<'_>, served: &Served) -> i32 {
-    let log = logger::client::Client::new(inherited.logger, served.log_level());
+    let log = Rc::new(logger::client::Client::new(inherited.logger, served.log_level()));
     let ends = Ends {
         listeners: inherited.listeners,
         directory: inherited.directory,
@@ -93,11 +93,11 @@ fn life(
     ends: &Ends<'_>,
     link: OwnedFd,
     delivery: OwnedFd,
-    log: &logger::client::Client,
+    log: &Rc<logger::client::Client>,
     served: &Served,
 ) -> io::Result<()> {
     served.confine()?; // what the kernel lacks, the master has said once for all
-    let link = Rc::new(Link::new(link));
+    let link = Rc::new(Link::new(link, Rc::clone(log)));
     link.report(&FromWorker::Ready);
     let delivery = Rc::new(RefCell::new(body::Delivery::new(
         DeliveryClient::new(delivery, PATIENCE),
@@ -217,7 +217,8 @@ impl<'a> Waiting<'a> {
     }
 }
 
-/// Whether accept(2) may be tried again: another spare was faster, or the client has left.
+/// Whether accept(2) may be tried again: another spare was faster, the client has left, or the listener was closed
+/// for all (EINVAL), of which the master has told us or is about to.
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
     matches!(
@@ -225,6 +226,6 @@ fn is_passing(error: &io::Error) -> bool {
         WouldBlock | ConnectionAborted | ConnectionReset | Interrupted
     ) || matches!(
         error.raw_os_error(),
-        Some(libc::EPROTO | libc::ENETDOWN | libc::EHOSTUNREACH | libc::ENETUNREACH)
+        Some(libc::EINVAL | libc::EPROTO | libc::ENETDOWN | libc::EHOSTUNREACH | libc::ENETUNREACH)
     )
 }

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::chain::{Action, Conversation, Next, Ports};
+use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
 use crate::session::{Anomaly, Session};
 use crate::smtp::receiver::{Event as Input, Receiver};
@@ -192,6 +193,7 @@ impl Talk<'_> {
             };
             let action = match event {
                 Input::Command(line) => {
+                    trace_command(self.log, &self.conversation.session().id, &line.bytes);
                     let pipelined = !input.is_empty() || self.transport.has_input();
                     self.conversation.command(line, pipelined, &mut ports)
                 }
@@ -239,6 +241,7 @@ impl Talk<'_> {
             self.log.line(level, line);
         }
         if let Some(reply) = action.reply {
+            trace_reply(self.log, &self.conversation.session().id, &reply);
             reply.to_wire(&mut self.out);
         }
         if action.message_ended {
@@ -289,6 +292,27 @@ impl Talk<'_> {
             .write(&self.out, Instant::now() + Duration::from_secs(1))?;
         self.out.clear();
         Ok(reason)
+    }
+}
+
+/// For debugging: the command as it came. What an AUTH command says is a password.
+fn trace_command(log: &Log, session: &str, line: &[u8]) {
+    if log.says(Level::Debug) {
+        let verb = line.split(|octet| *octet == b' ').next().unwrap_or_default();
+        let shown = if verb.eq_ignore_ascii_case(b"AUTH") { verb } else { line };
+        log.say(
+            Level::Debug,
+            Event::new("command").field("session", session).quoted("line", shown),
+        );
+    }
+}
+
+/// For debugging: the reply, its first line.
+fn trace_reply(log: &Log, session: &str, reply: &Reply) {
+    if log.says(Level::Debug) {
+        let event = Event::new("reply").field("session", session).field("code", reply.code);
+        let text = reply.lines.first().map_or("", String::as_str);
+        log.say(Level::Debug, event.quoted("text", text.as_bytes()));
     }
 }
 

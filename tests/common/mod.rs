@@ -8,6 +8,7 @@
 
 pub mod messages;
 pub mod processes;
+pub mod service;
 
 use std::ffi::OsString;
 use std::fs;
@@ -111,8 +112,10 @@ pub struct Setup {
     directory: TempDir,
     port: u16,
     low: bool,
+    state: Option<PathBuf>,
     launcher: Vec<OsString>,
     arguments: Vec<OsString>,
+    environment: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -136,8 +139,10 @@ impl Setup {
             directory,
             port: 0,
             low: false,
+            state: None,
             launcher: Vec::new(),
             arguments: Vec::new(),
+            environment: Vec::new(),
         };
         setup.write("simple_recipient_validator.yaml", RECIPIENTS);
         setup.set("worker.yaml", "maximum_errors", "100");
@@ -164,7 +169,8 @@ impl Setup {
 
     /// Where the mail goes.
     pub fn state(&self) -> PathBuf {
-        self.directory.path().join("state")
+        let usual = || self.directory.path().join("state");
+        self.state.clone().unwrap_or_else(usual)
     }
 
     /// A file of the configuration, "" if there is none.
@@ -216,10 +222,43 @@ impl Setup {
         self
     }
 
+    /// Puts a further program between what is in front already and the daemon.
+    pub fn then_under<T: Into<OsString>>(mut self, launcher: impl IntoIterator<Item = T>) -> Setup {
+        self.launcher.extend(launcher.into_iter().map(Into::into));
+        self
+    }
+
+    /// Puts the state directory elsewhere.
+    pub fn place_state(&mut self, state: &Path) {
+        self.state = Some(state.to_path_buf());
+        self.renew_port();
+    }
+
     /// Arguments of the daemon beside the configuration directory.
     pub fn arguments<T: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = T>) -> Setup {
         self.arguments = arguments.into_iter().map(Into::into).collect();
         self
+    }
+
+    /// Sets a variable of the server's environment.
+    pub fn variable(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Where it listens unless told otherwise.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A directory for what the test needs beside configuration and state.
+    pub fn aside(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Starts the server with rsmtpd.yaml as it is, and waits until it greets at `address`.
+    pub fn start_as_written(self, address: SocketAddr) -> Server {
+        let text = self.read("rsmtpd.yaml");
+        Server::start_with(self, &text, address)
     }
 
     /// Runs the server, which is expected to end by itself: its exit status and what it said.
@@ -242,7 +281,17 @@ impl Setup {
         (status, reader.join().unwrap_or_default())
     }
 
+    /// Runs the binary once more as it would start, but with another subcommand: whether it succeeded and all
+    /// that it wrote.
+    pub fn run(&self, subcommand: &str) -> (bool, String) {
+        run(&mut self.command_of(subcommand), b"")
+    }
+
     fn command(&self) -> Command {
+        self.command_of("serve")
+    }
+
+    fn command_of(&self, subcommand: &str) -> Command {
         let binary = OsString::from(env!("CARGO_BIN_EXE_rsmtpd"));
         let mut words = self.launcher.iter().chain([&binary]);
         let mut command = Command::new(words.next().expect("at least the binary"));
@@ -251,10 +300,11 @@ impl Setup {
             .arg("-c")
             .arg(self.config())
             .args(&self.arguments)
-            .arg("serve")
+            .arg(subcommand)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .env_remove("NOTIFY_SOCKET")
+            .envs(self.environment.clone())
             .current_dir(self.directory.path())
             .process_group(0);
         command
@@ -263,14 +313,13 @@ impl Setup {
     /// Starts the server and waits until it greets.
     pub fn start(mut self) -> Server {
         for _ in 0..3 {
-            match Server::launch(self) {
+            let (setup, said) = match Server::launch(self) {
                 Ok(server) => return server,
-                Err((setup, said)) if said.contains("in use") => {
-                    self = setup; // somebody else took the port meanwhile
-                    self.renew_port();
-                }
-                Err((_, said)) => panic!("rsmtpd did not start; it said:\n{said}"),
-            }
+                Err(failed) => *failed,
+            };
+            assert!(said.contains("in use"), "rsmtpd did not start; it said:\n{said}");
+            self = setup; // somebody else took the port meanwhile
+            self.renew_port();
         }
         panic!("no free port");
     }
@@ -332,12 +381,12 @@ impl Server {
         Setup::new().start()
     }
 
-    fn launch(setup: Setup) -> Result<Server, (Setup, String)> {
+    fn launch(setup: Setup) -> Result<Server, Box<(Setup, String)>> {
         let address = SocketAddr::from(([127, 0, 0, 1], setup.port));
         Server::launch_at(setup, address)
     }
 
-    fn launch_at(setup: Setup, address: SocketAddr) -> Result<Server, (Setup, String)> {
+    fn launch_at(setup: Setup, address: SocketAddr) -> Result<Server, Box<(Setup, String)>> {
         let mut child = setup
             .command()
             .stderr(Stdio::piped())
@@ -360,7 +409,7 @@ impl Server {
         }
         thread::sleep(Duration::from_millis(50)); // let the last words arrive
         let said = server.said();
-        Err((server.take_setup(), said))
+        Err(Box::new((server.take_setup(), said)))
     }
 
     /// With `text` as rsmtpd.yaml, which listens on `address` at least, its last one.
@@ -368,7 +417,7 @@ impl Server {
         setup.write("rsmtpd.yaml", text);
         match Server::launch_at(setup, address) {
             Ok(server) => server,
-            Err((_, said)) => panic!("rsmtpd did not start; it said:\n{said}"),
+            Err(failed) => panic!("rsmtpd did not start; it said:\n{}", failed.1),
         }
     }
 
@@ -378,8 +427,10 @@ impl Server {
             directory: tempfile::tempdir().expect("temporary directory"),
             port: 0,
             low: false,
+            state: None,
             launcher: Vec::new(),
             arguments: Vec::new(),
+            environment: Vec::new(),
         };
         std::mem::replace(&mut self.setup, fresh)
     }
@@ -465,6 +516,29 @@ impl Server {
         self.child.try_wait().ok().flatten().and_then(|s| s.code())
     }
 
+    /// The processes of this name ("rsmtpd: worker"; the kernel keeps 15 octets) whose parent is `parent`.
+    pub fn children(&self, parent: i32, name: &str) -> Vec<i32> {
+        let name: String = name.chars().take(15).collect();
+        let all = self.processes().into_iter();
+        all.filter(|one| one.parent == parent && one.name == name)
+            .map(|one| one.pid)
+            .collect()
+    }
+
+    /// The two halves of a helper, e.g. "logger": its parent, and the one that works.
+    pub fn helper(&self, role: &str) -> (i32, i32) {
+        let working = self.working_half(role);
+        let parent = self.processes().into_iter().find(|one| one.pid == working);
+        (parent.expect("it lives").parent, working)
+    }
+
+    /// Waits until it has said these words `count` times in all.
+    pub fn await_said(&self, words: &str, count: usize) {
+        let heard = wait_until(|| self.said().matches(words).count() >= count);
+        let said = self.said();
+        assert!(heard, "it never said {words:?} {count} times; it said:\n{said}");
+    }
+
     /// Ends it; its configuration and state stay until it is dropped.
     pub fn stop(&mut self) {
         self.end();
@@ -501,6 +575,13 @@ impl Server {
         assert_eq!(client.reply().code, 220);
         assert_eq!(client.command("EHLO client.example").code, 250);
         client
+    }
+
+    /// What EHLO is answered on a new connection.
+    pub fn hello_text(&self) -> String {
+        let mut client = self.connect();
+        assert_eq!(client.reply().code, 220);
+        client.command("EHLO client.example").text()
     }
 
     /// The Maildir of a mailbox, e.g. `mail/example.com/test`.
@@ -682,6 +763,9 @@ impl Client {
                 return Err(bad("a reply line ends in CRLF and has at most 512 octets"));
             }
             let text = shown.trim_end_matches("\r\n");
+            if text.contains(|c: char| c.is_control() || !c.is_ascii()) {
+                return Err(bad("a reply is printable ASCII"));
+            }
             let code = text.get(..3).and_then(|c| c.parse().ok());
             let code: u16 = code.ok_or_else(|| bad("no reply code"))?;
             if reply.code != 0 && reply.code != code {

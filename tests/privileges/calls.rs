@@ -342,6 +342,13 @@ fn vain_for_workers(around: Around) -> Vec<Row> {
             refused(Errno::EPERM),
         ),
         (
+            // Answers 0 when it has reached nobody: the master would tell its status.
+            "signal to everybody",
+            libc::SYS_kill,
+            numbers(&[-1, libc::SIGUSR1.into()]),
+            Outcome::Returned(0),
+        ),
+        (
             "look for a sibling",
             libc::SYS_kill,
             numbers(&[sibling, 0]),
@@ -460,6 +467,7 @@ fn a_worker_that_was_taken_over_reaches_nothing() {
         || server.said().contains("event=worker-crashed") && server.said().contains("how=sigsys")
     ));
     assert_eq!(server.hello().command("NOOP").code, 250);
+    assert!(!server.said().contains("event=status"), "{}", server.said());
 }
 
 /// The numbers of a listener that a spare shares with its master, and of a channel of its own.

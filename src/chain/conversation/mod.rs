@@ -258,6 +258,7 @@ impl<'c> Conversation<'c> {
             .field("refused", counters.rejected_recipients)
             .field("errors", counters.errors)
             .field("anomalies", self.session.anomalies.len())
+            .field("odd", self.session.odd())
             .field("ms", ports.now.saturating_sub(self.session.began).max(0) / 1000);
         self.log.push((Level::Info, line.text()));
         self.ended = true;

@@ -418,7 +418,10 @@ impl<'c> Conversation<'c> {
             Some(by) => event.field("by", by),
             None => event.field("by", "protocol"),
         };
-        event = event.quoted("argument", &exchange.command.argument);
+        // What a client says with AUTH is a password.
+        if !verb.eq_ignore_ascii_case("AUTH") && !exchange.command.argument.is_empty() {
+            event = event.quoted("argument", &exchange.command.argument);
+        }
         self.log.push((Level::Info, event.text()));
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::chain::{Chain, Directory, Found, Layout};
-use crate::config::{Configuration, open_directory};
+use crate::config::{Configuration, Overrides, open_directory};
 use crate::delivery::client::Client as DeliveryClient;
 use crate::delivery::client::PATIENCE;
 use crate::log::Level;
@@ -28,7 +28,8 @@ impl Directory for Broken {
 fn a_panic_is_told_the_client_and_ends_the_process() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
     let configuration = Configuration::load(&path).unwrap();
-    let served = Served::new(configuration, open_directory(&path).unwrap().as_fd()).unwrap();
+    let opened = open_directory(&path).unwrap();
+    let served = Served::new(configuration, Overrides::default(), opened.as_fd()).unwrap();
     let directory: Arc<dyn Directory> = Arc::new(Broken);
     let chain = Chain::build(&Layout::standard(), &|_| None, &directory).unwrap();
 
@@ -42,11 +43,11 @@ fn a_panic_is_told_the_client_and_ends_the_process() {
 
     let ends = || socket::seqpacket_pair().unwrap();
     let ((link, _master), (door, _delivery), (voice, _logger)) = (ends(), ends(), ends());
-    let link = Rc::new(Link::new(link));
+    let log = Rc::new(Log::new(voice, Level::Info));
+    let link = Rc::new(Link::new(link, Rc::clone(&log)));
     let door = DeliveryClient::new(door, PATIENCE);
     let delivery = Rc::new(RefCell::new(Delivery::new(door, Rc::clone(&link))));
     let session = Session::new("s".into(), peer, server.local_addr().unwrap(), "mail.example");
-    let log = Log::new(voice, Level::Info);
     let talk = Talk {
         transport: Transport::new(server.into(), link.as_ref()).unwrap(),
         receiver: Receiver::new(served.receiver_limits()),

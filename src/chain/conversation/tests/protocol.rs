@@ -197,6 +197,22 @@ fn what_was_odd_about_a_body_is_kept_by_type() {
 }
 
 #[test]
+fn the_end_of_the_session_names_what_was_odd() {
+    let mut peer = Peer::greeted();
+    peer.send(b"noop\r\nnoop\r\nMAIL FROM:a@b.example\r\n");
+    let lines = peer.conversation.close("lost").lines;
+    let odd = "anomalies=6 odd=lower_case_verb,illegal_pipelining,missing_brackets,no_quit ";
+    assert!(lines.iter().any(|(_, line)| line.contains(odd)), "{lines:?}");
+    let mut peer = Peer::greeted();
+    peer.say("QUIT");
+    let lines = peer.conversation.close("closed").lines;
+    assert!(
+        lines.iter().any(|(_, line)| line.contains("anomalies=0 odd=none ")),
+        "{lines:?}"
+    );
+}
+
+#[test]
 fn extensions_after_helo_are_served_and_noted() {
     let mut peer = Peer::open();
     peer.say("HELO client.example");
