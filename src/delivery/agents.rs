@@ -8,10 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
-
 use crate::ipc::delivery::{Commit, Disposition, Recipient, RecipientResult};
-use crate::sys::child;
 
 use super::content::{Content, Source};
 use super::file::Unnamed;
@@ -168,9 +165,6 @@ impl Queues {
 
 /// Starts the threads.
 pub(super) fn start(shared: &Arc<Shared>) -> io::Result<()> {
-    if matches!(shared.settings.agent, Agent::DovecotLda { .. }) {
-        child::ignore_but_in_programs(&[Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1]);
-    }
     let share = (shared.settings.lda_jobs / 2).max(1);
     for number in 0..shared.settings.lda_jobs.max(1) {
         let (slot, shared) = (Slot::take(&shared.settings.state)?, Arc::clone(shared));

@@ -58,7 +58,10 @@ fn scan(shared: &Arc<Shared>, first: bool) -> io::Result<()> {
                         entry.set_state(index, State::Waiting)?;
                     }
                 }
-                if entry.next <= spool::now() {
+                let is_due = entry.next <= spool::now();
+                // whoever takes it from the queue wants its lock
+                drop(entry);
+                if is_due {
                     shared.queues.due(id);
                 }
             }

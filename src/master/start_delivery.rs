@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::config;
@@ -19,6 +20,7 @@ use crate::ipc::frame;
 use crate::ipc::link::Role;
 use crate::log::Level;
 use crate::logger::client::Client as Log;
+use crate::sys::child;
 use crate::sys::privilege::Identity;
 use crate::sys::sandbox;
 use crate::worker::served::{Served, level};
@@ -65,6 +67,9 @@ pub(super) fn start(
         }
         if !seat.take_over(frame::encode(&known).unwrap_or_default()) {
             return EX_SOFTWARE;
+        }
+        if matches!(known.settings.agent, delivery::Agent::DovecotLda { .. }) {
+            child::ignore_but_in_programs(&[Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1]);
         }
         delivery::run(delivery::Place {
             seat,
