@@ -181,6 +181,7 @@ fn delivery_profile(state: &Path, settings: &delivery::Settings) -> sandbox::Pro
         execute = paths(&["/usr", "/lib", "/lib64", "/bin"]);
         execute.push(path.clone());
         read.extend(paths(&["/etc", "/run/dovecot", "/var/run/dovecot"]));
+        read.extend(paths(&["/dev/zero", "/dev/random", "/dev/urandom"]));
         write.extend(paths(&["/dev/null", "/tmp"]));
         if *userdb {
             // only Dovecot knows where its users' mail is; the user's own rights are what confines it
