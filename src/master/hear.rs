@@ -1,11 +1,9 @@
 //! What workers say over their Links, and what the master does about it.
 
-use std::os::fd::{AsFd, AsRawFd};
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::time::Instant;
 
-use mio::unix::SourceFd;
-
-use crate::ipc::channel::Fault;
 use crate::ipc::control::ToHelper;
 use crate::ipc::link::{FromWorker, Role, ToWorker};
 use crate::log::{Event, Level};
@@ -19,61 +17,63 @@ impl Master {
             let Some(worker) = self.workers.get_mut(number) else {
                 return;
             };
-            match worker.link.receive_within(Duration::ZERO) {
+            match worker.link.receive_nowait() {
                 Ok((message, _)) => self.heard(number, message),
-                Err(Fault::TimedOut | Fault::WouldBlock) => return,
-                Err(_) => {
-                    let _ = self.poll.registry().deregister(&mut SourceFd(&worker.link.as_raw_fd()));
-                    return;
-                }
+                // At its end the kernel tells once; its death is noticed as that of a child.
+                Err(_) => return,
             }
         }
     }
 
     fn heard(&mut self, number: u32, message: FromWorker) {
-        let now = Instant::now();
-        let generation = self.generation();
-        let Some(worker) = self.workers.get_mut(number) else {
-            return;
-        };
         match message {
             FromWorker::Ready => {
-                if worker.state == State::Starting {
-                    worker.state = State::Spare;
-                }
-                if worker.generation != generation {
-                    worker.state = State::Leaving;
+                let generation = self.generation();
+                let Some(worker) = self.workers.get_mut(number) else {
+                    return;
+                };
+                let old = worker.generation != generation;
+                if old {
                     let _ = worker.link.send_nowait(&ToWorker::Retire, &[]);
                 }
-            }
-            FromWorker::Busy { peer, session } => {
-                worker.state = State::Busy { peer, session };
-                worker.since = now;
-                self.served_sum += 1;
-                let refusal = self.sources.opened(peer.ip(), now);
-                if let (Some(refusal), Some(worker)) = (refusal, self.workers.get_mut(number)) {
-                    let _ = worker.link.send_nowait(&ToWorker::Refuse, &[]);
-                    let event = Event::new("source-refused")
-                        .field("peer", peer.ip())
-                        .field("limit", format!("{refusal:?}").to_lowercase());
-                    self.say(Level::Info, event);
+                let starting = *worker.state() == State::Starting;
+                if starting || old {
+                    self.workers
+                        .turn(number, if old { State::Leaving } else { State::Spare });
                 }
-                self.pool.taken(self.workers.spares(generation), now);
             }
+            FromWorker::Busy { peer, session } => self.taken(number, peer, session),
             FromWorker::Done => {
-                let before = std::mem::replace(&mut worker.state, State::Spare);
-                if let State::Busy { peer, .. } = before {
+                let last = self.ready.served.daemon.workers.connections_per_worker <= 1;
+                let state = if last { State::Leaving } else { State::Spare };
+                if let Some(State::Busy { peer, .. }) = self.workers.turn(number, state) {
                     self.sources.closed(peer.ip());
-                }
-                if self.ready.served.daemon.workers.connections_per_worker <= 1
-                    && let Some(worker) = self.workers.get_mut(number)
-                {
-                    worker.state = State::Leaving;
                 }
             }
             FromWorker::Changed { fingerprint } => self.read_changed(fingerprint),
             FromWorker::Open { helper } => self.open_door(number, helper),
         }
+    }
+
+    /// A spare took a client.
+    fn taken(&mut self, number: u32, peer: SocketAddr, session: String) {
+        let now = Instant::now();
+        if let Some(State::Busy { peer, .. }) = self.workers.turn(number, State::Busy { peer, session }) {
+            self.sources.closed(peer.ip());
+        }
+        let Some(worker) = self.workers.get_mut(number) else {
+            return;
+        };
+        worker.since = now;
+        self.served_sum += 1;
+        if let Some(refusal) = self.sources.opened(peer.ip(), now) {
+            let _ = worker.link.send_nowait(&ToWorker::Refuse, &[]);
+            let event = Event::new("source-refused")
+                .field("peer", peer.ip())
+                .field("limit", format!("{refusal:?}").to_lowercase());
+            self.say(Level::Info, event);
+        }
+        self.pool.taken(self.workers.spares(self.generation()), now);
     }
 
     /// Makes a pair between a worker and a helper.

@@ -203,7 +203,7 @@ impl Master {
             .pool
             .advise(self.workers.spares(generation), self.workers.busy(generation), now);
         self.workers.retire(advice.retire);
-        for _ in 0..advice.fork {
+        for _ in 0..advice.fork.min(self.workers.startable()) {
             let near = Near {
                 listeners: &self.ready.listeners,
                 directory: &self.ready.directory,
@@ -293,14 +293,14 @@ impl Master {
                     self.stop_within(Duration::from_secs(5));
                 }
             } else if let Some((_, worker)) = self.workers.remove(pid) {
-                let _ = self.poll.registry().deregister(&mut SourceFd(&worker.link.as_raw_fd()));
+                // Closing its Link, which has no other descriptor, ends the watch over it.
                 self.buried(&worker, how);
             }
         }
     }
 
     fn buried(&mut self, worker: &workers::Worker, how: Ended) {
-        let peer = match &worker.state {
+        let peer = match worker.state() {
             State::Busy { peer, .. } => Some(*peer),
             _ => None,
         };
@@ -313,7 +313,7 @@ impl Master {
         let now = Instant::now();
         self.pool.trouble(now);
         let mut event = Event::new("worker-crashed").field("pid", worker.pid).field("how", how);
-        if let (Some(peer), State::Busy { session, .. }) = (peer, &worker.state) {
+        if let (Some(peer), State::Busy { session, .. }) = (peer, worker.state()) {
             self.sources.penalise(peer.ip(), now);
             event = event.field("peer", peer.ip()).quoted("session", session.as_bytes());
         }
@@ -374,10 +374,10 @@ impl Master {
         for (_, worker) in self
             .workers
             .iter()
-            .filter(|(_, w)| matches!(w.state, State::Busy { .. }))
+            .filter(|(_, w)| matches!(w.state(), State::Busy { .. }))
             .take(200)
         {
-            if let State::Busy { peer, session } = &worker.state {
+            if let State::Busy { peer, session } = worker.state() {
                 let _ = writeln!(
                     text,
                     "worker pid={} peer={peer} session={session} seconds={}",

@@ -24,13 +24,22 @@ use crate::logger::{self, Destination, Sink, client::Client as Log};
 use crate::sys::notify::Notify;
 use crate::sys::privilege::{self, Identity};
 use crate::sys::signals::Signals;
-use crate::sys::{detach, process, sandbox, socket};
+use crate::sys::{detach, process, sandbox, signals, socket};
 use nix::sys::signal::Signal;
 
 use super::Ready;
 use super::helpers::{Helper, Helpers};
 use super::workers::{MASTER_DESCRIPTORS, pair};
 use crate::worker::served::Served;
+
+/// What the master catches.
+pub const SIGNALS: [Signal; 5] = [
+    Signal::SIGHUP,
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGCHLD,
+    Signal::SIGUSR1,
+];
 
 /// What the command line says beside the configuration.
 #[derive(Debug, Clone)]
@@ -58,17 +67,9 @@ struct Users {
 pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     detach::raise_descriptor_limit();
     process::set_name("rsmtpd: master")?;
+    signals::ignore_write_failures();
     let (listeners, addresses) = bind(&served)?;
-    let signals = Signals::new(
-        &[
-            Signal::SIGHUP,
-            Signal::SIGTERM,
-            Signal::SIGINT,
-            Signal::SIGCHLD,
-            Signal::SIGUSR1,
-        ],
-        MASTER_DESCRIPTORS,
-    )?;
+    let signals = Signals::new(&SIGNALS, MASTER_DESCRIPTORS)?;
     let notify = Notify::from_env()?.moved(MASTER_DESCRIPTORS)?;
     let state = plan.state.clone();
     let users = Users::choose(&served, &state)?;

@@ -2,7 +2,7 @@
 //!
 //! What a worker says is believed only about itself: the descriptor says who speaks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -10,18 +10,21 @@ use std::time::Instant;
 
 use nix::unistd::Pid;
 
-use crate::helper;
 use crate::ipc::channel::Channel;
 use crate::ipc::control::ToHelper;
 use crate::ipc::link::{FromWorker, ToWorker};
-use crate::sys::{process, signals, socket};
+use crate::sys::{child, process, signals, socket};
 use crate::worker::{self, Inherited};
 
 use super::helpers::Helpers;
+use super::startup::SIGNALS;
 use crate::worker::served::Served;
 
 /// Descriptors below this are the ones a worker may keep; the master moves its own to this and above.
 pub const MASTER_DESCRIPTORS: RawFd = 64;
+
+/// Workers that may be on their way from fork to their first word at once.
+const STARTING: usize = 8;
 
 /// What a worker does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +49,7 @@ pub enum State {
 pub struct Worker {
     /// Its process.
     pub pid: Pid,
-    /// What it does.
-    pub state: State,
+    state: State,
     /// Since when.
     pub since: Instant,
     /// The generation of the configuration it was forked with.
@@ -56,20 +58,70 @@ pub struct Worker {
     pub link: Channel<ToWorker, FromWorker>,
     /// Whether it was ended on purpose, so that its death is no crash.
     pub dismissed: bool,
+    /// Its own descriptors, until it has said that it has a table of them.
+    lent: Option<[OwnedFd; 3]>,
 }
 
-/// All workers by number; numbers are never used twice.
+impl Worker {
+    /// What it does.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    fn waits(&self) -> bool {
+        matches!(self.state, State::Spare | State::Starting)
+    }
+}
+
+/// All workers by number; numbers are never used twice. Nothing that happens at every connection costs more the
+/// more workers there are.
 #[derive(Debug, Default)]
 pub struct Workers {
     table: BTreeMap<u32, Worker>,
+    numbers: HashMap<Pid, u32>,
+    /// Spares, starting ones included, by generation.
+    waiting: BTreeMap<u64, usize>,
+    starting: usize,
     next: u32,
 }
 
 impl Workers {
     /// Spares, starting ones included, of `generation`.
     pub fn spares(&self, generation: u64) -> usize {
-        let waits = |w: &&Worker| w.generation == generation && matches!(w.state, State::Spare | State::Starting);
-        self.table.values().filter(waits).count()
+        self.waiting.get(&generation).copied().unwrap_or(0)
+    }
+
+    /// How many more may be forked before one of those under way has begun: each takes descriptors that it must
+    /// find below [`MASTER_DESCRIPTORS`].
+    pub fn startable(&self) -> usize {
+        STARTING.saturating_sub(self.starting)
+    }
+
+    /// Notes what a worker does from now on, and what it did.
+    pub fn turn(&mut self, number: u32, state: State) -> Option<State> {
+        let worker = self.table.get_mut(&number)?;
+        let (waited, started) = (worker.waits(), worker.state == State::Starting);
+        let before = std::mem::replace(&mut worker.state, state);
+        if started {
+            worker.lent = None;
+            self.starting = self.starting.saturating_sub(1);
+        }
+        if waited && !worker.waits() {
+            let generation = worker.generation;
+            self.one_less(generation);
+        } else if !waited && worker.waits() {
+            *self.waiting.entry(worker.generation).or_default() += 1;
+        }
+        Some(before)
+    }
+
+    fn one_less(&mut self, generation: u64) {
+        if let Some(count) = self.waiting.get_mut(&generation) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.waiting.remove(&generation);
+            }
+        }
     }
 
     /// Workers that have not ended and are not spares of `generation`.
@@ -99,12 +151,15 @@ impl Workers {
 
     /// Forgets the worker of a process that ended.
     pub fn remove(&mut self, pid: Pid) -> Option<(u32, Worker)> {
-        let number = self
-            .table
-            .iter()
-            .find(|(_, worker)| worker.pid == pid)
-            .map(|(number, _)| *number)?;
-        self.table.remove(&number).map(|worker| (number, worker))
+        let number = self.numbers.remove(&pid)?;
+        let worker = self.table.remove(&number)?;
+        if worker.waits() {
+            self.one_less(worker.generation);
+        }
+        self.starting = self
+            .starting
+            .saturating_sub(usize::from(worker.state == State::Starting));
+        Some((number, worker))
     }
 
     /// Tells every worker of another generation that waits to leave.
@@ -137,25 +192,31 @@ impl Workers {
     }
 
     fn order(&mut self, order: ToWorker, mut whom: impl FnMut(&Worker) -> bool) {
-        for worker in self.table.values_mut() {
-            if whom(worker) {
-                if worker.state == State::Spare {
-                    worker.state = State::Leaving;
-                }
-                let _ = worker.link.send_nowait(&order, &[]);
+        let chosen = self.table.iter_mut().filter(|(_, worker)| whom(worker));
+        let mut leaving = Vec::new();
+        for (number, worker) in chosen {
+            let _ = worker.link.send_nowait(&order, &[]);
+            if worker.state == State::Spare {
+                leaving.push(*number);
             }
+        }
+        for number in leaving {
+            self.turn(number, State::Leaving);
         }
     }
 
     /// Forks a worker; its number. Never returns in the child.
     ///
     /// # Errors
-    /// No descriptors, no process, or no memory.
+    /// No descriptors, no process, or no memory; more under way than [`Workers::startable`] allows.
     pub fn fork(&mut self, served: &Served, near: &Near<'_>, helpers: &Helpers) -> io::Result<u32> {
         let (link, worker_link) = pair()?;
-        let (delivery, worker_delivery) = pair()?;
-        let (logger, worker_logger) = pair()?;
+        let (delivery, worker_delivery) = socket::seqpacket_pair()?;
+        let (logger, worker_logger) = socket::seqpacket_pair()?;
         let lent = [worker_link, worker_delivery, worker_logger];
+        if lent.iter().any(|fd| fd.as_raw_fd() >= MASTER_DESCRIPTORS) {
+            return Err(io::Error::other("the descriptors that a worker may have are used up"));
+        }
         let blocked = signals::block_for_fork()?;
         match process::spawn_sharing_files(MASTER_DESCRIPTORS)? {
             process::Fork::Child => {
@@ -179,7 +240,11 @@ impl Workers {
                     generation: served.generation,
                     link: Channel::new(link),
                     dismissed: false,
+                    lent: Some(lent),
                 };
+                self.numbers.insert(pid, number);
+                *self.waiting.entry(worker.generation).or_default() += 1;
+                self.starting += 1;
                 self.table.insert(number, worker);
                 Ok(number)
             }
@@ -205,7 +270,7 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 fn become_worker(lent: [OwnedFd; 3], served: &Served, near: &Near<'_>) -> ! {
     let mut keep: Vec<RawFd> = vec![0, 1, 2, near.directory.as_raw_fd()];
     keep.extend(near.listeners.iter().chain(&lent).map(AsRawFd::as_raw_fd));
-    if process::close_range_except(&keep).is_err() || helper::become_child("rsmtpd: worker").is_err() {
+    if process::close_range_except(&keep).is_err() || deafen().is_err() {
         process::exit_now(71);
     }
     let [link, delivery, logger] = lent;
@@ -217,4 +282,11 @@ fn become_worker(lent: [OwnedFd; 3], served: &Served, near: &Near<'_>) -> ! {
         directory: near.directory,
     };
     process::exit_now(worker::run(inherited, served))
+}
+
+/// A worker has the master's signals; it is told to end over its Link, and has no children.
+fn deafen() -> io::Result<()> {
+    child::ignore(&SIGNALS);
+    signals::unblock_in_child()?;
+    process::set_name("rsmtpd: worker")
 }

@@ -13,6 +13,7 @@ use landlock::{
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 /// What to do when the kernel lacks a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +103,7 @@ pub fn enter(profile: &Profile, mode: Mode) -> io::Result<Vec<MissingLayer>> {
     if mode == Mode::Off {
         return Ok(Vec::new());
     }
-    let abi = landlock_abi();
+    let abi = *ABI_OF_KERNEL.get_or_init(landlock_abi);
     let mut missing = missing_layers(abi);
     let seccomp = seccomp_available();
     if !seccomp {
@@ -142,6 +143,9 @@ fn missing_layers(abi: i32) -> Vec<MissingLayer> {
         .map(|(_, name)| *name)
         .collect()
 }
+
+/// Asked once, before workers are forked.
+static ABI_OF_KERNEL: OnceLock<i32> = OnceLock::new();
 
 /// The version of Landlock that the kernel offers; 0 for none.
 fn landlock_abi() -> i32 {
@@ -222,23 +226,23 @@ pub fn worker_layer(limits: &Limits) -> io::Result<Vec<MissingLayer>> {
     Ok(missing)
 }
 
-/// Sets soft and hard limit to `limit`, or to the hard limit where that is lower already.
+/// Sets soft and hard limit to `limit`, or to the hard limit where that is lower already (then, and only then, the
+/// first attempt is refused).
 fn lower_limit(
     get: impl FnOnce(&mut libc::rlimit) -> io::Result<libc::c_int>,
     limit: libc::rlim_t,
-    set: impl FnOnce(&libc::rlimit) -> io::Result<libc::c_int>,
+    set: impl Fn(&libc::rlimit) -> io::Result<libc::c_int>,
 ) -> io::Result<()> {
-    let mut current = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    get(&mut current)?;
-    let limit = limit.min(current.rlim_max);
-    set(&libc::rlimit {
+    let both = |limit| libc::rlimit {
         rlim_cur: limit,
         rlim_max: limit,
-    })
-    .map(drop)
+    };
+    if set(&both(limit)).is_ok() {
+        return Ok(());
+    }
+    let mut current = both(0);
+    get(&mut current)?;
+    set(&both(limit.min(current.rlim_max))).map(drop)
 }
 
 /// A Landlock domain with the scopes alone. By its two calls: this is paid at every connection.
@@ -252,7 +256,7 @@ fn scope_to_self() -> io::Result<Vec<MissingLayer>> {
     }
     const ABSTRACT_UNIX_SOCKET: u64 = 1;
     const SIGNAL: u64 = 2;
-    if landlock_abi() < 6 {
+    if *ABI_OF_KERNEL.get_or_init(landlock_abi) < 6 {
         return Ok(vec!["Landlock's signal scope"]);
     }
     let attributes = Attributes {
