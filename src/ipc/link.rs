@@ -51,7 +51,7 @@ pub enum FromWorker {
         /// Which one.
         helper: Role,
     },
-    /// The client is gone.
+    /// The client is gone, and the worker goes on. After its last connection it just ends.
     Done,
 }
 

@@ -84,6 +84,8 @@ struct Master {
 /// # Errors
 /// The event loop cannot be made.
 pub fn run(ready: Ready) -> io::Result<u8> {
+    // What a first use sets up for all later ones is set up here, not in every worker.
+    getrandom::u64().map_err(io::Error::other)?;
     let poll = Poll::new()?;
     poll.registry()
         .register(&mut SourceFd(&ready.signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use crate::ipc::channel::{Channel, Fault};
@@ -24,6 +24,7 @@ pub enum Order {
 pub struct Link {
     channel: Channel<FromWorker, ToWorker>,
     order: Cell<Order>,
+    gone: Cell<bool>,
 }
 
 impl Link {
@@ -32,14 +33,25 @@ impl Link {
         Link {
             channel: Channel::new(fd),
             order: Cell::new(Order::Serve),
+            gone: Cell::new(false),
         }
     }
 
     /// Reports; a master that is gone is noted as an order to leave.
     pub fn report(&self, report: &FromWorker) {
         if self.channel.send(report).is_err() {
-            self.order.set(Order::Leave);
+            self.lose();
         }
+    }
+
+    /// Whether the master is gone: there is nothing more to hear.
+    pub fn is_gone(&self) -> bool {
+        self.gone.get()
+    }
+
+    fn lose(&self) {
+        self.gone.set(true);
+        self.order.set(Order::Leave);
     }
 
     /// The gravest order so far.
@@ -50,10 +62,10 @@ impl Link {
     /// Takes what the master has said, without waiting.
     pub fn listen(&self) {
         loop {
-            match self.channel.receive_within(Duration::ZERO) {
+            match self.channel.receive_nowait() {
                 Ok((order, _)) => self.note(&order),
-                Err(Fault::TimedOut | Fault::WouldBlock) => return,
-                Err(_) => return self.order.set(Order::Leave),
+                Err(Fault::WouldBlock) => return,
+                Err(_) => return self.lose(),
             }
         }
     }
@@ -87,5 +99,11 @@ impl Link {
 impl AsRawFd for Link {
     fn as_raw_fd(&self) -> RawFd {
         self.channel.as_raw_fd()
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
     }
 }

@@ -23,7 +23,7 @@ use crate::delivery::client::Client as DeliveryClient;
 use crate::ipc::link::FromWorker;
 use crate::log::{Event, Level};
 use crate::logger;
-use crate::sys::socket;
+use crate::sys::{process, socket};
 
 pub use deadlines::Patience;
 use link::{Link, Order};
@@ -112,7 +112,7 @@ fn life(
             link.report(&FromWorker::Changed { fingerprint })
         });
         let local = socket::local_addr(&client)?;
-        talk::serve(
+        let ended = talk::serve(
             client,
             talk::Ends {
                 session,
@@ -125,6 +125,11 @@ fn life(
             &delivery,
             log,
         )?;
+        if last {
+            // The master takes our death for the report; the kernel clears away faster than we could.
+            process::exit_now(0);
+        }
+        drop(ended);
         link.report(&FromWorker::Done);
         if link.order() != Order::Serve {
             return Ok(());

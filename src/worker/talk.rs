@@ -75,24 +75,29 @@ struct Talk<'a> {
     in_body: bool,
 }
 
+/// What is left of a connection; a process that ends need not clear it away.
+pub struct Ended<'a> {
+    _talk: Option<Talk<'a>>,
+}
+
 /// Serves `client` until it or we end it.
 ///
 /// # Errors
-/// The event loop cannot be made. A broken connection is no error but an end.
-pub fn serve(
+/// The client's socket cannot be used. A broken connection is no error but an end.
+pub fn serve<'a>(
     client: OwnedFd,
     ends: Ends,
-    served: &Served,
-    link: &Rc<Link>,
+    served: &'a Served,
+    link: &'a Rc<Link>,
     delivery: &Rc<RefCell<Delivery>>,
-    log: &Log,
-) -> io::Result<()> {
+    log: &'a Log,
+) -> io::Result<Ended<'a>> {
     let session = Session::new(ends.session, ends.peer, ends.local, served.server_name());
     let Some(chain) = served.chain(ends.listener) else {
-        return Ok(());
+        return Ok(Ended { _talk: None });
     };
     let mut talk = Talk {
-        transport: Transport::new(client, link.as_ref())?,
+        transport: Transport::new(client, Rc::clone(link))?,
         receiver: Receiver::new(served.receiver_limits()),
         conversation: Conversation::new(session, chain, served.limits()),
         staging: Staging::new(Rc::clone(delivery)),
@@ -112,7 +117,7 @@ pub fn serve(
     for (level, line) in talk.conversation.close(reason).lines {
         log.line(level, line);
     }
-    Ok(())
+    Ok(Ended { _talk: Some(talk) })
 }
 
 impl Talk<'_> {

@@ -1,17 +1,17 @@
 //! The client's socket: octets with a deadline, and an ear for the master.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::time::Instant;
 
-use mio::net::TcpStream;
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::sys::socket;
 
-const CLIENT: Token = Token(0);
-const LINK: Token = Token(1);
+use super::link::Link;
 
 /// What ended a wait.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,49 +27,58 @@ pub enum Heard {
 /// A client's connection.
 pub struct Transport {
     stream: TcpStream,
-    poll: Poll,
-    events: Events,
-    link_ready: bool,
+    link: Rc<Link>,
+    /// Whether the last read filled its buffer, so that there is probably more.
+    more: bool,
+}
+
+/// What may be done without waiting.
+struct Ready {
+    client: bool,
+    link: bool,
 }
 
 impl Transport {
     /// Serves `stream`, which must not block, listening to `link` beside it.
     ///
     /// # Errors
-    /// No event loop can be made.
-    pub fn new(stream: OwnedFd, link: &impl AsRawFd) -> io::Result<Transport> {
+    /// The client is gone.
+    pub fn new(stream: OwnedFd, link: Rc<Link>) -> io::Result<Transport> {
         socket::set_nodelay(&stream)?;
-        let mut stream = TcpStream::from_std(stream.into());
-        let poll = Poll::new()?;
-        poll.registry()
-            .register(&mut stream, CLIENT, Interest::READABLE | Interest::WRITABLE)?;
-        poll.registry()
-            .register(&mut SourceFd(&link.as_raw_fd()), LINK, Interest::READABLE)?;
         Ok(Transport {
-            stream,
-            poll,
-            events: Events::with_capacity(4),
-            link_ready: false,
+            stream: stream.into(),
+            link,
+            more: false,
         })
     }
 
-    /// Reads into `buffer`, waiting until `deadline` at most.
+    /// Reads into `buffer`, waiting until `deadline` at most. It waits first: a client that keeps in step has said
+    /// nothing yet.
     ///
     /// # Errors
     /// The connection broke.
     pub fn read(&mut self, buffer: &mut [u8], deadline: Instant) -> io::Result<Heard> {
+        let mut ready = Ready {
+            client: std::mem::take(&mut self.more),
+            link: false,
+        };
         loop {
-            match self.stream.read(buffer) {
-                Ok(length) => return Ok(Heard::Octets(length)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
+            if ready.client {
+                match self.stream.read(buffer) {
+                    Ok(length) => {
+                        self.more = length == buffer.len();
+                        return Ok(Heard::Octets(length));
+                    }
+                    Err(error) if is_passing(&error) => {}
+                    Err(error) => return Err(error),
+                }
             }
-            if std::mem::take(&mut self.link_ready) {
+            if ready.link {
                 return Ok(Heard::Master);
             }
-            if !self.wait(deadline)? {
-                return Ok(Heard::Late);
+            match self.wait(PollFlags::POLLIN, !self.link.is_gone(), deadline)? {
+                Some(now) => ready = now,
+                None => return Ok(Heard::Late),
             }
         }
     }
@@ -89,7 +98,7 @@ impl Transport {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(length) => octets = octets.get(length..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if !self.wait(deadline)? {
+                    if self.wait(PollFlags::POLLOUT, false, deadline)?.is_none() {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
                 }
@@ -113,17 +122,32 @@ impl Transport {
         }
     }
 
-    /// Waits for an event; false when `deadline` came first.
-    fn wait(&mut self, deadline: Instant) -> io::Result<bool> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(false);
+    /// Waits for the client, and for the master where `master` says so; none when `deadline` came first.
+    fn wait(&self, events: PollFlags, master: bool, deadline: Instant) -> io::Result<Option<Ready>> {
+        let mut fds = [
+            PollFd::new(self.stream.as_fd(), events),
+            PollFd::new(self.link.as_fd(), PollFlags::POLLIN),
+        ];
+        let watched = if master { &mut fds[..] } else { &mut fds[..1] };
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Rounded up, so as not to spin through the last millisecond.
+            let milliseconds = left.as_micros().div_ceil(1000);
+            match poll(watched, PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)) {
+                Ok(0) if left.is_zero() => return Ok(None),
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => break,
+                Err(error) => return Err(error.into()),
+            }
         }
-        match self.poll.poll(&mut self.events, Some(left)) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            other => other?,
-        }
-        self.link_ready |= self.events.iter().any(|event| event.token() == LINK);
-        Ok(true)
+        let [client, link] = fds.map(|fd| fd.any().unwrap_or(true));
+        Ok(Some(Ready {
+            client,
+            link: master && link,
+        }))
     }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
