@@ -17,6 +17,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::config;
 use crate::delivery;
 use crate::helper::EX_SOFTWARE;
+use crate::ipc::channel::Channel;
 use crate::ipc::control::ToHelper;
 use crate::ipc::link::Role;
 use crate::log::{Event, Level};
@@ -26,6 +27,7 @@ use crate::sys::privilege::{self, Identity};
 use crate::sys::signals::Signals;
 use crate::sys::{detach, process, sandbox, signals, socket};
 use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
 
 use super::Ready;
 use super::helpers::{Helper, Helpers};
@@ -53,6 +55,7 @@ pub struct Plan {
 }
 
 /// Users of the roles; None where we were not started as root and stay who we are.
+#[derive(Serialize, Deserialize)]
 struct Users {
     service: Option<Identity>,
     logger: Option<Identity>,
@@ -72,7 +75,7 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     let signals = Signals::new(&SIGNALS, MASTER_DESCRIPTORS)?;
     let notify = Notify::from_env()?.moved(MASTER_DESCRIPTORS)?;
     let state = plan.state.clone();
-    let users = Users::choose(&served, &state)?;
+    let users = Users::choose_apart(&served, &state)?;
     prepare_state(&state, users.delivery.as_ref())?;
 
     let (voice, logger) = start_logger(&served, plan, users.logger.as_ref())?;
@@ -142,6 +145,28 @@ fn bind(served: &Served) -> Result<(Vec<OwnedFd>, Vec<SocketAddr>)> {
 }
 
 impl Users {
+    /// [`Users::choose`] in a child: the C library loads whole families of libraries to look up a user, which every
+    /// worker would inherit and each fork would pay for.
+    fn choose_apart(served: &Served, state: &Path) -> Result<Users> {
+        let (ours, theirs) = pair()?;
+        let blocked = signals::block_for_fork()?;
+        match process::fork()? {
+            process::Fork::Child => {
+                std::mem::forget(blocked);
+                let answer = Users::choose(served, state).map_err(|error| format!("{error:#}"));
+                let said = Channel::<_, ()>::new(theirs).send(&answer);
+                process::exit_now(i32::from(said.is_err()))
+            }
+            process::Fork::Parent(child) => {
+                drop((theirs, blocked));
+                let answer = Channel::<(), Result<Users, String>>::new(ours).receive();
+                process::wait(child)?;
+                let (users, _) = answer.context("looking up the users of the roles")?;
+                users.map_err(anyhow::Error::msg)
+            }
+        }
+    }
+
     fn choose(served: &Served, state: &Path) -> Result<Users> {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("rsmtpd: warning: not started as root, so all processes run as one user");

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use crate::ipc::channel::Channel;
 use crate::ipc::control::ToHelper;
 use crate::ipc::link::{FromWorker, ToWorker};
-use crate::sys::{child, process, signals, socket};
+use crate::sys::{arena, child, process, signals, socket};
 use crate::worker::{self, Inherited};
 
 use super::helpers::Helpers;
@@ -268,6 +268,7 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// The child's side of the fork: keeps its own descriptors, loses all others, and serves.
 fn become_worker(lent: [OwnedFd; 3], served: &Served, near: &Near<'_>) -> ! {
+    arena::begin();
     let mut keep: Vec<RawFd> = vec![0, 1, 2, near.directory.as_raw_fd()];
     keep.extend(near.listeners.iter().chain(&lent).map(AsRawFd::as_raw_fd));
     if process::close_range_except(&keep).is_err() || deafen().is_err() {
