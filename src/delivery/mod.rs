@@ -19,8 +19,8 @@ pub mod outcome;
 mod process;
 mod retry;
 pub mod spool;
-pub mod status;
 mod spool_list;
+pub mod status;
 mod writer;
 
 use std::path::{Path, PathBuf};

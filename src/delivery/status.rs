@@ -25,10 +25,16 @@ pub fn write(state: &Path, masters: &str) -> io::Result<()> {
 fn waiting(state: &Path) -> io::Result<String> {
     let all = spool::list(state)?;
     let count = |tree: &str| all.iter().filter(|listed| listed.tree == tree).count();
-    let oldest = all.iter().filter(|listed| listed.tree == spool::SPOOL).map(|listed| listed.since).min();
+    let oldest = all
+        .iter()
+        .filter(|listed| listed.tree == spool::SPOOL)
+        .map(|listed| listed.since)
+        .min();
     let oldest = oldest.map_or_else(|| "none".to_owned(), |since| since.to_string());
     let (waiting, failed, quarantine) = (count(spool::SPOOL), count(spool::FAILED), count("quarantine"));
-    Ok(format!("spool={waiting} oldest={oldest} failed={failed} quarantine={quarantine}\n"))
+    Ok(format!(
+        "spool={waiting} oldest={oldest} failed={failed} quarantine={quarantine}\n"
+    ))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::link::Role;
 use crate::logger::client::Client as Log;
 use crate::sys::privilege::{self, Identity};
-use crate::sys::{process, signals};
+use crate::sys::{arena, process, signals};
 
 use super::workers::pair;
 
@@ -43,6 +43,7 @@ impl Helper {
         match process::fork()? {
             process::Fork::Child => {
                 std::mem::forget(blocked);
+                arena::ordinary();
                 drop(ours);
                 if helper::become_child(&format!("rsmtpd: {}", role.name())).is_err() {
                     process::exit_now(71);

@@ -130,7 +130,7 @@ fn source_limits(served: &Served) -> source_limits::Limits {
 
 impl Master {
     fn serve(&mut self) -> io::Result<u8> {
-        let mut events = Events::with_capacity(512);
+        let mut events = Events::with_capacity(64);
         loop {
             let now = Instant::now();
             if let Some(status) = self.ended(now) {

@@ -268,7 +268,7 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// The child's side of the fork: keeps its own descriptors, loses all others, and serves.
 fn become_worker(lent: [OwnedFd; 3], served: &Served, near: &Near<'_>) -> ! {
-    arena::begin();
+    arena::worker();
     let mut keep: Vec<RawFd> = vec![0, 1, 2, near.directory.as_raw_fd()];
     keep.extend(near.listeners.iter().chain(&lent).map(AsRawFd::as_raw_fd));
     if process::close_range_except(&keep).is_err() || deafen().is_err() {

@@ -1,18 +1,21 @@
-//! Memory of a worker: fresh pages, one after the other, rather than holes in the heap that it inherited.
+//! Memory by purpose, so that a fork copies few pages: what lasts, what the master changes, what a worker needs.
 //!
-//! After a fork every page that a process writes is copied. The master's heap has its free blocks scattered over
-//! many pages, and a session would write a little into most of them. So a worker allocates from one block that the
-//! master has never touched, upwards; what does not fit there any more comes from the system's allocator, so that a
-//! long session is bounded as ever. Nothing changes for the other processes.
+//! After a fork every page that either process writes is copied, and a heap that has read the configuration has its
+//! free blocks scattered over all its pages. So what is allocated at start, and lasts, comes from one block, upwards;
+//! the heap is then empty when the master begins to serve, and what it changes lies close together; and a worker
+//! allocates from a block that nobody has touched. What does not fit comes from the system's allocator, so that a
+//! long session is bounded as ever.
 //!
-//! It assumes that the process that called [`begin`] has one thread. It must never hand out memory twice.
+//! It must never hand out memory twice. What is given back inside a block is used again only if it was the last.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-/// Octets of the block: the read buffer and an ordinary session several times over. Unused pages cost nothing.
-const SIZE: usize = 256 * 1024;
+/// Octets for what lasts.
+const LASTING: usize = 1024 * 1024;
+/// Where a worker's block ends: its read buffer and an ordinary session several times over. Unused pages cost nothing.
+const SIZE: usize = LASTING + 256 * 1024;
 /// Longer ones come from the system's allocator, which gives them back when they are freed.
 const LONGEST: usize = 80 * 1024;
 
@@ -24,58 +27,85 @@ unsafe impl Sync for Block {}
 
 static BLOCK: Block = Block(UnsafeCell::new([0; SIZE]));
 
-/// The allocator of the program.
+/// The allocator of the program. All offsets are into [`BLOCK`].
 struct Arena {
-    /// Offset of the first free octet; [`SIZE`] where nothing is to be had: before [`begin`].
+    /// Of the first free octet.
     next: AtomicUsize,
-    /// Offset from which on nothing was ever handed out: zeroes.
+    /// Where the part in use ends; 0 for none.
+    end: AtomicUsize,
+    /// From here on nothing was ever handed out: zeroes.
     fresh: AtomicUsize,
 }
 
 #[global_allocator]
 static ARENA: Arena = Arena {
-    next: AtomicUsize::new(SIZE),
+    next: AtomicUsize::new(0),
+    end: AtomicUsize::new(0),
     fresh: AtomicUsize::new(0),
 };
 
-/// Allocates from the block from now on. For a process with one thread, right after its fork.
-pub fn begin() {
-    if ARENA.next.load(Relaxed) == SIZE && ARENA.fresh.load(Relaxed) == 0 {
-        ARENA.next.store(0, Relaxed);
-    }
+/// What is allocated from now on lasts as long as the process.
+pub fn lasting() {
+    ARENA.end.store(LASTING, SeqCst);
+}
+
+/// What is allocated from now on comes from the system's allocator.
+pub fn ordinary() {
+    ARENA.end.store(0, SeqCst);
+}
+
+/// What is allocated from now on is a worker's: called once, right after the fork.
+pub fn worker() {
+    ARENA.next.store(LASTING, SeqCst);
+    ARENA.fresh.store(LASTING, SeqCst);
+    ARENA.end.store(SIZE, SeqCst);
 }
 
 impl Arena {
-    fn base() -> usize {
-        BLOCK.0.get().addr()
-    }
-
     /// The offset of memory of the block.
     fn offset(pointer: *mut u8) -> Option<usize> {
-        let offset = pointer.addr().wrapping_sub(Arena::base());
+        let offset = pointer.addr().wrapping_sub(BLOCK.0.get().addr());
         (offset < SIZE).then_some(offset)
     }
 
-    /// Takes memory of the block, and says whether it is all zeroes.
-    fn take(&self, layout: Layout) -> Option<(*mut u8, bool)> {
-        let next = self.next.load(Relaxed);
-        if next == SIZE || layout.size() > LONGEST || layout.align() > 4096 {
+    /// Takes memory of the block; with it the number of its first octets that may not be zero.
+    fn take(&self, layout: Layout) -> Option<(*mut u8, usize)> {
+        if layout.size() > LONGEST || layout.align() > 4096 {
             return None;
         }
-        let start = next.next_multiple_of(layout.align());
-        let end = start.checked_add(layout.size()).filter(|&end| end < SIZE)?;
-        let fresh = self.fresh.load(Relaxed);
-        self.next.store(end, Relaxed);
-        self.fresh.store(fresh.max(end), Relaxed);
+        let limit = self.end.load(SeqCst);
+        let place = |next: usize| {
+            let start = next.next_multiple_of(layout.align());
+            let end = start.checked_add(layout.size())?;
+            (end < limit).then_some((start, end))
+        };
+        let next = self
+            .next
+            .fetch_update(SeqCst, SeqCst, |next| place(next).map(|(_, end)| end));
+        let (start, end) = place(next.ok()?)?;
+        // Whoever used this memory before has raised the mark before giving it back.
+        let used = self
+            .fresh
+            .fetch_max(end, SeqCst)
+            .saturating_sub(start)
+            .min(layout.size());
         // SAFETY: start lies inside the block.
         let pointer = unsafe { BLOCK.0.get().cast::<u8>().add(start) };
-        Some((pointer, start >= fresh))
+        Some((pointer, used))
+    }
+
+    /// Moves the end of a part that was the last; whether it was.
+    fn resize(&self, end: usize, new: usize) -> bool {
+        let moved = self.next.compare_exchange(end, new, SeqCst, SeqCst).is_ok();
+        if moved {
+            self.fresh.fetch_max(new, SeqCst);
+        }
+        moved
     }
 }
 
 // SAFETY: memory comes from the system's allocator or from the block. In the block each part lies between `next`
 // before and after it was taken, and `next` goes back only over the last part, when that is given back: no two overlap.
-// Relaxed atomics do, as the block is used by processes with one thread alone.
 unsafe impl GlobalAlloc for Arena {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match self.take(layout) {
@@ -87,10 +117,9 @@ unsafe impl GlobalAlloc for Arena {
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         match self.take(layout) {
-            Some((pointer, true)) => pointer,
-            Some((pointer, false)) => {
-                // SAFETY: `take` gave that many octets.
-                unsafe { pointer.write_bytes(0, layout.size()) };
+            Some((pointer, used)) => {
+                // SAFETY: `take` gave at least that many octets.
+                unsafe { pointer.write_bytes(0, used) };
                 pointer
             }
             // SAFETY: the caller's promise.
@@ -100,8 +129,9 @@ unsafe impl GlobalAlloc for Arena {
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         match Arena::offset(pointer) {
-            Some(start) if start + layout.size() == self.next.load(Relaxed) => self.next.store(start, Relaxed),
-            Some(_) => {}
+            Some(start) => {
+                self.resize(start + layout.size(), start);
+            }
             // SAFETY: what is not of the block is the system's; the rest is the caller's promise.
             None => unsafe { System.dealloc(pointer, layout) },
         }
@@ -112,12 +142,12 @@ unsafe impl GlobalAlloc for Arena {
             // SAFETY: what is not of the block is the system's; the rest is the caller's promise.
             return unsafe { System.realloc(pointer, layout, size) };
         };
-        let last = start + layout.size() == self.next.load(Relaxed);
-        if size <= layout.size() || (last && size <= LONGEST && start + size < SIZE) {
-            if last {
-                self.next.store(start + size, Relaxed);
-                self.fresh.store(self.fresh.load(Relaxed).max(start + size), Relaxed);
-            }
+        let end = start + layout.size();
+        if size <= layout.size() {
+            self.resize(end, start + size);
+            return pointer;
+        }
+        if size <= LONGEST && start + size < self.end.load(SeqCst) && self.resize(end, start + size) {
             return pointer;
         }
         // SAFETY: the caller's promises: the alignment is one, and size is not too long for it.
@@ -142,7 +172,7 @@ mod tests {
     fn memory_is_whole_apart_and_zeroed_and_the_system_follows() {
         let before = vec![7_u8; 100];
         let ended = in_child(move || {
-            begin();
+            worker();
             let mut all: Vec<Vec<u8>> = Vec::new();
             let mut inside = 0;
             for number in 0..2000_usize {
@@ -160,7 +190,10 @@ mod tests {
             let mut grown: Vec<u8> = Vec::new();
             (0..300_000_u32).for_each(|number| grown.push(number as u8));
             let whole = all.iter().all(|one| one.iter().all(|octet| octet == &one[0]));
-            let counted = grown.iter().zip(0..300_000_u32).all(|(octet, number)| *octet == number as u8);
+            let counted = grown
+                .iter()
+                .zip(0..300_000_u32)
+                .all(|(octet, number)| *octet == number as u8);
             let mut inherited = before;
             inherited.extend_from_slice(&[8; 5000]);
             let kept = inherited[..100] == [7; 100] && inherited[100..] == [8; 5000];
@@ -172,7 +205,7 @@ mod tests {
     #[test]
     fn what_was_last_taken_and_given_back_is_taken_again() {
         let ended = in_child(|| {
-            begin();
+            worker();
             let first = Box::new([1_u8; 5000]);
             let address = first.as_ptr().addr();
             drop(first);
@@ -183,8 +216,40 @@ mod tests {
     }
 
     #[test]
-    fn other_processes_are_as_they_were() {
+    fn memory_that_lasts_is_apart_from_the_heap_and_from_a_workers() {
         let mut one = vec![1_u8; 10];
         assert!(Arena::offset(one.as_mut_ptr()).is_none());
+        let ended = in_child(|| {
+            lasting();
+            let mut lasts = vec![2_u8; 100];
+            ordinary();
+            let mut ordinary = vec![3_u8; 100];
+            worker();
+            let mut workers = vec![0_u8; 64 * 1024];
+            let at = [&mut lasts, &mut ordinary, &mut workers].map(|one| Arena::offset(one.as_mut_ptr()));
+            let apart =
+                at[0].is_some_and(|at| at < LASTING) && at[1].is_none() && at[2].is_some_and(|at| at >= LASTING);
+            lasts.extend_from_slice(&[2; 100]);
+            let whole = lasts == [2; 200] && ordinary == [3; 100] && workers.iter().all(|octet| *octet == 0);
+            i32::from(!(apart && whole))
+        });
+        assert_eq!(ended, Ended::Exited(0));
+    }
+
+    #[test]
+    fn threads_get_memory_of_their_own() {
+        let ended = in_child(|| {
+            lasting();
+            let threads: Vec<_> = (0..4_u8)
+                .map(|mark| {
+                    std::thread::spawn(move || {
+                        let all: Vec<Vec<u8>> = (0..500).map(|length| vec![mark; length % 90]).collect();
+                        all.iter().all(|one| one.iter().all(|octet| *octet == mark))
+                    })
+                })
+                .collect();
+            i32::from(!threads.into_iter().all(|thread| thread.join().unwrap_or(false)))
+        });
+        assert_eq!(ended, Ended::Exited(0));
     }
 }
