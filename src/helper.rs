@@ -1,18 +1,28 @@
-//! The parent of a helper's working process: forks it, forks it again when it dies.
+//! The parent of a helper's working process: forks it, forks it again when it dies, and lets a fresh one take
+//! its place on a reload.
 //!
-//! It drops to the helper's user first, so that neither half ever has more than that user may. It reads
-//! nothing: the control channel is inherited by the working process, which serves it. When the working
-//! process ends of its own accord, the channel has ended and so has the helper.
+//! It drops to the helper's user first, so that neither half ever has more than that user may. It reads nothing
+//! that comes from outside: the control channel is inherited by the working process, which serves it; the
+//! parent only says on it that the working process died. When that one ends of its own accord, the channel has
+//! ended and so has the helper.
+
+mod seat;
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
-use crate::log::{Event, Level};
-use crate::logger;
+use crate::ipc::channel::{Channel, Fault};
+use crate::ipc::control::{FromHelper, ToHelper};
 use crate::sys::process::{self, Ended, Fork};
-use crate::sys::{child, signals};
+use crate::sys::{child, signals, socket};
+
+use seat::{FromWorking, ToWorking};
+pub use seat::{Heard, Seat, Turn};
 
 /// The exit status of a working process that cannot start with this configuration (EX_CONFIG).
 pub const EX_CONFIG: i32 = 78;
@@ -22,45 +32,205 @@ pub const EX_SOFTWARE: i32 = 70;
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
-/// Forks `work` over and over until it ends with status 0; never returns. `log` tells of deaths.
-///
-/// `work` gets whether it is the first of its line, and returns its exit status.
-pub fn keep(name: &'static str, log: &logger::client::Client, work: &dyn Fn(bool) -> i32) -> ! {
+/// A working process as its parent sees it.
+struct Working {
+    pid: Pid,
+    channel: Channel<ToWorking, FromWorking>,
+}
+
+/// All working processes of one helper: at most one serves, one may come, others finish what they began.
+struct Line<'a> {
+    control: OwnedFd,
+    work: &'a dyn Fn(Seat) -> i32,
+    /// What the last one that became ready wants its successors to know.
+    memory: Vec<u8>,
+    serving: Option<Working>,
+    coming: Option<Working>,
+    leaving: Vec<Working>,
+    /// A reload was asked for while one was under way.
+    again: bool,
+}
+
+/// Keeps one process at `work` until it ends with status 0; never returns.
+pub fn keep(control: OwnedFd, work: &dyn Fn(Seat) -> i32) -> ! {
+    let mut line = Line {
+        control,
+        work,
+        memory: Vec::new(),
+        serving: None,
+        coming: None,
+        leaving: Vec::new(),
+        again: false,
+    };
     let mut pause = PAUSE_MIN;
-    let mut first = true;
+    let mut turn = Turn::First;
     loop {
         let began = Instant::now();
-        let ended = match process::fork() {
-            Ok(Fork::Child) => {
-                let _ = process::set_pdeathsig(libc::SIGKILL);
-                process::exit_now(work(first));
+        line.serving = line.fork(turn).ok();
+        while line.serving.is_some() {
+            match line.next() {
+                Some(Ended::Exited(0)) => line.finish(0),
+                Some(Ended::Exited(status)) if turn == Turn::First && status == EX_CONFIG => line.finish(status),
+                Some(how) => line.say(FromHelper::Died(how.to_string())),
+                None => {}
             }
-            Ok(Fork::Parent(child)) => process::wait(child),
-            Err(error) => {
-                log.say(
-                    Level::Error,
-                    Event::new("fork-failed")
-                        .field("role", name)
-                        .quoted("error", error.to_string().as_bytes()),
-                );
-                Err(error)
-            }
-        };
-        match ended {
-            Ok(Ended::Exited(0)) => process::exit_now(0),
-            Ok(Ended::Exited(status)) if first && status == EX_CONFIG => process::exit_now(status),
-            Ok(how) => log.say(
-                Level::Critical,
-                Event::new("helper-died").field("role", name).field("how", how),
-            ),
-            Err(_) => {}
         }
-        first = false;
+        turn = Turn::Again;
         if began.elapsed() > PAUSE_MAX {
             pause = PAUSE_MIN;
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(PAUSE_MAX);
+        if line.abandoned() {
+            line.finish(0);
+        }
+    }
+}
+
+impl Line<'_> {
+    fn fork(&mut self, turn: Turn) -> io::Result<Working> {
+        let (ours, theirs) = socket::seqpacket_pair()?;
+        match process::fork()? {
+            Fork::Parent(pid) => Ok(Working {
+                pid,
+                channel: Channel::new(ours),
+            }),
+            Fork::Child => {
+                let _ = process::set_pdeathsig(libc::SIGKILL);
+                drop(ours);
+                let siblings = (
+                    self.serving.take(),
+                    self.coming.take(),
+                    std::mem::take(&mut self.leaving),
+                );
+                drop(siblings);
+                let Ok(control) = self.control.try_clone() else {
+                    process::exit_now(EX_SOFTWARE)
+                };
+                let memory = std::mem::take(&mut self.memory);
+                process::exit_now((self.work)(Seat::new(control, theirs, turn, memory)))
+            }
+        }
+    }
+
+    /// Waits for the next thing that one of them says or does; how the serving one ended, if it did.
+    fn next(&mut self) -> Option<Ended> {
+        let all = || self.serving.iter().chain(&self.coming).chain(&self.leaving);
+        let mut watched: Vec<PollFd<'_>> = all()
+            .map(|working| PollFd::new(working.channel.as_fd(), PollFlags::POLLIN))
+            .collect();
+        if poll(&mut watched, PollTimeout::NONE).is_err() {
+            return None;
+        }
+        let ready = watched.iter().position(|fd| fd.any() == Some(true));
+        let pid = ready.and_then(|at| all().nth(at)).map(|working| working.pid)?;
+        if let Some(at) = self.leaving.iter().position(|working| working.pid == pid) {
+            let gone = self.leaving.swap_remove(at);
+            if let Ok(how) = process::wait(gone.pid)
+                && how != Ended::Exited(0)
+            {
+                self.say(FromHelper::Died(how.to_string()));
+            }
+            return None;
+        }
+        if self.coming.as_ref().is_some_and(|working| working.pid == pid) {
+            self.hear_coming();
+            return None;
+        }
+        self.hear_serving()
+    }
+
+    fn hear_serving(&mut self) -> Option<Ended> {
+        let serving = self.serving.as_ref()?;
+        match serving.channel.receive_nowait() {
+            Ok((FromWorking::Reload, _)) => self.replace(),
+            Ok(_) | Err(Fault::WouldBlock) => {}
+            Err(_) => {
+                let how = process::wait(serving.pid).ok();
+                self.serving = None;
+                if self.coming.is_some() && how != Some(Ended::Exited(0)) {
+                    // Its successor is on the way: no need to fork another.
+                    if let Some(how) = how {
+                        self.say(FromHelper::Died(how.to_string()));
+                    }
+                    while self.coming.is_some() {
+                        self.hear_coming();
+                    }
+                    if self.serving.is_some() {
+                        return None;
+                    }
+                }
+                return how;
+            }
+        }
+        None
+    }
+
+    /// Forks one that shall take over when it is ready.
+    fn replace(&mut self) {
+        if self.coming.is_some() {
+            self.again = true;
+            return;
+        }
+        match self.fork(Turn::Instead) {
+            Ok(fresh) => self.coming = Some(fresh),
+            Err(error) => self.say(FromHelper::failed("fork", &error)),
+        }
+    }
+
+    fn hear_coming(&mut self) {
+        let Some(fresh) = self.coming.take() else { return };
+        match fresh.channel.receive() {
+            Ok((FromWorking::Ready(memory), _)) => {
+                self.memory = memory;
+                if let Some(old) = self.serving.take() {
+                    let _ = old.channel.send_nowait(&ToWorking::Leave, &[]);
+                    self.leaving.push(old);
+                }
+                let _ = fresh.channel.send_nowait(&ToWorking::Begin, &[]);
+                self.serving = Some(fresh);
+            }
+            Ok(_) => self.coming = Some(fresh),
+            Err(_) => {
+                // One that found a fault has said so itself.
+                if let Ok(how) = process::wait(fresh.pid)
+                    && how != Ended::Exited(EX_CONFIG)
+                {
+                    self.say(FromHelper::Failed {
+                        reason: format!("the fresh process ended: {how}"),
+                        errno: 0,
+                    });
+                }
+            }
+        }
+        if self.coming.is_none() && std::mem::take(&mut self.again) {
+            self.replace();
+        }
+    }
+
+    /// Tells the master, without waiting for it.
+    fn say(&self, what: FromHelper) {
+        if let Ok(control) = self.control.try_clone() {
+            let _ = Channel::<FromHelper, ToHelper>::new(control).send_nowait(&what, &[]);
+        }
+    }
+
+    /// Whether the master has closed its end.
+    fn abandoned(&self) -> bool {
+        let mut fds = [PollFd::new(self.control.as_fd(), PollFlags::empty())];
+        let polled = poll(&mut fds, PollTimeout::ZERO);
+        polled.is_ok()
+            && fds
+                .iter()
+                .any(|fd| fd.revents().is_some_and(|r| r.contains(PollFlags::POLLHUP)))
+    }
+
+    /// Ends once those that are leaving have.
+    fn finish(&self, status: i32) -> ! {
+        for working in &self.leaving {
+            let _ = process::wait(working.pid);
+        }
+        process::exit_now(status)
     }
 }
 

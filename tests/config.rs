@@ -1,7 +1,10 @@
 //! The configuration as files: what is shipped loads, what is wrong is named, what the original shipped still works.
 
 use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rsmtpd::config::{self, Agent, Configuration, Daemon, Delivery, Fingerprint, Greeting, Hello, Lookup, Worker};
 use std::os::fd::AsFd;
@@ -92,10 +95,168 @@ fn bad_configurations_are_named_exactly() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Files that nobody writes by hand: each gives a fault, soon, and never takes the reader down.
+#[test]
+fn hostile_files_are_faults() {
+    let laughs: String = (1..30)
+        .map(|n| format!("a{n}: &a{n} [{}]\n", format!("*a{},", n - 1).repeat(9)))
+        .collect();
+    let keys: String = (0..50_000).map(|n| format!("k{n}: 1\n")).collect();
+    let entries = "  - handler: noop\n".repeat(20_000);
+    let cases: [(&str, Vec<u8>, &str); 16] = [
+        (
+            "worker.yaml",
+            vec![0; 1000],
+            "worker.yaml:1:1: expected valid YAML, found: control",
+        ),
+        (
+            "worker.yaml",
+            b"# ok\ncommand_handler: \"\xff\"\n".to_vec(),
+            "worker.yaml:2:19: expected UTF-8 text, found octet 0xff",
+        ),
+        (
+            "worker.yaml",
+            b"\xff\xfec\0o\0".to_vec(),
+            "worker.yaml:1:1: expected UTF-8 text, found octet 0xff",
+        ),
+        (
+            "worker.yaml",
+            (0..=255).cycle().take(100_000).collect(),
+            "worker.yaml:2:118: expected UTF-8 text",
+        ),
+        (
+            "worker.yaml",
+            format!("a0: &a0 [x,x,x]\n{laughs}").into(),
+            "worker.yaml: expected valid YAML, found: repetition limit",
+        ),
+        (
+            "worker.yaml",
+            "[".repeat(100_000).into(),
+            "worker.yaml:1:1001: expected valid YAML, found: more than 1000 open",
+        ),
+        (
+            "worker.yaml",
+            "{a: ".repeat(100_000).into(),
+            "worker.yaml:1:4001: expected valid YAML, found: more than 1000 open",
+        ),
+        (
+            "worker.yaml",
+            "- ".repeat(20_000).into(),
+            "worker.yaml:1:257: expected valid YAML, found: recursion limit",
+        ),
+        (
+            "worker.yaml",
+            b"a: &a [*a]\n".to_vec(),
+            "worker.yaml:1:4: expected valid YAML, found: recursion limit",
+        ),
+        (
+            "worker.yaml",
+            b"a: *nowhere\n".to_vec(),
+            "worker.yaml:1:4: expected valid YAML, found: unknown anchor",
+        ),
+        (
+            "worker.yaml",
+            keys.into(),
+            "worker.yaml:1:1: k0: expected command_handler",
+        ),
+        (
+            "worker.yaml",
+            format!("command_handler: {}\n", "x".repeat(1_000_000)).into(),
+            "worker.yaml:1:18: command_handler: expected",
+        ),
+        (
+            "worker.yaml",
+            b"1: 2\n? [a]\n: 3\n~: 4\n".to_vec(),
+            "worker.yaml:1:1: 1: expected",
+        ),
+        (
+            "worker.yaml",
+            b"%YAML 9.9\n---\na".to_vec(),
+            "worker.yaml:1:1: expected valid YAML",
+        ),
+        (
+            "hello.yaml",
+            b"message: hello\n\tmessage: x\n".to_vec(),
+            "hello.yaml:2:1: expected valid YAML",
+        ),
+        (
+            "command_handler_standard_server.yaml",
+            format!("NOOP:\n{entries}").into(),
+            "command_handler_standard_server.yaml:2:3: NOOP: expected at most 500 entries in all lists, found 20000 more here",
+        ),
+    ];
+    for (name, content, expected) in cases {
+        let copy = copy_with(&package().join("config"));
+        fs::write(copy.path().join(name), content).unwrap();
+        let began = Instant::now();
+        let faults = Configuration::load(copy.path()).expect_err(expected).to_string();
+        let first = faults.lines().next().unwrap_or_default();
+        assert!(first.starts_with(expected), "expected {expected}\nfound {first}");
+        assert!(
+            began.elapsed() < Duration::from_secs(15),
+            "{expected}: {:?}",
+            began.elapsed()
+        );
+        assert!(faults.len() < 200_000, "{expected}: {} octets", faults.len());
+    }
+}
+
+#[test]
+fn files_that_are_none_are_faults() {
+    type Make = fn(&Path);
+    let cases: [(Make, &str); 5] = [
+        (
+            |path| fs::create_dir(path).unwrap(),
+            "worker.yaml: expected a regular file, found another kind",
+        ),
+        (
+            |path| symlink("nowhere", path).unwrap(),
+            "worker.yaml: expected a file, found a link to nothing",
+        ),
+        (
+            |path| symlink("worker.yaml", path).unwrap(),
+            "worker.yaml: expected a readable file, found: Too many levels of symbolic links (os error 40)",
+        ),
+        (
+            |path| symlink("/dev/zero", path).unwrap(),
+            "worker.yaml: expected a readable file in the directory itself, found a link that leads out of it",
+        ),
+        (
+            |path| fs::File::create(path).unwrap().set_len(65 << 20).unwrap(),
+            "worker.yaml: expected at most 64 MiB, found more",
+        ),
+    ];
+    for (make, expected) in cases {
+        let copy = copy_with(&package().join("config"));
+        fs::remove_file(copy.path().join("worker.yaml")).unwrap();
+        make(&copy.path().join("worker.yaml"));
+        let faults = Configuration::load(copy.path()).expect_err(expected).to_string();
+        assert_eq!(faults, expected);
+    }
+}
+
+#[test]
+fn what_editors_do_to_files_is_no_fault() {
+    let empty: [&[u8]; 5] = [b"", b"\n\n", b"# nothing\n", b"---\n", b"\xef\xbb\xbf# x\r\n"];
+    for content in empty {
+        let copy = copy_with(&package().join("config"));
+        fs::write(copy.path().join("worker.yaml"), content).unwrap();
+        assert_eq!(Configuration::load(copy.path()).unwrap().worker, Worker::default());
+    }
+    let copy = copy_with(&package().join("config"));
+    let text = b"\xef\xbb\xbfmaximum_errors: 7\r\nmaximum_recipients: 200\r\n";
+    fs::write(copy.path().join("elsewhere"), text).unwrap();
+    fs::remove_file(copy.path().join("worker.yaml")).unwrap();
+    symlink("elsewhere", copy.path().join("worker.yaml")).unwrap();
+    let worker = Configuration::load(copy.path()).unwrap().worker;
+    assert_eq!((worker.maximum_errors, worker.maximum_recipients), (7, 200));
+}
+
 #[test]
 fn files_of_the_original_load() {
     let Some(originals) = std::env::var_os("RSMTPD_ORIGINAL_CONFIG").map(PathBuf::from) else {
-        eprintln!("skipped: RSMTPD_ORIGINAL_CONFIG does not name the original's configuration");
+        let why = "RSMTPD_ORIGINAL_CONFIG does not name the original's configuration";
+        let _ = writeln!(io::stderr(), "skipped: config::files_of_the_original_load: {why}");
         return;
     };
     for version in directories(&originals).iter().filter(|path| path.is_dir()) {

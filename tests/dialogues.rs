@@ -22,6 +22,7 @@
 //! B! text                    it has not
 //! B~ Received: *             a header field, unfolded, fits the pattern
 //! B^ Received: *             no header field does
+//! L: event=reject *          some line of the log fits the pattern before long
 //! ```
 
 mod common;
@@ -30,7 +31,7 @@ use common::{Client, Reply, Server, Setup};
 use std::fs;
 
 const KINDS: &[&str] = &[
-    "", "F:", "C:", "C>", "C*", "C#", "S:", "S#", "S+", "S!", "U:", "--", "M:", "B:", "B!", "B~", "B^", "quiet",
+    "", "F:", "C:", "C>", "C*", "C#", "S:", "S#", "S+", "S!", "U:", "--", "M:", "B:", "B!", "B~", "B^", "L:", "quiet",
     "closed",
 ];
 
@@ -109,6 +110,7 @@ impl Play {
             "M:" => self.mailbox(rest)?,
             "B:" => self.body_has(rest, true)?,
             "B!" => self.body_has(rest, false)?,
+            "L:" => self.is_logged(rest)?,
             "B~" => self.header_fits(rest, true)?,
             "B^" => self.header_fits(rest, false)?,
             _ if line == "quiet" => {
@@ -162,6 +164,14 @@ impl Play {
         }
         self.message = mail.into_iter().next_back().unwrap_or_default();
         Ok(())
+    }
+
+    fn is_logged(&self, pattern: &str) -> Result<(), String> {
+        let fits = || self.server.said().lines().any(|line| matches(pattern, line));
+        if common::wait_until(fits) {
+            return Ok(());
+        }
+        Err(format!("the log is\n{}", self.server.said()))
     }
 
     fn header_fits(&self, pattern: &str, wanted: bool) -> Result<(), String> {
@@ -264,7 +274,8 @@ macro_rules! dialogues {
 }
 
 dialogues! {
-    bdat bdat_malformed bounces dots errors hello help limits line_endings line_endings_strict
-    many_messages noop ordering parameters pipelining postmaster quit recipients
+    bdat bdat_malformed bounces dots eight_bit errors hello help limits limits_of_lines limits_of_sessions
+    line_endings line_endings_note line_endings_strict many_messages noop ordering parameters
+    parameters_tolerated pipelining pipelining_not_offered postmaster quit recipients
     rset size smtputf8 smuggling syntax trace unknown_commands vrfy
 }

@@ -43,6 +43,14 @@ fn every_flag_and_subcommand_is_in_the_manual() {
             assert!(page.contains(flag), "--{flag} is not in rsmtpd.8");
         }
     }
+    let exits = fs::read_to_string(root().join("src/cli/mod.rs")).expect("source");
+    for line in exits.lines().filter(|line| line.contains("pub const")) {
+        let status = line.split("= ").nth(1).unwrap_or_default().trim_end_matches(';');
+        assert!(
+            page.contains(&format!(".It {status}\n")),
+            "exit status {status} is not in rsmtpd.8"
+        );
+    }
     let commands = said.split("Commands:").nth(1).unwrap_or_default();
     for line in commands.lines().skip(1).take_while(|l| !l.trim().is_empty()) {
         let indented = line.len() - line.trim_start().len();
@@ -92,6 +100,33 @@ fn every_key_is_in_the_manual() {
             let found = page.contains(&format!(".It Cm {key}")) || page.contains(&format!(".Cm {key}"));
             assert!(found, "{stem}.yaml: {key} is not in {name}");
         }
+    }
+}
+
+/// Each dependency has its reason beside it, and is named in the source.
+#[test]
+fn every_dependency_is_used_and_says_what_for() {
+    let manifest = read("Cargo.toml");
+    let section = manifest.split("\n[dependencies]\n").nth(1).unwrap_or_default();
+    let section = section.split("\n[").next().unwrap_or_default();
+    let mut code = String::new();
+    let mut directories = vec![root().join("src")];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).expect("src").flatten() {
+            match fs::read_to_string(entry.path()) {
+                Ok(text) => code += &text,
+                Err(_) => directories.push(entry.path()),
+            }
+        }
+    }
+    let lines: Vec<&str> = section.lines().filter(|line| !line.is_empty()).collect();
+    assert!(lines.len() > 10, "{section}");
+    for line in lines {
+        let name = line.split(' ').next().unwrap_or_default();
+        let reason = line.split(" # ").nth(1).unwrap_or_default();
+        assert!(!reason.is_empty(), "{name}: no reason beside it");
+        let path = format!("{}::", name.replace('-', "_"));
+        assert!(code.contains(&path), "{name}: not used");
     }
 }
 

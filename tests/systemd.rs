@@ -2,21 +2,13 @@
 
 mod common;
 
+use common::service::{expand, unit, values, words};
 use common::{root, run, skip, tool};
+use rsmtpd::sys::sandbox::{self, Profile};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-
-fn unit() -> String {
-    fs::read_to_string(root().join("systemd/rsmtpd.service")).expect("the unit")
-}
-
-fn values<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
-    unit.lines()
-        .filter_map(|line| line.strip_prefix(key)?.strip_prefix('='))
-        .collect()
-}
 
 #[test]
 fn unit_is_clean() {
@@ -57,10 +49,7 @@ fn unit_is_what_the_manual_says() {
     assert_eq!(values(&unit, "StartLimitIntervalSec"), ["0"]);
     let reload = values(&unit, "ExecReload");
     assert!(reload[0].ends_with(" check") && reload[1].contains("-HUP $MAINPID"));
-    let capabilities: BTreeSet<&str> = values(&unit, "CapabilityBoundingSet")
-        .iter()
-        .flat_map(|v| v.split(' '))
-        .collect();
+    let capabilities: BTreeSet<&str> = words(&unit, "CapabilityBoundingSet").into_iter().collect();
     let expected = BTreeSet::from([
         "CAP_NET_BIND_SERVICE",
         "CAP_SETUID",
@@ -71,30 +60,7 @@ fn unit_is_what_the_manual_says() {
     assert_eq!(capabilities, expected);
 }
 
-/// The calls of a SystemCallFilter= with every set expanded.
-fn expand(analyze: &Path, names: &[&str]) -> BTreeSet<String> {
-    let mut calls = BTreeSet::new();
-    for name in names {
-        if !name.starts_with('@') {
-            calls.insert((*name).to_owned());
-            continue;
-        }
-        let mut filter = Command::new(analyze);
-        filter.args(["syscall-filter", "--no-pager", name]);
-        let (success, said) = run(&mut filter, b"");
-        assert!(success, "{said}");
-        let inner: Vec<&str> = said
-            .lines()
-            .skip(1)
-            .map(str::trim)
-            .filter(|l| !l.is_empty() && !l.starts_with('#'))
-            .collect();
-        calls.extend(expand(analyze, &inner));
-    }
-    calls
-}
-
-/// What the sandbox and the start-up call, whatever libc makes of it.
+/// What start-up calls before and beside the sandbox, whatever libc makes of it.
 const CALLS: &[&str] = &[
     "accept4",
     "bind",
@@ -166,23 +132,48 @@ const CALLS: &[&str] = &[
     "writev",
 ];
 
+/// The calls of the daemon that a filter lacks: those that every profile of its sandbox allows, those that enter
+/// it, and those of start-up.
+fn lacking(analyze: &Path, filter: &[&str]) -> BTreeSet<String> {
+    let allowed = expand(analyze, filter);
+    let mut needed: BTreeSet<String> = CALLS.iter().map(|&c| c.to_owned()).collect();
+    needed.extend(called_directly());
+    let (none, program) = (Vec::new, || vec!["/usr".into()]);
+    for profile in [
+        Profile::master_and_worker(none()),
+        Profile::logger(none(), none()),
+        Profile::delivery(none(), none(), none()),
+        Profile::delivery(none(), none(), program()),
+    ] {
+        needed.extend(sandbox::calls(&profile).into_iter().map(str::to_owned));
+    }
+    assert!(needed.len() > 100, "{needed:?}");
+    needed.difference(&allowed).cloned().collect()
+}
+
 #[test]
 fn filter_allows_what_the_sandbox_calls() {
     let Some(analyze) = tool("systemd::filter", "systemd-analyze") else {
         return;
     };
     let unit = unit();
-    let filter: Vec<&str> = values(&unit, "SystemCallFilter")
-        .iter()
-        .flat_map(|v| v.split(' '))
-        .collect();
+    let filter = words(&unit, "SystemCallFilter");
     assert!(filter.iter().all(|name| !name.starts_with('~')));
-    let allowed = expand(&analyze, &filter);
-    assert!(allowed.len() > 200, "systemd-analyze names {allowed:?}");
-    let mut needed: BTreeSet<String> = CALLS.iter().map(|&c| c.to_owned()).collect();
-    needed.extend(called_directly());
-    let missing: Vec<&String> = needed.difference(&allowed).collect();
+    let all = expand(&analyze, &filter);
+    assert!(all.len() > 200, "systemd-analyze names {all:?}");
+    let missing = lacking(&analyze, &filter);
     assert!(missing.is_empty(), "not in the unit's filter: {missing:?}");
+
+    // It would be seen: whichever word of the filter is left out, what that gave is missing.
+    for left_out in &filter {
+        let rest: Vec<&str> = filter.iter().copied().filter(|word| word != left_out).collect();
+        let missing = lacking(&analyze, &rest);
+        let given = expand(&analyze, &[left_out]);
+        assert!(
+            missing.iter().any(|call| given.contains(call)),
+            "without {left_out}: {missing:?}"
+        );
+    }
 }
 
 /// The calls that src/sys makes by number: `syscall(SYS_name, …)`.

@@ -1,7 +1,7 @@
 //! What a handler is and what it may say.
 
 use super::context::Context;
-use super::outcome::{Message, Taken};
+use super::outcome::{Message, Refusal, Taken};
 use crate::session::{At, Mailbox, Verdict};
 use crate::smtp::reply::Reply;
 
@@ -151,9 +151,9 @@ pub trait Handler: Send + Sync {
     ///
     /// # Errors
     /// The reply to the client; nothing was kept for its real recipients.
-    fn take(&self, context: &mut Context<'_>, message: Message) -> Result<Taken, Reply> {
+    fn take(&self, context: &mut Context<'_>, message: Message) -> Result<Taken, Refusal> {
         let _ = (context, message);
-        Err(super::outcome::unavailable())
+        Err(super::outcome::unavailable().into())
     }
 
     /// Told the final reply of an exchange it ran in.

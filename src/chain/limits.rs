@@ -9,7 +9,7 @@ pub struct Limits {
     pub message_size: u64,
     /// Recipients of one transaction; beyond them 452 4.5.3.
     pub maximum_recipients: u32,
-    /// Messages of one session; beyond them 421 4.7.0.
+    /// Transactions of one session, complete or not (RFC 9422 §4.1); beyond them 421 4.7.0.
     pub maximum_messages: u32,
     /// Faulty commands of one session; beyond them 421 4.7.0.
     pub maximum_errors: u32,
@@ -17,6 +17,8 @@ pub struct Limits {
     pub maximum_unknown_commands: u32,
     /// `Received` fields of a message; beyond them 554 5.4.6.
     pub maximum_received: u32,
+    /// Whether parameters of MAIL and RCPT that are not offered are ignored, instead of refused with 555.
+    pub tolerate_unadvertised_params: bool,
     /// What to do with bare CR and LF.
     pub line_endings: LineEndings,
 }
@@ -30,6 +32,7 @@ impl Default for Limits {
             maximum_errors: 20,
             maximum_unknown_commands: 5,
             maximum_received: 100,
+            tolerate_unadvertised_params: false,
             line_endings: LineEndings::Normalize,
         }
     }

@@ -36,6 +36,21 @@ impl Taken {
     }
 }
 
+/// Why a taker did not take a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What the client is told.
+    pub reply: Reply,
+    /// What failed on our side, for the log.
+    pub fault: Option<String>,
+}
+
+impl From<Reply> for Refusal {
+    fn from(reply: Reply) -> Refusal {
+        Refusal { reply, fault: None }
+    }
+}
+
 /// 451 4.3.0, for everything that failed on our side.
 pub fn unavailable() -> Reply {
     Reply::new(451, Some(Status(4, 3, 0)), "local error, try again later")

@@ -5,12 +5,20 @@ use std::path::Path;
 use crate::config::Configuration;
 use crate::worker::served;
 
-use super::{Failure, check};
+use super::{Failure, check, exit};
 
-/// Prints the chain `name`, or the one worker.yaml names.
+/// Prints the chain `name`, or the one worker.yaml names. A chain that nothing names yet can be looked at too.
 pub fn run(config: Option<&Path>, name: Option<&str>) -> Result<(), Failure> {
-    let configuration = Configuration::load(&check::directory(config)?).map_err(|found| check::faults(&found))?;
-    let chain = served::build(&configuration, name).map_err(|found| check::faults(&found))?;
-    print!("{}", chain.explain());
-    Ok(())
+    let directory = check::directory(config)?;
+    let faults = |found| check::faults(Some(&directory), &found);
+    if let Some(name) = name
+        && !Configuration::chain_names(&directory).iter().any(|known| known == name)
+    {
+        let message = format!("{}: no command_handler_{name}.yaml", directory.display());
+        return Err(Failure::new(exit::NOINPUT, message));
+    }
+    let named: Vec<String> = name.map(str::to_owned).into_iter().collect();
+    let configuration = Configuration::load_with(&directory, &named).map_err(faults)?;
+    let chain = served::build(&configuration, name).map_err(faults)?;
+    super::print(chain.explain().as_bytes())
 }

@@ -1,38 +1,59 @@
 //! `rsmtpd check`: every fault of every file, as `file:line:column: key: expected …, found …`.
 
+use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use crate::config::{self, Configuration, Faults};
-use crate::worker::served::Served;
+use crate::worker::served::{self, Served};
 
 use super::{Failure, exit};
 
-/// Prints the faults, or that there are none.
+/// Prints the faults, or that there are none. Chains that nothing names yet are checked as well.
 pub fn run(config: Option<&Path>) -> Result<(), Failure> {
     let directory = directory(config)?;
-    let configuration = Configuration::load(&directory).map_err(|found| faults(&found))?;
-    let opened = config::open_directory(&directory).map_err(|found| faults(&found))?;
-    Served::new(configuration, opened.as_fd()).map_err(|found| faults(&found))?;
-    println!("{}: no faults", directory.display());
-    Ok(())
+    let faults = |found| faults(Some(&directory), &found);
+    let every = Configuration::chain_names(&directory);
+    let configuration = Configuration::load_with(&directory, &every).map_err(faults)?;
+    for name in &every {
+        served::build(&configuration, Some(name)).map_err(faults)?;
+    }
+    let unread = configuration.unread(&directory);
+    let notes: Vec<String> = configuration.notes.iter().map(ToString::to_string).collect();
+    let opened = config::open_directory(&directory).map_err(faults)?;
+    Served::new(configuration, config::Overrides::default(), opened.as_fd()).map_err(faults)?;
+    let mut text = String::new();
+    for note in notes.into_iter().chain(unread) {
+        text.push_str(&format!("note: {note}\n"));
+    }
+    text.push_str(&format!("{}: no faults\n", directory.display()));
+    super::print(text.as_bytes())
 }
 
 /// The configuration directory that is in force.
 pub fn directory(config: Option<&Path>) -> Result<PathBuf, Failure> {
-    config::discover(config).map_err(|found| faults(&found))
+    config::discover(config).map_err(|found| faults(None, &found))
 }
 
 /// The state directory that the configuration names.
 pub fn state_directory(config: Option<&Path>) -> Result<PathBuf, Failure> {
-    let configuration = Configuration::load(&directory(config)?).map_err(|found| faults(&found))?;
-    Ok(state_of(&configuration.daemon))
+    let directory = directory(config)?;
+    let faults = |found| faults(Some(&directory), &found);
+    let opened = config::open_directory(&directory).map_err(faults)?;
+    // No more than that: it is wanted most when another file is broken.
+    let (daemon, _) = Configuration::load_delivery_set(opened.as_fd()).map_err(faults)?;
+    Ok(state_of(&daemon))
 }
 
-/// Prints the faults one a line; the failure to exit with.
-pub fn faults(found: &Faults) -> Failure {
-    eprintln!("{found}");
-    Failure::new(exit::CONFIG, "")
+/// Prints the faults one a line; the failure to exit with, which counts them and names their directory.
+pub fn faults(directory: Option<&Path>, found: &Faults) -> Failure {
+    let _ = writeln!(io::stderr(), "{found}");
+    let count = match found.0.len() {
+        1 => "1 fault".to_owned(),
+        more => format!("{more} faults"),
+    };
+    let message = directory.map_or_else(String::new, |directory| format!("{}: {count}", directory.display()));
+    Failure::new(exit::CONFIG, message)
 }
 
 /// The state directory in force: the configured one, /var/lib/rsmtpd for root, else below the user's state.
@@ -40,10 +61,11 @@ pub fn state_of(daemon: &config::Daemon) -> PathBuf {
     if let Some(state) = &daemon.state {
         return state.clone();
     }
+    // What is not absolute is to be ignored, says the XDG Base Directory Specification.
     let set = |name: &str| {
         std::env::var_os(name)
-            .filter(|value| !value.is_empty())
             .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
     };
     if let Some(state) = set("XDG_STATE_HOME") {
         return state.join("rsmtpd");

@@ -8,22 +8,31 @@ mod spool;
 mod status;
 
 use std::ffi::OsString;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::config::LogLevel;
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::builder::{PathBufValueParser, PossibleValuesParser, TypedValueParser};
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::config::{self, LogLevel};
 
 /// Exit statuses of sysexits(3) that this program uses.
 pub mod exit {
     /// The command line is wrong.
     pub const USAGE: u8 = 64;
+    /// What is on disk is damaged.
+    pub const DATAERR: u8 = 65;
     /// Something asked for is not there.
     pub const NOINPUT: u8 = 66;
     /// A needed service is not running.
     pub const UNAVAILABLE: u8 = 69;
     /// The system refused something.
     pub const OSERR: u8 = 71;
+    /// What was asked for cannot be written out.
+    pub const IOERR: u8 = 74;
+    /// It may work later.
+    pub const TEMPFAIL: u8 = 75;
     /// Not enough rights.
     pub const NOPERM: u8 = 77;
     /// The configuration is broken.
@@ -48,7 +57,7 @@ pub struct Arguments {
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Overrides {
     /// Address to listen on; localhost means both loopbacks, * both wildcards
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = address)]
     pub address: Option<String>,
     /// Port to listen on
     #[arg(short, long)]
@@ -63,41 +72,68 @@ pub struct Overrides {
     #[arg(short, long)]
     pub background: bool,
     /// File to log to
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_parser = absolute())]
     pub log_path: Option<PathBuf>,
     /// Least grave events to log
-    #[arg(long, value_name = "LEVEL")]
-    log_level: Option<Word>,
+    #[arg(long, value_name = "LEVEL", value_parser = levels())]
+    pub log_level: Option<LogLevel>,
+}
+
+impl Overrides {
+    /// These, with the word of `later` where it has one.
+    fn with(self, later: &Overrides) -> Overrides {
+        let later = later.clone();
+        Overrides {
+            address: later.address.or(self.address),
+            port: later.port.or(self.port),
+            user: later.user.or(self.user),
+            group: later.group.or(self.group),
+            background: later.background || self.background,
+            log_path: later.log_path.or(self.log_path),
+            log_level: later.log_level.or(self.log_level),
+        }
+    }
+
+    /// The name of one that is given.
+    fn given(&self) -> Option<&'static str> {
+        let names = [
+            ("--address", self.address.is_some()),
+            ("--port", self.port.is_some()),
+            ("--user", self.user.is_some()),
+            ("--group", self.group.is_some()),
+            ("--background", self.background),
+            ("--log-path", self.log_path.is_some()),
+            ("--log-level", self.log_level.is_some()),
+        ];
+        names.iter().find(|(_, given)| *given).map(|(name, _)| *name)
+    }
+}
+
+/// A path as it is meant here: the daemon goes elsewhere.
+fn absolute() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(std::path::absolute)
+}
+
+fn address(text: &str) -> Result<String, String> {
+    if config::is_listening_address(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected an IP address, localhost or *".to_owned())
+    }
 }
 
 /// Names of log levels, as rsmtpd.yaml has them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Word {
-    Critical,
-    Error,
-    Warning,
-    Notice,
-    Info,
-    Debug,
-}
-
-impl From<Word> for LogLevel {
-    fn from(word: Word) -> LogLevel {
-        match word {
-            Word::Critical => LogLevel::Critical,
-            Word::Error => LogLevel::Error,
-            Word::Warning => LogLevel::Warning,
-            Word::Notice => LogLevel::Notice,
-            Word::Info => LogLevel::Info,
-            Word::Debug => LogLevel::Debug,
-        }
-    }
+fn levels() -> impl TypedValueParser<Value = LogLevel> {
+    PossibleValuesParser::new(LogLevel::WORDS.iter().map(|(word, _)| *word)).try_map(|word| {
+        let found = LogLevel::WORDS.iter().find(|(name, _)| *name == word);
+        found.map(|(_, level)| *level).ok_or("no such level")
+    })
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve (the default)
-    Serve,
+    Serve(Overrides),
     /// Read every configuration file and print every fault
     Check,
     /// Print, per verb, the handlers in order and what each may decide
@@ -129,23 +165,51 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { exit::USAGE } else { 0 });
         }
     };
-    let config = arguments.config_path.as_deref();
-    let result = match arguments.command {
-        None | Some(Command::Serve) => serve::run(config, &arguments.overrides),
-        Some(Command::Check) => check::run(config),
-        Some(Command::Chain { name }) => chain::run(config, name.as_deref()),
-        Some(Command::Spool { action }) => spool::run(config, &action),
-        Some(Command::Status) => status::run(config),
-        Some(Command::Completions { shell }) => completions::run(shell, &mut Arguments::command()),
-    };
+    let result = dispatch(&arguments);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            if !failure.message.is_empty() {
-                eprintln!("rsmtpd: {}", failure.message);
-            }
+            failure.say();
             ExitCode::from(failure.status)
         }
+    }
+}
+
+fn dispatch(arguments: &Arguments) -> Result<(), Failure> {
+    let config = arguments.config_path.as_deref();
+    let overrides = &arguments.overrides;
+    let command = match &arguments.command {
+        None => return serve::run(config, overrides),
+        Some(Command::Serve(later)) => return serve::run(config, &overrides.clone().with(later)),
+        Some(command) => command,
+    };
+    if let Some(name) = overrides.given() {
+        return Err(Failure::new(exit::USAGE, format!("{name} goes with serve only")));
+    }
+    match command {
+        Command::Serve(_) => Ok(()),
+        Command::Check => check::run(config),
+        Command::Chain { name } => chain::run(config, name.as_deref()),
+        Command::Spool { action } => spool::run(config, action),
+        Command::Status => status::run(config),
+        Command::Completions { shell } => completions::run(*shell, &mut Arguments::command()),
+    }
+}
+
+/// Text that does nothing to a terminal: control characters but the line feed and the tab are replaced.
+fn printable(text: &str) -> String {
+    let harmless = |c: char| !c.is_control() || c == '\n' || c == '\t';
+    text.chars().map(|c| if harmless(c) { c } else { '?' }).collect()
+}
+
+/// Writes to standard output. A reader that has gone, as `head` does, has what it wanted.
+fn print(text: &[u8]) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(exit::IOERR, format!("standard output: {error}")))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -162,6 +226,12 @@ impl Failure {
         Failure {
             status,
             message: message.to_string(),
+        }
+    }
+
+    fn say(&self) {
+        if !self.message.is_empty() {
+            let _ = writeln!(io::stderr(), "rsmtpd: {}", printable(&self.message));
         }
     }
 }

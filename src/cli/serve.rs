@@ -18,15 +18,17 @@ use super::{Failure, Overrides, check, exit};
 /// Serves until a signal ends it.
 pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> {
     let directory = check::directory(config)?;
-    let mut configuration = config::Configuration::load(&directory).map_err(|faults| check::faults(&faults))?;
-    apply(overrides, &mut configuration.daemon)?;
+    let faults = |found| check::faults(Some(&directory), &found);
+    let mut configuration = config::Configuration::load(&directory).map_err(faults)?;
+    let said = said(overrides);
+    said.apply(&mut configuration.daemon);
     let background = configuration.daemon.background;
     let destination = destination(&configuration.daemon, background);
-    let opened = config::open_directory(&directory).map_err(|faults| check::faults(&faults))?;
-    let served = Served::new(configuration, opened.as_fd()).map_err(|faults| check::faults(&faults))?;
+    let opened = config::open_directory(&directory).map_err(faults)?;
+    let served = Served::new(configuration, said, opened.as_fd()).map_err(faults)?;
     let state = check::state_of(&served.daemon);
     let plan = Plan {
-        directory,
+        directory: directory.clone(),
         state,
         destination,
     };
@@ -34,8 +36,17 @@ pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> 
         .then(detach::detach)
         .transpose()
         .map_err(|error| Failure::new(exit::OSERR, error))?;
-    let ready =
-        startup::start(served, opened, &plan).map_err(|error| Failure::new(exit::OSERR, format!("{error:#}")))?;
+    let ready = match startup::start(served, opened, &plan) {
+        Ok(ready) => ready,
+        Err(error) => {
+            let failure = Failure::new(status_of(&error), explain(&error));
+            failure.say();
+            if let Some(waiting) = waiting {
+                waiting.end(failure.status);
+            }
+            return Err(Failure::new(failure.status, ""));
+        }
+    };
     announce(&ready);
     if let Some(waiting) = waiting {
         waiting.release();
@@ -48,40 +59,46 @@ pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> 
     }
 }
 
-/// Lets the command line have the last word.
-fn apply(overrides: &Overrides, daemon: &mut config::Daemon) -> Result<(), Failure> {
-    if overrides.address.is_some() || overrides.port.is_some() {
-        daemon.listeners.clear();
+/// The exit status that says most about why start-up failed.
+fn status_of(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<startup::Misconfigured>().is_some() {
+        return exit::CONFIG;
     }
-    if let Some(address) = &overrides.address {
-        daemon.address.clone_from(address);
-        if daemon
-            .listening()
-            .iter()
-            .all(|listener| listener.addresses().is_empty())
-        {
-            let message = format!("--address: expected an IP address, localhost or *, found {address:?}");
-            return Err(Failure::new(exit::USAGE, message));
-        }
+    let denied = error.chain().any(|cause| {
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        let errno = cause.downcast_ref::<nix::errno::Errno>();
+        kind == Some(io::ErrorKind::PermissionDenied)
+            || matches!(errno, Some(nix::errno::Errno::EPERM | nix::errno::Errno::EACCES))
+    });
+    if denied { exit::NOPERM } else { exit::OSERR }
+}
+
+/// The chain of causes, and what helps against the commonest.
+fn explain(error: &anyhow::Error) -> String {
+    let denied = error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied);
+    let text = format!("{error:#}");
+    if denied && text.starts_with("cannot listen") {
+        format!("{text}; ports below 1024 need a start as root or CAP_NET_BIND_SERVICE")
+    } else if denied && text.starts_with("state directory") {
+        format!("{text}; another can be named as state in rsmtpd.yaml")
+    } else {
+        text
     }
-    if let Some(port) = overrides.port {
-        daemon.port = port;
+}
+
+/// What the command line says.
+fn said(overrides: &Overrides) -> config::Overrides {
+    config::Overrides {
+        address: overrides.address.clone(),
+        port: overrides.port,
+        user: overrides.user.clone(),
+        group: overrides.group.clone(),
+        background: overrides.background,
+        log_path: overrides.log_path.clone(),
+        log_level: overrides.log_level,
     }
-    if let Some(user) = &overrides.user {
-        daemon.user.clone_from(user);
-        daemon.group = None;
-    }
-    if let Some(group) = &overrides.group {
-        daemon.group = Some(group.clone());
-    }
-    daemon.background |= overrides.background;
-    if let Some(path) = &overrides.log_path {
-        daemon.log_path = Some(path.clone());
-    }
-    if let Some(level) = overrides.log_level {
-        daemon.log_level = level.into();
-    }
-    Ok(())
 }
 
 /// The log file if one is named; syslog in the background or under a service manager; else standard error.

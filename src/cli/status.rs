@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -16,34 +17,37 @@ pub fn run(config: Option<&std::path::Path>) -> Result<(), Failure> {
     let state = super::check::state_directory(config)?;
     let lock = state.join("lock");
     let text = fs::read_to_string(&lock).map_err(|error| {
-        let status = if error.kind() == std::io::ErrorKind::PermissionDenied {
-            exit::NOPERM
-        } else {
-            exit::UNAVAILABLE
-        };
-        Failure::new(status, format!("{}: {error}", lock.display()))
+        let message = format!("{}: {error}", lock.display());
+        match error.kind() {
+            std::io::ErrorKind::NotFound => no_daemon(&state),
+            std::io::ErrorKind::PermissionDenied => Failure::new(exit::NOPERM, message),
+            _ => Failure::new(exit::OSERR, message),
+        }
     })?;
     let master: i32 = text
         .trim()
         .parse()
         .map_err(|_| Failure::new(exit::UNAVAILABLE, format!("{}: no process id", lock.display())))?;
     if fs::File::open(&lock).is_ok_and(|file| file.try_lock().is_ok()) {
-        return Err(Failure::new(
-            exit::UNAVAILABLE,
-            "no daemon is running on this state directory",
-        ));
+        return Err(no_daemon(&state));
     }
     let answer = state.join(crate::delivery::status::FILE);
     let written = || fs::metadata(&answer).and_then(|metadata| metadata.modified()).ok();
     let before = written();
-    kill(Pid::from_raw(master), Signal::SIGUSR1)
-        .map_err(|error| Failure::new(exit::NOPERM, format!("cannot ask process {master}: {error}")))?;
+    match kill(Pid::from_raw(master), Signal::SIGUSR1) {
+        Ok(()) => {}
+        // The rest of it is still ending.
+        Err(Errno::ESRCH) => return Err(no_daemon(&state)),
+        Err(errno) => {
+            let message = format!("cannot ask process {master}: {}", errno.desc());
+            return Err(Failure::new(exit::NOPERM, message));
+        }
+    }
     let end = Instant::now() + PATIENCE;
     while Instant::now() < end {
         if written() != before {
             let text = fs::read_to_string(&answer).map_err(|error| Failure::new(exit::OSERR, error))?;
-            print!("{text}");
-            return Ok(());
+            return super::print(text.as_bytes());
         }
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -51,4 +55,9 @@ pub fn run(config: Option<&std::path::Path>) -> Result<(), Failure> {
         exit::UNAVAILABLE,
         format!("process {master} did not answer within {} s", PATIENCE.as_secs()),
     ))
+}
+
+fn no_daemon(state: &std::path::Path) -> Failure {
+    let message = format!("no daemon is running on the state directory {}", state.display());
+    Failure::new(exit::UNAVAILABLE, message)
 }

@@ -23,6 +23,9 @@ pub const HANDLERS: &[&str] = &[
     "unknown_command",
 ];
 
+/// Entries of a chain file in all; each is located with one more reading of the file.
+const MOST_ENTRIES: usize = 500;
+
 /// What a handler module of the Python original is here.
 enum Original {
     /// This handler.
@@ -161,7 +164,8 @@ impl ChainFile {
                 ));
             } else {
                 let verb = name.to_ascii_uppercase();
-                let entries = read_entries(&value, files);
+                let room = MOST_ENTRIES.saturating_sub(chain.verbs.values().map(Vec::len).sum());
+                let entries = read_entries(&value, files, room);
                 if seen.contains(&verb) {
                     at.fault(format!("expected {verb} once, found it again"));
                 } else if let Some(entries) = entries {
@@ -198,8 +202,15 @@ fn is_verb(name: &str) -> bool {
 }
 
 /// The entries of one verb; none when all of them are implicit or left out, so that `__DEFAULT__` takes the verb.
-fn read_entries(field: &Field<'_>, files: &FileSettings<'_>) -> Option<Vec<Entry>> {
+fn read_entries(field: &Field<'_>, files: &FileSettings<'_>, room: usize) -> Option<Vec<Entry>> {
     let items = field.items(false)?;
+    if items.len() > room {
+        let (most, found) = (MOST_ENTRIES, items.len());
+        field.fault(format!(
+            "expected at most {most} entries in all lists, found {found} more here"
+        ));
+        return None;
+    }
     let mut entries: Vec<Entry> = Vec::new();
     for item in &items {
         let Some((mut entry, id)) = read_entry(item, files) else {

@@ -8,6 +8,9 @@ use ipnet::IpNet;
 
 use super::section::{Field, Section};
 
+/// How many sockets there may be: workers have as many descriptor numbers for them.
+const LISTENERS_MAX: usize = 30;
+
 /// The settings of the daemon as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Daemon {
@@ -189,6 +192,11 @@ impl Default for Daemon {
     }
 }
 
+/// Whether a listener can have this address: an IP address, `localhost` or `*`.
+pub fn is_listening_address(text: &str) -> bool {
+    text == "localhost" || text == "*" || text.parse::<IpAddr>().is_ok()
+}
+
 impl Daemon {
     /// The listeners in force: `listeners`, or the one that `address` and `port` make.
     pub fn listening(&self) -> Vec<Listener> {
@@ -219,6 +227,10 @@ impl Daemon {
                 .iter()
                 .filter_map(listener)
                 .collect();
+            let sockets: usize = daemon.listeners.iter().map(|l| l.addresses().len()).sum();
+            if sockets > LISTENERS_MAX {
+                listeners.fault(format!("expected at most {LISTENERS_MAX} sockets, found {sockets}"));
+            }
             if section.get("address").is_some() || section.get("port").is_some() {
                 listeners.fault("expected listeners or address and port, found both".to_owned());
             }
@@ -337,9 +349,7 @@ fn without_tls(field: &Field<'_>) -> Option<bool> {
 }
 
 fn address(field: &Field<'_>) -> Option<String> {
-    let found = field
-        .scalar()
-        .filter(|text| text == "localhost" || text == "*" || text.parse::<IpAddr>().is_ok());
+    let found = field.scalar().filter(|text| is_listening_address(text));
     if found.is_none() {
         field.expected("an IP address, localhost or *");
     }

@@ -25,12 +25,23 @@ pub struct Delivery {
     pub queue: usize,
     /// `timeout`: time for one run of the agent, 1s to 9m (clients wait ten minutes, RFC 5321 4.5.3.2.6). Default 2m.
     pub timeout: Duration,
-    /// `give_up`: age at which a spooled message goes to `failed/`, 1m to 30d. Default 5d (RFC 5321 4.5.4.1).
+    /// `give_up`: age at which a spooled message goes to `failed/`, 1s to 30d. Default 5d (RFC 5321 4.5.4.1).
     pub give_up: Duration,
+    /// `retry`: when a spooled message is tried again.
+    pub retry: Retry,
     /// `dovecot_lda`: for agent dovecot_lda.
     pub dovecot_lda: DovecotLda,
     /// `lmtp`: for agent lmtp.
     pub lmtp: Lmtp,
+}
+
+/// When a spooled message is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// `first`: the wait after the first attempt, 1s to 1d; it doubles with each. Default 1m.
+    pub first: Duration,
+    /// `longest`: the longest wait, 1s to 1d. Default 1h.
+    pub longest: Duration,
 }
 
 /// Who stores the mail.
@@ -84,6 +95,10 @@ impl Default for Delivery {
             queue: 256,
             timeout: Duration::from_secs(120),
             give_up: Duration::from_secs(5 * 86400),
+            retry: Retry {
+                first: Duration::from_secs(60),
+                longest: Duration::from_secs(3600),
+            },
             dovecot_lda: DovecotLda {
                 path: "/usr/lib/dovecot/dovecot-lda".into(),
                 userdb: false,
@@ -122,8 +137,14 @@ impl Delivery {
             f.duration(Duration::from_secs(1)..=Duration::from_secs(540))
         });
         section.read("give_up", &mut delivery.give_up, |f| {
-            f.duration(Duration::from_secs(60)..=Duration::from_secs(30 * 86400))
+            f.duration(Duration::from_secs(1)..=Duration::from_secs(30 * 86400))
         });
+        if let Some(retry) = section.get("retry").and_then(|f| f.section()) {
+            let wait = |f: &Field<'_>| f.duration(Duration::from_secs(1)..=Duration::from_secs(86400));
+            retry.read("first", &mut delivery.retry.first, wait);
+            retry.read("longest", &mut delivery.retry.longest, wait);
+            retry.finish();
+        }
         if let Some(lda) = section.get("dovecot_lda").and_then(|f| f.section()) {
             delivery.dovecot_lda.read(lda);
         }

@@ -63,8 +63,19 @@ pub(super) struct SyntaxFault {
     pub(super) message: String,
 }
 
+/// Brackets that may be open at once. The YAML crate allows 128 levels, and comes to that verdict in a time that grows with the
+/// square of their number; room is left for brackets in text and comments.
+const MOST_OPEN: i64 = 1000;
+
 /// Reads one document. An empty one is an empty mapping.
 pub(super) fn parse(text: &str) -> Result<Node, SyntaxFault> {
+    if let Some((line, column)) = opens_too_many(text) {
+        return Err(SyntaxFault {
+            line,
+            column,
+            message: format!("more than {MOST_OPEN} open brackets"),
+        });
+    }
     if text
         .lines()
         .all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
@@ -78,8 +89,15 @@ pub(super) fn parse(text: &str) -> Result<Node, SyntaxFault> {
         next: Cell::new(0),
         target: None,
     };
-    Seed(&reading)
-        .deserialize(serde_yaml::Deserializer::from_str(text))
+    let document = Seed(&reading).deserialize(serde_yaml::Deserializer::from_str(text));
+    document
+        .map(|node| match node.value {
+            Value::Null => Node {
+                value: Value::Map(Vec::new()),
+                ..node
+            },
+            _ => node,
+        })
         .map_err(|error| {
             let (line, column) = error.location().map_or((0, 0), |at| (at.line(), at.column()));
             let whole = error.to_string();
@@ -89,6 +107,30 @@ pub(super) fn parse(text: &str) -> Result<Node, SyntaxFault> {
             };
             SyntaxFault { line, column, message }
         })
+}
+
+/// Line and column, from 1, of the bracket that is one too many.
+fn opens_too_many(text: &str) -> Option<(usize, usize)> {
+    let mut open = 0;
+    for (at, octet) in text.bytes().enumerate() {
+        match octet {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open -= 1,
+            _ => {}
+        }
+        if open > MOST_OPEN {
+            return Some(position(text.as_bytes(), at));
+        }
+    }
+    None
+}
+
+/// Line, and column in octets, from 1, of the octet at `at`.
+pub(super) fn position(text: &[u8], at: usize) -> (usize, usize) {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.iter().filter(|&&octet| octet == b'\n').count();
+    let column = before.iter().rev().take_while(|&&octet| octet != b'\n').count();
+    (line + 1, column + 1)
 }
 
 /// Line and column of a node that [`parse`] made of this very text.

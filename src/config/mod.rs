@@ -11,6 +11,7 @@ mod discover;
 mod fault;
 mod handler_files;
 mod load;
+mod overrides;
 mod recipients;
 mod recipients_file;
 mod section;
@@ -25,12 +26,13 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode as FileMode;
 
 pub use chain_file::{ChainFile, Combine, Entry, Evaluate, HANDLERS, Mode, OnError};
-pub use daemon::{Certificate, Daemon, Listener, LogLevel, SandboxMode, Tls, Workers};
+pub use daemon::{Certificate, Daemon, Listener, LogLevel, SandboxMode, Tls, Workers, is_listening_address};
 pub use delivery::{Acknowledge, Agent, Delivery, DovecotLda, Lmtp};
 pub use discover::discover;
 pub use fault::{Fault, Faults};
 pub use handler_files::{Greeting, Hello, Settings};
 pub use load::{Node, Value};
+pub use overrides::Overrides;
 pub use recipients::{Lookup, Recipients, Table};
 pub use watch::Fingerprint;
 pub use worker::{LineEndings, Worker};
@@ -103,14 +105,48 @@ pub fn open_directory(directory: &Path) -> Result<OwnedFd, Faults> {
     })
 }
 
+/// Whether `path` still names the directory that was opened; a reload cannot follow it elsewhere.
+///
+/// # Errors
+/// One fault when another directory, or none, stands in its place.
+pub fn still_there(opened: BorrowedFd<'_>, path: &Path) -> Result<(), Faults> {
+    let Ok(held) = nix::sys::stat::fstat(opened) else {
+        return Ok(());
+    };
+    let found = match nix::sys::stat::stat(path) {
+        Ok(found) if (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino) => return Ok(()),
+        Ok(_) => "another one in its place",
+        Err(nix::errno::Errno::ENOENT) => "none",
+        // The service user may not see the way to it, but holds it open.
+        Err(_) => return Ok(()),
+    };
+    let message = format!("expected the directory that was there at the start, found {found} (restart needed)");
+    Err(Faults(vec![whole_file(&path.display().to_string(), message)]))
+}
+
 impl Configuration {
     /// Reads a whole configuration directory.
     ///
     /// # Errors
     /// Every fault of every file that is in use.
     pub fn load(directory: &Path) -> Result<Configuration, Faults> {
-        let fd = open_directory(directory)?;
-        let mut reader = Reader::new(fd.as_fd());
+        Configuration::load_with(directory, &[])
+    }
+
+    /// The same, with the chains `more` besides those in use.
+    ///
+    /// # Errors
+    /// Every fault of every file read.
+    pub fn load_with(directory: &Path, more: &[String]) -> Result<Configuration, Faults> {
+        Configuration::load_opened(open_directory(directory)?.as_fd(), directory, more)
+    }
+
+    /// The same, in a directory that was opened before; `directory` is its name.
+    ///
+    /// # Errors
+    /// As [`Configuration::load_with`].
+    pub fn load_opened(fd: BorrowedFd<'_>, directory: &Path, more: &[String]) -> Result<Configuration, Faults> {
+        let mut reader = Reader::new(fd);
         let daemon = reader.daemon();
         let delivery = reader.delivery();
         let mut loaded = Loaded {
@@ -121,8 +157,9 @@ impl Configuration {
             .listening()
             .into_iter()
             .filter_map(|listener| listener.chain)
+            .chain(more.iter().cloned())
             .collect();
-        let set = read_worker_set(fd.as_fd(), &chains, &mut loaded);
+        let set = read_worker_set(fd, &chains, &mut loaded);
         if !loaded.faults.is_empty() {
             return Err(Faults(loaded.faults));
         }
@@ -138,6 +175,37 @@ impl Configuration {
             notes: loaded.notes,
             files: set.files,
         })
+    }
+
+    /// Reads what the delivery process needs: `rsmtpd.yaml` and `delivery.yaml`.
+    ///
+    /// # Errors
+    /// Every fault of these two.
+    pub fn load_delivery_set(directory: BorrowedFd<'_>) -> Result<(Daemon, Delivery), Faults> {
+        let mut reader = Reader::new(directory);
+        let set = (reader.daemon(), reader.delivery());
+        if reader.faults.is_empty() {
+            Ok(set)
+        } else {
+            Err(Faults(reader.faults))
+        }
+    }
+
+    /// NAME of every `command_handler_NAME.yaml` in the directory, whether in use or not.
+    pub fn chain_names(directory: &Path) -> Vec<String> {
+        let name = |file: &String| {
+            let name = file.strip_prefix("command_handler_")?.strip_suffix(".yaml")?;
+            Some(name.to_owned())
+        };
+        yaml_files(directory).iter().filter_map(name).collect()
+    }
+
+    /// What to tell about files in the directory that look like configuration and that nothing reads.
+    pub fn unread(&self, directory: &Path) -> Vec<String> {
+        let known = ["rsmtpd.yaml", "delivery.yaml"];
+        let read = |file: &String| known.contains(&file.as_str()) || self.files.contains(file);
+        let unread = yaml_files(directory).into_iter().filter(|file| !read(file));
+        unread.map(|file| format!("{file}: nothing reads it")).collect()
     }
 
     /// Reads the files of a worker again: `worker.yaml`, the chain file it names and those in `chains`, handler files.
@@ -174,6 +242,17 @@ impl Configuration {
             .filter_map(|listener| listener.chain.clone())
             .collect()
     }
+}
+
+/// Names of the files `*.yaml`, sorted; none of a directory that cannot be read.
+fn yaml_files(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut found: Vec<String> = names
+        .filter(|name| name.ends_with(".yaml") && !name.starts_with('.'))
+        .collect();
+    found.sort();
+    found
 }
 
 /// Faults and notes of a load, in the order of the files.
@@ -330,9 +409,14 @@ impl<'fd> Reader<'fd> {
             match self.directory.read(name) {
                 Ok(None) => {}
                 Ok(Some(text)) => return Some((Some(File::new(name, text)), name.to_owned())),
-                Err(error) => {
-                    self.faults
-                        .push(whole_file(name, format!("expected a readable file, found: {error}")));
+                Err(why) => {
+                    self.faults.push(Fault {
+                        file: name.to_owned(),
+                        line: why.line,
+                        column: why.column,
+                        key: String::new(),
+                        message: why.message,
+                    });
                     return Some((None, name.to_owned()));
                 }
             }

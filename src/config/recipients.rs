@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use crate::sys::memory::SealedOctets;
+
 /// What a recipient is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup {
@@ -104,13 +106,6 @@ impl Recipients {
     pub fn first_domain(&self) -> Option<&str> {
         self.first_domain.as_deref()
     }
-
-    /// The tables of the `recipients_file`s, to be moved into shared memory before forking: domain and table.
-    pub fn tables_mut(&mut self) -> impl Iterator<Item = (&str, &mut Table)> {
-        self.domains
-            .iter_mut()
-            .filter_map(|(name, domain)| Some((name.as_str(), domain.table.as_mut()?)))
-    }
 }
 
 impl DomainRecipients {
@@ -182,6 +177,19 @@ pub(super) fn is_tagging_character(character: char) -> bool {
     "!#$%&'*+-/=?^_`{|}~".contains(character)
 }
 
+/// Tables of so many octets and more are worth a mapping of their own.
+const LARGE: usize = 64 * 1024;
+
+/// The order of names in lower case, for which no copies are made: there may be millions.
+fn folded(a: &str, b: &str) -> std::cmp::Ordering {
+    if a.is_ascii() && b.is_ascii() {
+        let lower = |byte: u8| byte.to_ascii_lowercase();
+        a.bytes().map(lower).cmp(b.bytes().map(lower))
+    } else {
+        a.to_lowercase().cmp(&b.to_lowercase())
+    }
+}
+
 /// Local parts, one a line, sorted without regard to case: flat bytes, so that they can lie in memory that processes share.
 #[derive(Clone)]
 pub struct Table {
@@ -190,23 +198,26 @@ pub struct Table {
 
 impl Table {
     /// Sorts local parts into a table; of two that differ in case only the first one stays. None may contain a line feed.
+    /// A large table lies in memory that forked processes share.
     pub fn new(mut names: Vec<&str>) -> Table {
-        names.sort_by_cached_key(|name| name.to_lowercase());
-        names.dedup_by_key(|name| name.to_lowercase());
-        let mut text = names.join("\n").into_bytes();
-        if !text.is_empty() {
+        names.sort_by(|a, b| folded(a, b));
+        names.dedup_by(|b, a| folded(a, b).is_eq());
+        let mut text = Vec::with_capacity(names.iter().map(|name| name.len() + 1).sum());
+        for name in names {
+            text.extend_from_slice(name.as_bytes());
             text.push(b'\n');
+        }
+        if text.len() >= LARGE
+            && let Ok(shared) = SealedOctets::new(&text)
+        {
+            return Table {
+                bytes: Arc::new(shared),
+            };
         }
         Table { bytes: Arc::new(text) }
     }
 
-    /// A table over bytes that another table's [`Table::bytes`] gave.
-    pub fn over(bytes: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Table {
-        Table { bytes }
-    }
-
-    /// The bytes, for a copy into shared memory.
-    pub fn bytes(&self) -> &[u8] {
+    fn bytes(&self) -> &[u8] {
         (*self.bytes).as_ref()
     }
 
@@ -265,18 +276,29 @@ mod tests {
     }
 
     #[test]
-    fn a_table_can_lie_elsewhere() {
-        let table = Table::new(vec!["b", "A", "a"]);
-        assert_eq!(table.bytes(), b"A\nb\n");
-        let copy = Table::over(Arc::new(table.bytes().to_vec()));
-        assert_eq!(copy.find("a"), Some("A"));
-        assert_eq!(copy, table);
+    fn of_two_that_differ_in_case_the_first_stays() {
+        let table = Table::new(vec!["b", "A", "a", "ß", "ΑΣ", "B"]);
+        assert_eq!(table.bytes(), "A\nb\nß\nΑΣ\n".as_bytes());
+        assert_eq!(table.find(&"ΑΣ".to_lowercase()), Some("ΑΣ"));
+    }
+
+    #[test]
+    fn a_large_table_finds_each_name_as_a_small_one_does() {
+        let names: Vec<String> = (0..20_000)
+            .map(|number| format!("User.{:05}", number * 7919 % 20_011))
+            .collect();
+        let table = Table::new(names.iter().map(String::as_str).collect());
+        assert!(table.bytes().len() > LARGE);
+        assert!(names.iter().all(|name| table.find(&name.to_lowercase()) == Some(name)));
+        assert_eq!(table.find("user.99999"), None);
     }
 
     #[test]
     fn a_table_of_any_bytes_never_panics() {
         for bytes in [&b"no line feed"[..], b"\n\n\n", b"\xff\xfe\n", b"a\n\xff\nz\n"] {
-            let table = Table::over(Arc::new(bytes.to_vec()));
+            let table = Table {
+                bytes: Arc::new(bytes.to_vec()),
+            };
             assert_eq!(table.find("m"), None);
         }
     }

@@ -249,8 +249,18 @@ fn read_table(field: &Field<'_>, domain: &str, directory: &mut Directory, faults
             ));
             return None;
         }
-        Err(error) => {
-            field.fault(format!("expected a readable file, found: {name}: {error}"));
+        Err(why) if why.line > 0 => {
+            faults.push(Fault {
+                file: name,
+                line: why.line,
+                column: why.column,
+                key: String::new(),
+                message: why.message,
+            });
+            return None;
+        }
+        Err(why) => {
+            field.fault(format!("{name}: {}", why.message));
             return None;
         }
     };

@@ -3,6 +3,7 @@
 //! Nothing here stops at the first fault: a wrong value leaves the default in place and the reading goes on.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use super::load::{self, Node, Value};
 
 /// Faults reported for one file; what lies beyond is one line that counts them.
 const MOST_FAULTS: usize = 100;
+/// Octets read again for the positions of these faults (each costs the whole file): in a file of megabytes fewer are reported.
+const MOST_READ_AGAIN: usize = 8 << 20;
 
 /// One file being read: its text for positions, and what was found wrong so far.
 pub(super) struct File {
@@ -64,10 +67,11 @@ impl File {
     }
 
     fn located(&self, marks: Vec<Mark>) -> Vec<Fault> {
-        let beyond = marks.len().saturating_sub(MOST_FAULTS);
+        let most = (MOST_READ_AGAIN / self.text.len().max(1)).clamp(1, MOST_FAULTS);
+        let beyond = marks.len().saturating_sub(most);
         let mut located: Vec<Fault> = marks
             .into_iter()
-            .take(MOST_FAULTS)
+            .take(most)
             .map(|mark| {
                 let (line, column) = mark.serial.map_or((0, 0), |serial| load::locate(&self.text, serial));
                 Fault {
@@ -279,7 +283,7 @@ pub(super) struct Section<'a> {
     field: Field<'a>,
     entries: &'a [(Node, Node)],
     known: RefCell<Vec<&'static str>>,
-    ignored: RefCell<Vec<usize>>,
+    ignored: RefCell<BTreeSet<usize>>,
 }
 
 impl<'a> Section<'a> {
@@ -317,7 +321,7 @@ impl<'a> Section<'a> {
     /// The first entry, whose key is a name rather than a setting: name, position of the name, value unless empty.
     pub(super) fn first(&self) -> Option<(String, Field<'a>, Option<Field<'a>>)> {
         let (key, node) = self.entries.first()?;
-        self.ignored.borrow_mut().push(0);
+        self.ignored.borrow_mut().insert(0);
         let at = self.child(&key_name(key), key);
         let name = at.scalar()?;
         let value = (node.value != Value::Null).then(|| self.child(&name, node));
@@ -333,12 +337,13 @@ impl<'a> Section<'a> {
     /// twice, is a fault and left out.
     pub(super) fn all(&self) -> Vec<(String, Field<'a>, Field<'a>)> {
         let mut found: Vec<(String, Field<'a>, Field<'a>)> = Vec::new();
+        let mut names = BTreeSet::new();
         for (index, (key, node)) in self.entries.iter().enumerate() {
-            self.ignored.borrow_mut().push(index);
+            self.ignored.borrow_mut().insert(index);
             let at = self.child(&key_name(key), key);
             match at.scalar() {
                 None => at.expected("a name as key"),
-                Some(name) if found.iter().any(|(other, _, _)| *other == name) => {
+                Some(name) if !names.insert(name.clone()) => {
                     at.fault("expected each key once, found it again".to_owned());
                 }
                 Some(name) => {
@@ -353,17 +358,14 @@ impl<'a> Section<'a> {
     /// Faults for keys that nobody asked for, and for keys that stand twice.
     pub(super) fn finish(self) {
         let known = self.known.borrow();
+        let mut seen = BTreeSet::new();
         for (index, (key, _)) in self.entries.iter().enumerate() {
+            let new = seen.insert(key_name(key));
             if self.ignored.borrow().contains(&index) {
                 continue;
             }
             let at = self.child(&key_name(key), key);
-            let earlier = self
-                .entries
-                .iter()
-                .take(index)
-                .any(|(other, _)| other.value == key.value);
-            if earlier {
+            if !new {
                 at.fault("expected each key once, found it again".to_owned());
             } else if !known.iter().any(|name| is_text(key, name)) {
                 at.fault(format!("expected {}, found an unknown key", alternatives(&known)));

@@ -10,19 +10,19 @@ use super::section::Field;
 pub struct Worker {
     /// `command_handler`: NAME of the `command_handler_NAME.yaml` in force. Default `standard_server`.
     pub command_handler: String,
-    /// `line_endings`: what bare CR and LF mean in a message. Default normalize.
+    /// `line_endings`: what bare CR and LF mean in commands and messages. Default normalize.
     pub line_endings: LineEndings,
     /// `maximum_message_size_in_mb`: in MiB, 1 to 1024. Default 64. See [`Worker::maximum_message_size`].
     pub maximum_message_size_in_mb: u64,
-    /// `command_line_limit`: octets of a command line with its CRLF, 512 to 65536. Default 1024: RFC 5321 4.5.3.1.4 asks for 512,
-    /// and the extensions we offer for up to 80 more.
+    /// `command_line_limit`: octets of a command line with its CRLF, 565 to 65536. Default 1024: RFC 5321 4.5.3.1.4 asks for 512,
+    /// SIZE for 26 more, BODY for 17 and SMTPUTF8 for 10.
     pub command_line_limit: usize,
     /// `text_line_limit`: octets of a message line with its CRLF above which it is noted as long, 1000 to 1048576. Default 1000
     /// (RFC 5321 4.5.3.1.6).
     pub text_line_limit: usize,
     /// `maximum_recipients`: per message, 100 to 1000. Default 100 (RFC 5321 4.5.3.1.8).
     pub maximum_recipients: usize,
-    /// `maximum_messages`: per connection; 0 is no limit. Default 0.
+    /// `maximum_messages`: transactions per connection, at most the six digits of RFC 9422 4.1; 0 is no limit. Default 0.
     pub maximum_messages: u64,
     /// `maximum_errors`: replies 4xx and 5xx in one session, 1 to 10000; then 421. Default 20.
     pub maximum_errors: u32,
@@ -30,24 +30,26 @@ pub struct Worker {
     pub maximum_unknown_commands: u32,
     /// `maximum_received`: Received fields a message may bring, 100 to 1000. Default 100 (RFC 5321 6.3).
     pub maximum_received: usize,
-    /// `command_timeout`: wait for the next command, 1s to 1h. Default 5m (RFC 5321 4.5.3.2.7).
+    /// `command_timeout`: wait for the whole next command, 1s to 1h. Default 5m (RFC 5321 4.5.3.2.7).
     pub command_timeout: Duration,
     /// `data_timeout`: wait for the next octets of a message, 1s to 1h. Default 5m.
     pub data_timeout: Duration,
-    /// `session_timeout`: the whole connection, 1m to 7d. Default 1h.
+    /// `session_timeout`: the whole connection, 1s to 7d. Default 1h.
     pub session_timeout: Duration,
     /// `minimum_data_rate`: octets per second that a message must keep up on average, 0 to 1048576; 0 is no floor. Default 100.
     pub minimum_data_rate: u64,
+    /// `tolerate_unadvertised_params`: ignore parameters of MAIL and RCPT that were not offered. Default no: 555.
+    pub tolerate_unadvertised_params: bool,
 }
 
 /// What lines of a message that do not end in CRLF mean. Only CRLF.CRLF ends a message in each of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LineEndings {
-    /// Bare CR or LF in the message: refused with 554.
+    /// Refused with 550 5.5.2 when the line or the message is complete, and the connection closed.
     Strict,
     /// Bare LF becomes CRLF, bare CR a space, and both are noted.
     Normalize,
-    /// Kept as sent, and noted.
+    /// As `Normalize`, and written to the log as evidence, lookalikes of the end of the data with their offsets.
     Note,
 }
 
@@ -68,6 +70,7 @@ impl Default for Worker {
             data_timeout: Duration::from_secs(300),
             session_timeout: Duration::from_secs(3600),
             minimum_data_rate: 100,
+            tolerate_unadvertised_params: false,
         }
     }
 }
@@ -99,7 +102,7 @@ impl Worker {
             |f| f.integer(1..=1024),
         );
         section.read("command_line_limit", &mut worker.command_line_limit, |f| {
-            f.integer(512..=65536)
+            f.integer(565..=65536)
         });
         section.read("text_line_limit", &mut worker.text_line_limit, |f| {
             f.integer(1000..=1_048_576)
@@ -108,7 +111,7 @@ impl Worker {
             f.integer(100..=1000)
         });
         section.read("maximum_messages", &mut worker.maximum_messages, |f| {
-            f.integer(0..=1_000_000_000)
+            f.integer(0..=999_999)
         });
         section.read("maximum_errors", &mut worker.maximum_errors, |f| f.integer(1..=10_000));
         section.read("maximum_unknown_commands", &mut worker.maximum_unknown_commands, |f| {
@@ -122,12 +125,41 @@ impl Worker {
         });
         section.read("data_timeout", &mut worker.data_timeout, |f| f.duration(timeout));
         section.read("session_timeout", &mut worker.session_timeout, |f| {
-            f.duration(Duration::from_secs(60)..=Duration::from_secs(7 * 86400))
+            f.duration(Duration::from_secs(1)..=Duration::from_secs(7 * 86400))
         });
         section.read("minimum_data_rate", &mut worker.minimum_data_rate, |f| {
             f.integer(0..=1_048_576)
         });
+        section.read(
+            "tolerate_unadvertised_params",
+            &mut worker.tolerate_unadvertised_params,
+            |f| f.boolean(),
+        );
         section.finish();
         worker
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_conform() {
+        let worker = Worker::default();
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        assert!(worker.maximum_message_size() >= 64 * 1024, "RFC 5321 4.5.3.1.7");
+        assert!(
+            worker.command_line_limit >= 512 + 26 + 17 + 10,
+            "RFC 5321 4.5.3.1.4 and extensions"
+        );
+        assert!(worker.text_line_limit >= 1000, "RFC 5321 4.5.3.1.6");
+        assert!(worker.maximum_recipients >= 100, "RFC 5321 4.5.3.1.8");
+        assert!(worker.maximum_received >= 100, "RFC 5321 6.3");
+        assert!(worker.command_timeout >= minutes(5), "RFC 5321 4.5.3.2.7");
+        assert!(worker.data_timeout >= minutes(3), "RFC 5321 4.5.3.2.5");
+        assert!(worker.session_timeout > minutes(10) && worker.maximum_messages == 0);
+        assert_eq!(worker.line_endings, LineEndings::Normalize);
+        assert!(!worker.tolerate_unadvertised_params, "RFC 5321 4.1.1.11");
     }
 }

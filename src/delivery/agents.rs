@@ -1,13 +1,17 @@
 //! Who brings a message to its mailboxes, and the threads for those that are slow: runs of a program, LMTP
 //! transactions, and whatever the spool has due.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::ipc::delivery::{Commit, Recipient, RecipientResult};
+use nix::sys::signal::Signal;
+
+use crate::ipc::delivery::{Commit, Disposition, Recipient, RecipientResult};
+use crate::sys::child;
 
 use super::content::{Content, Source};
 use super::file::Unnamed;
@@ -21,6 +25,15 @@ pub(super) struct Job {
     pub(super) door: Arc<Door>,
     pub(super) commit: Commit,
     pub(super) staged: Option<File>,
+    /// When the worker must have its answer: later ones find nobody, and the client has been told 451.
+    pub(super) end: Instant,
+}
+
+impl Job {
+    fn mailboxes(&self) -> impl Iterator<Item = String> {
+        let real = |recipient: &&Recipient| recipient.disposition == Disposition::Deliver;
+        self.commit.recipients.iter().filter(real).map(address)
+    }
 }
 
 /// Envelope and bytes.
@@ -28,12 +41,32 @@ pub(super) struct Job {
 pub(super) struct Message<'a> {
     pub(super) commit: &'a Commit,
     pub(super) source: Source<'a>,
+    /// No attempt begins, and none lasts, after this.
+    pub(super) end: Option<Instant>,
 }
+
+impl Message<'_> {
+    /// How long an attempt may take from now on; none if there is no time left.
+    fn time(&self, timeout: Duration) -> Option<Duration> {
+        let Some(end) = self.end else {
+            return Some(timeout);
+        };
+        let left = end.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left.min(timeout))
+    }
+}
+
+/// Told of each recipient before an agent tries it, and of the result after.
+pub(super) type Record<'a> = dyn FnMut(usize, Option<&RecipientResult>) -> io::Result<()> + 'a;
 
 #[derive(Debug, Default)]
 struct Waiting {
     fresh: VecDeque<Job>,
     due: VecDeque<String>,
+    known: HashSet<String>,
+    // what threads are at
+    mailboxes: HashMap<String, usize>,
+    retries: usize,
 }
 
 enum Next {
@@ -42,10 +75,53 @@ enum Next {
 }
 
 /// What waits for an agent: messages of doors, bounded, and names of spool entries.
+///
+/// So that what is slow holds up no other, neither one mailbox nor the spool has more than half of the threads.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
     waiting: Mutex<Waiting>,
     more: Condvar,
+}
+
+impl Waiting {
+    fn take_due(&mut self, share: usize) -> Option<Next> {
+        if self.retries >= share {
+            return None;
+        }
+        let id = self.due.pop_front()?;
+        self.known.remove(&id);
+        self.retries += 1;
+        Some(Next::Due(id))
+    }
+
+    fn take_fresh(&mut self, share: usize) -> Option<Next> {
+        let busy = |mailbox: &String| self.mailboxes.get(mailbox).is_some_and(|&count| count >= share);
+        let at = self
+            .fresh
+            .iter()
+            .position(|job| !job.mailboxes().any(|name| busy(&name)))?;
+        let job = self.fresh.remove(at)?;
+        for mailbox in job.mailboxes() {
+            *self.mailboxes.entry(mailbox).or_default() += 1;
+        }
+        Some(Next::Fresh(Box::new(job)))
+    }
+
+    fn finished(&mut self, next: &Next) {
+        match next {
+            Next::Due(_) => self.retries = self.retries.saturating_sub(1),
+            Next::Fresh(job) => {
+                for mailbox in job.mailboxes() {
+                    if let Some(count) = self.mailboxes.get_mut(&mailbox) {
+                        *count -= 1;
+                        if *count == 0 {
+                            self.mailboxes.remove(&mailbox);
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 impl Queues {
@@ -63,31 +139,39 @@ impl Queues {
     /// An entry's time has come.
     pub(super) fn due(&self, id: String) {
         let mut waiting = held(&self.waiting);
-        if !waiting.due.contains(&id) {
+        if waiting.known.insert(id.clone()) {
             waiting.due.push_back(id);
             self.more.notify_one();
         }
     }
 
-    fn next(&self, prefer_due: bool) -> Next {
+    fn next(&self, prefer_due: bool, share: usize) -> Next {
         let mut waiting = held(&self.waiting);
         loop {
-            if prefer_due && let Some(id) = waiting.due.pop_front() {
-                return Next::Due(id);
-            }
-            if let Some(job) = waiting.fresh.pop_front() {
-                return Next::Fresh(Box::new(job));
-            }
-            if let Some(id) = waiting.due.pop_front() {
-                return Next::Due(id);
+            let found = if prefer_due {
+                waiting.take_due(share).or_else(|| waiting.take_fresh(share))
+            } else {
+                waiting.take_fresh(share).or_else(|| waiting.take_due(share))
+            };
+            if let Some(next) = found {
+                return next;
             }
             waiting = self.more.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    fn finished(&self, next: &Next) {
+        held(&self.waiting).finished(next);
+        self.more.notify_all();
     }
 }
 
 /// Starts the threads.
 pub(super) fn start(shared: &Arc<Shared>) -> io::Result<()> {
+    if matches!(shared.settings.agent, Agent::DovecotLda { .. }) {
+        child::ignore_but_in_programs(&[Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1]);
+    }
+    let share = (shared.settings.lda_jobs / 2).max(1);
     for number in 0..shared.settings.lda_jobs.max(1) {
         let (slot, shared) = (Slot::take(&shared.settings.state)?, Arc::clone(shared));
         thread(format!("agent-{number}"), move || {
@@ -95,13 +179,14 @@ pub(super) fn start(shared: &Arc<Shared>) -> io::Result<()> {
             let mut turn = false;
             loop {
                 turn = !turn;
-                let next = shared.queues.next(turn);
+                let next = shared.queues.next(turn, share);
                 let work = shared.work();
-                match next {
-                    Next::Fresh(job) => writer::run(&shared, &slot, &mut connection, &job),
-                    Next::Due(id) => retry::retry(&shared, &slot, &mut connection, &id),
+                match &next {
+                    Next::Fresh(job) => writer::run(&shared, &slot, &mut connection, job),
+                    Next::Due(id) => retry::retry(&shared, &slot, &mut connection, id),
                 }
                 drop(work);
+                shared.queues.finished(&next);
             }
         })?;
     }
@@ -131,42 +216,25 @@ pub(super) fn deliver(
     connection: &mut Option<lmtp::Connection>,
     message: &Message<'_>,
     which: &[usize],
-    record: &mut dyn FnMut(usize, Option<&RecipientResult>) -> io::Result<()>,
+    record: &mut Record<'_>,
 ) -> Vec<RecipientResult> {
     if which.is_empty() {
         return Vec::new();
     }
-    let id = &message.commit.id;
-    let all = |record: &mut dyn FnMut(usize, Option<&RecipientResult>) -> io::Result<()>| {
-        which.iter().try_for_each(|&index| record(index, None))
-    };
-    let results = match &shared.settings.agent {
-        Agent::Maildir => match all(record) {
-            Ok(()) => maildir(shared, slot, maildir::MAIL, message, which),
-            Err(error) => vec![outcome::of_io(&error); which.len()],
-        },
-        Agent::Lmtp { socket } => match all(record).and_then(|()| slot.begin(id, &[])) {
-            Ok(()) => {
-                let results = over_lmtp(shared, connection, socket, message, which);
-                let _ = slot.done();
-                results
-            }
-            Err(error) => vec![outcome::of_io(&error); which.len()],
-        },
-        Agent::DovecotLda { path, userdb, home } => {
-            let mut results = Vec::with_capacity(which.len());
-            for &index in which {
-                let began = record(index, None).and_then(|()| slot.begin(id, &[]));
-                let result = match began.and_then(|()| run_lda(shared, message, index, path, *userdb, home)) {
-                    Ok(result) => result,
-                    Err(error) => outcome::of_io(&error),
-                };
-                let _ = slot.done();
-                finish(shared, message, index, &result, record);
-                results.push(result);
-            }
-            return results;
-        }
+    if let Agent::DovecotLda { path, userdb, home } = &shared.settings.agent {
+        let each = which.iter().map(|&index| {
+            let result = record(index, None).and_then(|()| run_lda(shared, message, index, path, *userdb, home));
+            let result = result.unwrap_or_else(|error| unusable(shared, message, &error));
+            finish(shared, message, index, &result, record);
+            result
+        });
+        return each.collect();
+    }
+    let begun = which.iter().try_for_each(|&index| record(index, None));
+    let results = match (begun, &shared.settings.agent) {
+        (Err(error), _) => vec![unusable(shared, message, &error); which.len()],
+        (Ok(()), Agent::Lmtp { socket }) => over_lmtp(shared, connection, socket, message, which),
+        (Ok(()), _) => maildir(shared, slot, maildir::MAIL, message, which),
     };
     for (&index, result) in which.iter().zip(&results) {
         finish(shared, message, index, result, record);
@@ -174,12 +242,22 @@ pub(super) fn deliver(
     results
 }
 
+/// An attempt that our own files hindered.
+fn unusable(shared: &Arc<Shared>, message: &Message<'_>, error: &io::Error) -> RecipientResult {
+    let (id, reason) = (quoted(&message.commit.id), quoted(&error.to_string()));
+    shared.log(
+        level::ERR,
+        format!("event=write_failed id={id} at=attempt reason={reason}"),
+    );
+    outcome::of_io(error)
+}
+
 fn finish(
     shared: &Arc<Shared>,
     message: &Message<'_>,
     index: usize,
     result: &RecipientResult,
-    record: &mut dyn FnMut(usize, Option<&RecipientResult>) -> io::Result<()>,
+    record: &mut Record<'_>,
 ) {
     if let Err(error) = record(index, Some(result)) {
         shared.log(
@@ -271,7 +349,7 @@ pub(super) fn maildir(
         }
     }
     if !files.is_empty()
-        && let Err(error) = maildir::place(state, slot, &commit.id, files)
+        && let Err(error) = maildir::place(state, slot, files)
     {
         return vec![failed(&error, "linking"); which.len()];
     }
@@ -294,6 +372,9 @@ fn run_lda(
 ) -> io::Result<RecipientResult> {
     let commit = message.commit;
     let recipient = commit.recipients.get(index).ok_or(io::ErrorKind::InvalidInput)?;
+    let Some(timeout) = message.time(shared.settings.timeout) else {
+        return Ok(outcome::too_busy());
+    };
     let file = Unnamed::create(&shared.settings.state.join(spool::SPOOL))?;
     Content::new(&commit.fields, message.source)?.write(&head(commit, recipient), &file.file)?;
     let run = lda::Run {
@@ -302,10 +383,11 @@ fn run_lda(
         home,
         sender: &commit.reverse_path,
         recipient,
-        timeout: shared.settings.timeout,
+        timeout,
+        ending: &shared.ending,
     };
     let (ended, output) = run.on(&file.into_file()?)?;
-    if ended != outcome::Ended::Exit(0) {
+    if ended != outcome::Ended::Exit(0) || !output.is_empty() {
         let level = if ended.is_configuration() {
             level::CRIT
         } else {
@@ -340,18 +422,21 @@ fn over_lmtp(
         .iter()
         .filter_map(|&index| message.commit.recipients.get(index))
         .collect();
-    let result = Content::new(&message.commit.fields, message.source).and_then(|content| {
-        lmtp::transact(
-            connection,
+    let Some(time) = message.time(shared.settings.timeout) else {
+        return vec![outcome::too_busy(); which.len()];
+    };
+    let mut results = vec![outcome::local_error(); which.len()];
+    let ended = Content::new(&message.commit.fields, message.source).and_then(|content| {
+        let order = lmtp::Order {
             socket,
-            shared.settings.timeout,
-            message.commit,
-            &recipients,
-            &content,
-        )
+            end: Instant::now() + time,
+            commit: message.commit,
+            recipients: &recipients,
+            content: &content,
+        };
+        lmtp::transact(connection, &order, &mut results)
     });
-    result.unwrap_or_else(|error| {
-        *connection = None;
+    if let Err(error) = ended {
         shared.log(
             level::ERR,
             format!(
@@ -360,6 +445,6 @@ fn over_lmtp(
                 quoted(&error.to_string())
             ),
         );
-        vec![outcome::local_error(); which.len()]
-    })
+    }
+    results
 }

@@ -7,6 +7,10 @@ use std::time::Duration;
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::delivery::{Commit, FromDelivery, Outcome, ToDelivery};
 
+/// How long a worker waits for an answer; below the ten minutes that a client waits for the reply after the data
+/// (RFC 5321 §4.5.3.2.6). Delivery has answered by then, or has given the message up.
+pub const PATIENCE: Duration = Duration::from_secs(570);
+
 /// Why delivery did not answer as hoped. After anything but [`Error::Full`] and [`Error::Refused`] the client is of
 /// no more use.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +24,10 @@ pub enum Error {
     /// Delivery is gone, silent, or does not speak as agreed: 451 4.3.0.
     #[error(transparent)]
     Channel(#[from] Fault),
+    /// Delivery had stopped to listen before the message was sent: it surely has not taken it, so that it may be
+    /// offered through another door.
+    #[error("delivery is leaving")]
+    Untaken(Box<Commit>),
     /// An answer to another question.
     #[error("delivery gave an answer that fits no question")]
     Confused,
@@ -69,7 +77,11 @@ impl Client {
     /// Whatever the error, the message counts as not taken.
     pub fn commit(&self, commit: Commit) -> Result<Outcome, Error> {
         let recipients = commit.recipients.len();
-        self.channel.send(&ToDelivery::Commit(commit))?;
+        let request = ToDelivery::Commit(commit);
+        match (self.channel.send(&request), request) {
+            (Err(Fault::Closed), ToDelivery::Commit(commit)) => return Err(Error::Untaken(Box::new(commit))),
+            (sent, _) => sent?,
+        }
         match self.channel.receive_within(self.patience)? {
             (FromDelivery::Outcome(outcome), None) if outcome.results.len() == recipients => Ok(outcome),
             (FromDelivery::Full, None) => Err(Error::Full),

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
+use nix::sys::statfs::{EXT4_SUPER_MAGIC, FsType, fstatfs};
 use nix::unistd::linkat;
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -51,8 +52,11 @@ impl Unnamed {
         self.file.try_clone()
     }
 
-    /// Gives it the name `path` (on the same file system), which must be free. Not yet durable.
+    /// Gives it the name `path` (on the same file system), which must be free. Durable after [`Unnamed::sync`] only.
     pub(super) fn link(&mut self, path: &Path) -> io::Result<()> {
+        if !syncs_its_name(&self.file) {
+            self.file.sync_all()?;
+        }
         match &self.temporary {
             None => {
                 let here = format!("/proc/self/fd/{}", self.file.as_raw_fd());
@@ -62,11 +66,29 @@ impl Unnamed {
                 fs::hard_link(temporary, path)?;
                 fs::remove_file(temporary)?;
                 self.temporary = None;
-                sync_directory(path)?;
             }
         }
         Ok(())
     }
+
+    /// Waits until its bytes and its name `path` are on disk.
+    pub(super) fn sync(&self, path: &Path) -> io::Result<()> {
+        if syncs_its_name(&self.file) && self.temporary.is_none() {
+            return self.file.sync_all();
+        }
+        // the bytes were synced before the name appeared
+        sync_directory(path)
+    }
+}
+
+/// Whether fsync of a file just linked syncs its directory entry as well, as on ext4 and XFS, where both are in the
+/// same transaction of the journal. Elsewhere the file is synced first, and the directory after.
+fn syncs_its_name(file: &File) -> bool {
+    const XFS: i64 = 0x5846_5342;
+    fstatfs(file).is_ok_and(|found| {
+        let kind = found.filesystem_type();
+        kind == EXT4_SUPER_MAGIC || kind == FsType(XFS)
+    })
 }
 
 impl Drop for Unnamed {

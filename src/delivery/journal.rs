@@ -1,8 +1,11 @@
-//! What a thread is about to make visible, so that a kill can be told from success at the next start.
+//! What a thread is about to make visible for one message, so that a kill can be told from success at the next start.
 //!
-//! A slot is one small file, overwritten in place, never synced: a killed process leaves its pages to the kernel,
-//! and after a power loss the boot identifier differs and nothing is undone, only told.
+//! A slot is one small file, overwritten in place, never synced: a killed process leaves its pages to the kernel, and
+//! after a power loss the boot identifier differs and nothing whole is undone, only told. As long as a message is
+//! *open* every file that appeared for it is undone at the next start, since nobody was told 250; agents cannot be
+//! undone, so each attempt is recorded before and after, and told.
 
+use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -10,25 +13,46 @@ use std::path::{Path, PathBuf};
 
 use super::{Log, file, level, names, quoted};
 
-const LINKING: u8 = b'L';
+const OPEN: u8 = b'O';
 const DONE: u8 = b'D';
-const ANSWERED: u8 = b'A';
+const CLOSED: u8 = b'C';
 const HEAD: usize = 1 + 8 + 8;
+// what one write cannot leave half done
+const PAGE: usize = 4096;
 
 /// A thread's slot, locked as long as it lives.
 #[derive(Debug)]
 pub(super) struct Slot {
     file: File,
     boot: String,
+    note: RefCell<Note>,
+}
+
+/// What the slot says: lines of one letter, a space and a word.
+#[derive(Debug, Default)]
+struct Note {
+    text: Vec<u8>,
+    files: Vec<PathBuf>,
 }
 
 /// This boot's identifier.
-pub(super) fn boot_id() -> String {
+fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(|_| String::new(), |id| id.trim().to_owned())
 }
 
 fn directory(state: &Path) -> PathBuf {
     state.join("spool/journal")
+}
+
+fn open(path: &Path, create: bool) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .create(create)
+        .truncate(false)
+        .mode(0o600);
+    options.open(path)
 }
 
 impl Slot {
@@ -37,45 +61,86 @@ impl Slot {
         let directory = directory(state);
         file::make_directory(&directory)?;
         for number in 0..10_000 {
-            let path = directory.join(number.to_string());
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(path)?;
+            let file = open(&directory.join(number.to_string()), true)?;
             if file.try_lock().is_ok() {
-                return Ok(Slot { file, boot: boot_id() });
+                let (boot, note) = (boot_id(), RefCell::default());
+                return Ok(Slot { file, boot, note });
             }
         }
         Err(io::Error::other("every journal slot is held"))
     }
 
-    /// Records that `paths` (below the state directory) appear from now on for message `id`.
-    /// Without paths: that an agent works on it.
-    pub(super) fn begin(&self, id: &str, paths: &[&Path]) -> io::Result<()> {
-        let mut text = format!("{}\n{id}\n", self.boot).into_bytes();
-        for path in paths {
-            text.extend_from_slice(path.as_os_str().as_encoded_bytes());
-            text.push(b'\n');
-        }
-        let mut record = Vec::with_capacity(HEAD + text.len());
-        record.push(LINKING);
-        record.extend_from_slice(&(text.len() as u64).to_le_bytes());
-        record.extend_from_slice(&names::checksum(&text).to_le_bytes());
-        record.extend_from_slice(&text);
-        self.file.write_all_at(&record, 0)
+    /// Another message: nothing is noted for it yet.
+    pub(super) fn begin(&self, id: &str) {
+        *self.note.borrow_mut() = Note {
+            text: format!("{}\n{id}\n", self.boot).into_bytes(),
+            files: Vec::new(),
+        };
     }
 
-    /// Records that all of them are on disk, or none.
+    /// Notes that `paths` (below the state directory) appear from now on.
+    pub(super) fn appearing(&self, paths: &[PathBuf]) -> io::Result<()> {
+        let mut note = self.note.borrow_mut();
+        for path in paths {
+            note.text.extend_from_slice(b"F ");
+            note.text.extend_from_slice(path.as_os_str().as_encoded_bytes());
+            note.text.push(b'\n');
+        }
+        note.files.extend_from_slice(paths);
+        self.write(&note.text)
+    }
+
+    /// Notes that an agent begins to work for the recipient, or how it ended.
+    pub(super) fn agent(&self, recipient: &str, delivered: Option<bool>) -> io::Result<()> {
+        let letter = match delivered {
+            None => "T",
+            Some(true) => "D",
+            Some(false) => "N",
+        };
+        let mut note = self.note.borrow_mut();
+        note.text
+            .extend_from_slice(format!("{letter} {recipient}\n").as_bytes());
+        self.write(&note.text)
+    }
+
+    fn write(&self, text: &[u8]) -> io::Result<()> {
+        let mut record = Vec::with_capacity(HEAD + text.len());
+        record.push(OPEN);
+        record.extend_from_slice(&(text.len() as u64).to_le_bytes());
+        record.extend_from_slice(&names::checksum(text).to_le_bytes());
+        record.extend_from_slice(text);
+        let (head, tail) = record.split_at(HEAD);
+        if record.len() <= PAGE {
+            return self.file.write_all_at(&record, 0);
+        }
+        // until the head is there the old one holds, whose text is a beginning of this one
+        self.file.write_all_at(tail, HEAD as u64)?;
+        self.file.write_all_at(head, 0)
+    }
+
+    /// Records that all that appeared is on disk and stays.
     pub(super) fn done(&self) -> io::Result<()> {
         self.file.write_all_at(&[DONE], 0)
     }
 
-    /// Records that the worker has been told.
-    pub(super) fn answered(&self) {
-        let _ = self.file.write_all_at(&[ANSWERED], 0);
+    /// Records that nothing is open any more: the worker has been told, or the spool's own record says it.
+    pub(super) fn close(&self) {
+        let mut note = self.note.borrow_mut();
+        note.files.clear();
+        let end = note.text.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(1);
+        let end = end.map_or(0, |(at, _)| at + 1);
+        note.text.truncate(end);
+        let _ = self.file.write_all_at(&[CLOSED], 0);
+    }
+
+    /// Removes what appeared: nobody was told 250 for it.
+    pub(super) fn undo(&self, state: &Path) {
+        let files = std::mem::take(&mut self.note.borrow_mut().files);
+        // a spool entry is gone with its envelope, which appeared last
+        for path in files.iter().rev() {
+            let _ = fs::remove_file(state.join(path));
+        }
+        self.close();
     }
 }
 
@@ -93,22 +158,32 @@ pub(super) fn recover(state: &Path, log: &Log) -> io::Result<()> {
         {
             continue;
         }
-        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let file = open(&path, false)?;
         if file.try_lock().is_err() {
             continue;
         }
-        if let Some((state_then, boot_then, id, paths)) = read(&file) {
-            settle(state, log, state_then, boot_then == boot, &id, &paths);
+        if let Some(found) = read(&file) {
+            found.settle(state, log, found.boot == boot);
         }
         file.set_len(0)?;
     }
     Ok(())
 }
 
-fn read(file: &File) -> Option<(u8, String, String, Vec<PathBuf>)> {
+/// A slot as a killed process left it.
+struct Found {
+    then: u8,
+    boot: String,
+    id: String,
+    files: Vec<PathBuf>,
+    /// Recipients that an agent had, and whether its success was recorded.
+    agents: Vec<(String, bool)>,
+}
+
+fn read(file: &File) -> Option<Found> {
     let mut head = [0; HEAD];
     file.read_exact_at(&mut head, 0).ok()?;
-    let (state, rest) = head.split_first()?;
+    let (then, rest) = head.split_first()?;
     let (length, sum) = rest.split_at_checked(8)?;
     let length = usize::try_from(u64::from_le_bytes(length.try_into().ok()?)).ok()?;
     if length as u64 > file.metadata().ok()?.len() {
@@ -121,41 +196,62 @@ fn read(file: &File) -> Option<(u8, String, String, Vec<PathBuf>)> {
     }
     let text = String::from_utf8(text).ok()?;
     let mut lines = text.lines();
-    let (boot, id) = (lines.next()?.to_owned(), lines.next()?.to_owned());
-    Some((*state, boot, id, lines.map(PathBuf::from).collect()))
+    let mut found = Found {
+        then: *then,
+        boot: lines.next()?.to_owned(),
+        id: lines.next()?.to_owned(),
+        files: Vec::new(),
+        agents: Vec::new(),
+    };
+    for line in lines {
+        match line.split_once(' ')? {
+            ("F", path) => found.files.push(PathBuf::from(path)),
+            ("T", recipient) => found.agents.push((recipient.to_owned(), false)),
+            (letter, recipient) => {
+                found.agents.retain(|(other, _)| other != recipient);
+                if letter == "D" {
+                    found.agents.push((recipient.to_owned(), true));
+                }
+            }
+        }
+    }
+    Some(found)
 }
 
-fn settle(state: &Path, log: &Log, then: u8, same_boot: bool, id: &str, paths: &[PathBuf]) {
-    let id = quoted(id);
-    match then {
-        LINKING if paths.is_empty() => {
-            log(
-                level::WARNING,
-                format!("event=interrupted id={id} at=agent note=\"the agent may have succeeded\""),
-            );
+impl Found {
+    fn settle(&self, state: &Path, log: &Log, same_boot: bool) {
+        let id = quoted(&self.id);
+        let tell = |words: String| log(level::WARNING, format!("event=interrupted id={id} {words}"));
+        if self.then == DONE {
+            return tell("at=answer note=\"delivered, the answer may not have been sent\"".to_owned());
         }
-        LINKING if same_boot => {
-            let removed = paths
-                .iter()
-                .filter(|path| fs::remove_file(state.join(path)).is_ok())
-                .count();
-            log(
-                level::WARNING,
-                format!(
-                    "event=interrupted id={id} at=linking files={} removed={removed}",
-                    paths.len()
-                ),
-            );
+        if self.then != OPEN {
+            return;
         }
-        LINKING => log(
-            level::WARNING,
-            format!("event=interrupted id={id} at=linking boot=earlier note=\"may be delivered without a 250\""),
-        ),
-        DONE => log(
-            level::WARNING,
-            format!("event=interrupted id={id} at=answer note=\"delivered, the answer may not have been sent\""),
-        ),
-        _ => {}
+        for (recipient, delivered) in &self.agents {
+            let note = if *delivered {
+                "delivered, the answer was not sent"
+            } else {
+                "the agent may have succeeded"
+            };
+            tell(format!("at=agent rcpt={} note=\"{note}\"", quoted(recipient)));
+        }
+        if self.files.is_empty() {
+            return;
+        }
+        // after a power loss this note may be older than the message's record; only an empty file was surely never
+        // acknowledged, as its bytes are synced before
+        let empty = |path: &Path| fs::metadata(path).is_ok_and(|data| data.len() == 0);
+        let paths = self.files.iter().rev().map(|path| state.join(path));
+        let removed = paths
+            .filter(|path| (same_boot || empty(path)) && fs::remove_file(path).is_ok())
+            .count();
+        let files = self.files.len();
+        tell(if same_boot {
+            format!("at=linking files={files} removed={removed}")
+        } else {
+            format!("at=linking boot=earlier removed={removed} note=\"may be delivered without a 250\"")
+        });
     }
 }
 
@@ -172,43 +268,86 @@ mod tests {
         lines.lock().unwrap().drain(..).collect()
     }
 
+    fn open_slot(state: &Path, id: &str, files: &[&str]) -> Slot {
+        let slot = Slot::take(state).unwrap();
+        slot.begin(id);
+        for file in files {
+            fs::write(state.join(file), "x").unwrap();
+            slot.appearing(&[PathBuf::from(file)]).unwrap();
+        }
+        slot
+    }
+
     #[test]
     fn what_was_begun_is_undone_and_what_was_done_stays() {
         let state = tempfile::tempdir().unwrap();
-        fs::write(state.path().join("one"), "x").unwrap();
-        fs::write(state.path().join("two"), "x").unwrap();
-        let slot = Slot::take(state.path()).unwrap();
-        slot.begin("m1", &[Path::new("one")]).unwrap();
+        let slot = open_slot(state.path(), "m1", &["one", "two"]);
         assert!(logged(state.path()).is_empty(), "a living process's slot is left alone");
         drop(slot);
-        assert!(logged(state.path())[0].contains("id=m1 at=linking files=1 removed=1"));
-        assert!(!state.path().join("one").exists());
+        assert!(logged(state.path())[0].contains("id=m1 at=linking files=2 removed=2"));
+        assert!(!state.path().join("one").exists() && !state.path().join("two").exists());
         assert!(logged(state.path()).is_empty(), "told once");
 
-        let slot = Slot::take(state.path()).unwrap();
-        slot.begin("m2", &[Path::new("two")]).unwrap();
-        slot.done().unwrap();
-        drop(slot);
+        open_slot(state.path(), "m2", &["two"]).done().unwrap();
         assert!(logged(state.path())[0].contains("id=m2 at=answer"));
         assert!(state.path().join("two").exists());
 
-        let slot = Slot::take(state.path()).unwrap();
-        slot.begin("m3", &[Path::new("two")]).unwrap();
+        let slot = open_slot(state.path(), "m3", &["two"]);
         slot.done().unwrap();
-        slot.answered();
+        slot.close();
         drop(slot);
         assert!(logged(state.path()).is_empty());
     }
 
     #[test]
-    fn another_boot_undoes_nothing() {
+    fn what_was_closed_is_not_undone_with_what_comes_after() {
         let state = tempfile::tempdir().unwrap();
-        fs::write(state.path().join("one"), "x").unwrap();
+        let slot = open_slot(state.path(), "m1", &["one"]);
+        slot.close();
+        fs::write(state.path().join("two"), "x").unwrap();
+        slot.appearing(&[PathBuf::from("two")]).unwrap();
+        drop(slot);
+        assert!(logged(state.path())[0].contains("id=m1 at=linking files=1 removed=1"));
+        assert!(state.path().join("one").exists() && !state.path().join("two").exists());
+    }
+
+    #[test]
+    fn each_agents_end_is_told() {
+        let state = tempfile::tempdir().unwrap();
+        let slot = open_slot(state.path(), "m1", &[]);
+        slot.agent("a@x", None).unwrap();
+        slot.agent("a@x", Some(true)).unwrap();
+        slot.agent("b@x", None).unwrap();
+        slot.agent("b@x", Some(false)).unwrap();
+        slot.agent("c@x", None).unwrap();
+        drop(slot);
+        let lines = logged(state.path());
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].contains("rcpt=a@x note=\"delivered"), "{lines:?}");
+        assert!(lines[1].contains("rcpt=c@x note=\"the agent may"), "{lines:?}");
+    }
+
+    #[test]
+    fn a_long_note_is_whole_or_the_one_before() {
+        let state = tempfile::tempdir().unwrap();
+        let slot = open_slot(state.path(), "m1", &["one"]);
+        let many: Vec<PathBuf> = (0..500).map(|n| PathBuf::from(format!("no/such/{n}"))).collect();
+        slot.appearing(&many).unwrap();
+        drop(slot);
+        assert!(logged(state.path())[0].contains("files=501 removed=1"));
+    }
+
+    #[test]
+    fn another_boot_undoes_nothing_but_empty_files() {
+        let state = tempfile::tempdir().unwrap();
         let mut slot = Slot::take(state.path()).unwrap();
         slot.boot = "earlier".into();
-        slot.begin("m1", &[Path::new("one")]).unwrap();
+        slot.begin("m1");
+        fs::write(state.path().join("one"), "x").unwrap();
+        fs::write(state.path().join("two"), "").unwrap();
+        slot.appearing(&["one".into(), "two".into()]).unwrap();
         drop(slot);
-        assert!(logged(state.path())[0].contains("boot=earlier"));
-        assert!(state.path().join("one").exists());
+        assert!(logged(state.path())[0].contains("boot=earlier removed=1"));
+        assert!(state.path().join("one").exists() && !state.path().join("two").exists());
     }
 }

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -29,6 +30,8 @@ pub(super) struct Run<'a> {
     pub(super) sender: &'a str,
     pub(super) recipient: &'a Recipient,
     pub(super) timeout: Duration,
+    /// Set when this process must be gone at once, and its children with it.
+    pub(super) ending: &'a AtomicBool,
 }
 
 impl Run<'_> {
@@ -71,7 +74,7 @@ impl Run<'_> {
         };
         // the command holds the pipe's writing end
         drop(command);
-        watch(child, reader, Instant::now() + self.timeout)
+        watch(child, reader, Instant::now() + self.timeout, self.ending)
     }
 
     fn home_directory(&self) -> String {
@@ -93,7 +96,7 @@ impl Run<'_> {
     }
 }
 
-fn watch(mut child: Child, mut reader: PipeReader, end: Instant) -> io::Result<(Ended, String)> {
+fn watch(mut child: Child, mut reader: PipeReader, end: Instant, ending: &AtomicBool) -> io::Result<(Ended, String)> {
     let mut output = Vec::new();
     let mut open = true;
     let mut nap = Duration::from_micros(200);
@@ -101,7 +104,7 @@ fn watch(mut child: Child, mut reader: PipeReader, end: Instant) -> io::Result<(
         if let Some(status) = child.try_wait()? {
             break Some(status);
         }
-        if Instant::now() >= end {
+        if Instant::now() >= end || ending.load(Ordering::SeqCst) {
             break None;
         }
         if open {

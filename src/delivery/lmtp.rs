@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::ipc::delivery::{Commit, Recipient, RecipientResult};
 
@@ -15,9 +15,52 @@ const LINE: u64 = 4096;
 /// A connection that has said LHLO.
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: BufReader<UnixStream>,
+    stream: BufReader<Timed>,
     smtputf8: bool,
     eightbit: bool,
+}
+
+/// A stream that ends at a time, however slowly its peer trickles.
+#[derive(Debug)]
+struct Timed {
+    stream: UnixStream,
+    end: Instant,
+}
+
+impl Timed {
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let left = self.end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(Some(left))
+    }
+}
+
+/// A socket's time-out is told as "would block".
+fn timed_out(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+        _ => error,
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(self.left()?)?;
+        self.stream.read(buffer).map_err(timed_out)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(self.left()?)?;
+        self.stream.write(bytes).map_err(timed_out)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 struct Reply {
@@ -63,12 +106,10 @@ fn broken(what: &str) -> io::Error {
 }
 
 impl Connection {
-    fn open(socket: &Path, timeout: Duration) -> io::Result<Connection> {
+    fn open(socket: &Path, end: Instant) -> io::Result<Connection> {
         let stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(timeout))?;
-        stream.set_write_timeout(Some(timeout))?;
         let mut connection = Connection {
-            stream: BufReader::new(stream),
+            stream: BufReader::new(Timed { stream, end }),
             smtputf8: false,
             eightbit: false,
         };
@@ -139,57 +180,71 @@ fn path(recipient: &Recipient) -> String {
     )
 }
 
-/// One message in one transaction; results in the order of `recipients`. After an error the connection is useless,
-/// and whatever was sent counts as not delivered.
+/// One message for some recipients of it.
+#[derive(Debug)]
+pub(super) struct Order<'a> {
+    pub(super) socket: &'a Path,
+    /// All must be over by then.
+    pub(super) end: Instant,
+    pub(super) commit: &'a Commit,
+    pub(super) recipients: &'a [&'a Recipient],
+    pub(super) content: &'a Content<'a>,
+}
+
+/// One message in one transaction. `results`, in the order of the recipients, is written as far as the server has
+/// spoken; what it has not answered stays as it was, also when the connection breaks half-way.
 pub(super) fn transact(
     kept: &mut Option<Connection>,
-    socket: &Path,
-    timeout: Duration,
-    commit: &Commit,
-    recipients: &[&Recipient],
-    content: &Content<'_>,
-) -> io::Result<Vec<RecipientResult>> {
-    // a kept connection may have been closed meanwhile: nothing is lost by another one before DATA
-    let begun = kept
-        .take()
-        .and_then(|mut connection| connection.mail(commit).ok().map(|reply| (connection, reply)));
-    let (mut connection, reply) = match begun {
-        Some((connection, reply)) if reply.code != 421 => (connection, reply),
-        _ => {
-            let mut connection = Connection::open(socket, timeout)?;
-            let reply = connection.mail(commit)?;
-            (connection, reply)
-        }
-    };
+    order: &Order<'_>,
+    results: &mut [RecipientResult],
+) -> io::Result<()> {
+    let (mut connection, reply) = begin(kept.take(), order)?;
     if !reply.positive() {
-        let _ = connection.command("RSET");
-        return Ok(vec![reply.result(); recipients.len()]);
+        results.fill(not_positive(&reply));
+        return Ok(());
     }
-    let mut results = Vec::with_capacity(recipients.len());
-    for recipient in recipients {
-        results.push(connection.command(&format!("RCPT TO:<{}>", path(recipient)))?.result());
+    let mut open = Vec::with_capacity(results.len());
+    for (recipient, result) in order.recipients.iter().zip(results) {
+        let reply = connection.command(&format!("RCPT TO:<{}>", path(recipient)))?;
+        if reply.positive() {
+            open.push(result);
+        } else {
+            *result = reply.result();
+        }
     }
-    if results.contains(&RecipientResult::Delivered) {
-        let go = connection.command("DATA")?;
-        let accepted = go.code == 354;
-        if accepted {
-            send_stuffed(content.reader(), connection.stream.get_mut())?;
-        }
-        for result in results
-            .iter_mut()
-            .filter(|result| **result == RecipientResult::Delivered)
-        {
-            *result = if accepted {
-                connection.reply()?.result()
-            } else {
-                not_positive(&go)
-            };
-        }
-    } else {
+    if open.is_empty() {
         connection.command("RSET")?;
+        *kept = Some(connection);
+        return Ok(());
+    }
+    let go = connection.command("DATA")?;
+    if go.code == 354 {
+        send_stuffed(order.content.reader(), connection.stream.get_mut())?;
+    }
+    for result in open {
+        *result = if go.code == 354 {
+            connection.reply()?.result()
+        } else {
+            not_positive(&go)
+        };
     }
     *kept = Some(connection);
-    Ok(results)
+    Ok(())
+}
+
+/// MAIL on the kept connection, or on a new one: that one may have been closed meanwhile, and nothing is lost or sent
+/// twice by another before DATA.
+fn begin(kept: Option<Connection>, order: &Order<'_>) -> io::Result<(Connection, Reply)> {
+    if let Some(mut connection) = kept {
+        connection.stream.get_mut().end = order.end;
+        match connection.mail(order.commit) {
+            Ok(reply) if reply.code != 421 => return Ok((connection, reply)),
+            _ => {}
+        }
+    }
+    let mut connection = Connection::open(order.socket, order.end)?;
+    let reply = connection.mail(order.commit)?;
+    Ok((connection, reply))
 }
 
 fn not_positive(reply: &Reply) -> RecipientResult {
@@ -201,7 +256,7 @@ fn not_positive(reply: &Reply) -> RecipientResult {
 }
 
 /// The message with dots doubled at line starts, every LF as CRLF, and the final dot.
-fn send_stuffed(mut reader: impl Read, stream: &mut UnixStream) -> io::Result<()> {
+fn send_stuffed(mut reader: impl Read, stream: &mut Timed) -> io::Result<()> {
     let mut input = vec![0; 32 * 1024];
     let mut output = Vec::with_capacity(34 * 1024);
     let mut last = b'\n';

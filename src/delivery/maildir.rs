@@ -13,7 +13,7 @@ use super::journal::Slot;
 use super::names;
 
 /// The tree of mailboxes.
-pub(super) const MAIL: &str = "mail";
+pub const MAIL: &str = "mail";
 /// The tree of messages kept for research.
 pub(super) const QUARANTINE: &str = "quarantine";
 
@@ -50,20 +50,23 @@ pub(super) fn write(state: &Path, mailbox: &Path, id: &str, head: &[u8], content
     })
 }
 
-/// Gives all files their names and waits until they are on disk, with the slot telling so before and after.
-pub(super) fn place(state: &Path, slot: &Slot, id: &str, mut files: Vec<Written>) -> io::Result<()> {
+/// Gives all files their names and waits until they are on disk; the slot is told before. A failure leaves none.
+pub(super) fn place(state: &Path, slot: &Slot, mut files: Vec<Written>) -> io::Result<()> {
     let paths: Vec<PathBuf> = files.iter().map(|written| written.path.clone()).collect();
-    slot.begin(id, &paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+    slot.appearing(&paths)?;
     let linked = files
         .iter_mut()
         .try_for_each(|written| written.file.link(&state.join(&written.path)));
-    let synced = linked.and_then(|()| files.iter().try_for_each(|written| written.file.file.sync_all()));
+    let synced = linked.and_then(|()| {
+        files
+            .iter()
+            .try_for_each(|written| written.file.sync(&state.join(&written.path)))
+    });
     if synced.is_err() {
         for path in &paths {
             let _ = fs::remove_file(state.join(path));
         }
     }
-    slot.done()?;
     synced
 }
 
@@ -100,13 +103,14 @@ mod tests {
     fn a_failed_link_leaves_no_copy_at_all() {
         let state = tempfile::tempdir().unwrap();
         let slot = Slot::take(state.path()).unwrap();
+        slot.begin("m1");
         let content = Content::new(b"", Source::Bytes(b"A: b\r\n\r\nx\r\n")).unwrap();
         let mut files: Vec<Written> = ["a", "b"]
             .iter()
             .map(|name| write(state.path(), &mailbox(MAIL, "d", name), "m1", b"", &content).unwrap())
             .collect();
         files[1].path = PathBuf::from("mail/d/b/missing/file");
-        place(state.path(), &slot, "m1", files).unwrap_err();
+        place(state.path(), &slot, files).unwrap_err();
         assert_eq!(fs::read_dir(state.path().join("mail/d/a/new")).unwrap().count(), 0);
     }
 

@@ -27,7 +27,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use process::run;
+use serde::{Deserialize, Serialize};
+
+pub use maildir::MAIL;
+pub use process::{Place, run};
 
 /// Takes a syslog severity (3 error, 4 warning, 6 info …) and one event as `key=value` words.
 pub type Log = Arc<dyn Fn(u8, String) + Send + Sync>;
@@ -41,7 +44,7 @@ pub(crate) mod level {
 }
 
 /// Who puts messages into mailboxes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Agent {
     /// This process, into `mail/<domain>/<local part>/`.
     Maildir,
@@ -62,7 +65,7 @@ pub enum Agent {
 }
 
 /// When a message counts as taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Acknowledge {
     /// When the agent has it.
     Delivered,
@@ -71,7 +74,7 @@ pub enum Acknowledge {
 }
 
 /// What the process works by.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// Who puts messages into mailboxes.
     pub agent: Agent,
@@ -118,12 +121,7 @@ impl Settings {
 
 /// A value of a log line: quoted and escaped unless it is one plain word.
 pub(crate) fn quoted(value: &str) -> String {
-    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '=');
-    if !value.is_empty() && value.len() <= 1000 && value.chars().all(plain) {
-        return value.to_owned();
-    }
-    let escaped: String = value.chars().take(1000).flat_map(char::escape_debug).collect();
-    format!("\"{escaped}\"")
+    crate::log::value(value)
 }
 
 #[cfg(test)]

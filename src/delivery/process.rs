@@ -5,14 +5,16 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::{Shutdown, shutdown};
 
+use crate::helper::{Heard, Seat, Turn};
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::delivery::{FromDelivery, ToDelivery};
@@ -37,11 +39,18 @@ pub(super) struct Shared {
     pub(super) log: Log,
     pub(super) queues: Queues,
     pub(super) draining: AtomicBool,
+    /// Work under way must end at once.
+    pub(super) ending: AtomicBool,
+    /// Held from a message's last record to its answer: a kill falls between the two of one message at most.
+    pub(super) answering: Mutex<()>,
     epoll: Epoll,
     doors: Mutex<HashMap<u64, Arc<Door>>>,
     next: AtomicU64,
     busy: AtomicUsize,
 }
+
+/// How long a process that takes over waits for its way to the logger.
+const VOICE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The lock, also when a thread panicked while it held it: what is inside is a plain collection.
 pub(super) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -68,8 +77,15 @@ impl Shared {
 
     /// Answers and waits for the next frame; a worker that does not read loses its door.
     pub(super) fn answer(&self, door: &Arc<Door>, answer: &FromDelivery) {
+        if self.tell(door, answer) {
+            self.rearm(door);
+        }
+    }
+
+    /// Answers; whether it could be sent. If not, the door is closed.
+    pub(super) fn tell(&self, door: &Arc<Door>, answer: &FromDelivery) -> bool {
         match door.channel.send_nowait(answer, &[]) {
-            Ok(()) => self.rearm(door),
+            Ok(()) => true,
             Err(fault) => {
                 if !matches!(fault, Fault::Closed) {
                     self.log(
@@ -82,6 +98,7 @@ impl Shared {
                     );
                 }
                 self.close(door);
+                false
             }
         }
     }
@@ -108,6 +125,47 @@ impl Shared {
             })
     }
 
+    fn obey(&self, seat: &Seat, rejoin: &dyn Fn(OwnedFd), message: ToHelper, fd: Option<OwnedFd>) {
+        match (message, fd) {
+            (ToHelper::Door { worker, .. }, Some(fd)) => {
+                if let Err(error) = self.open(fd, worker) {
+                    let reason = quoted(&error.to_string());
+                    self.log(level::ERR, format!("event=door_failed worker={worker} reason={reason}"));
+                }
+            }
+            (ToHelper::Voice, Some(fd)) => rejoin(fd),
+            (ToHelper::Reload { .. }, _) => seat.ask_to_be_replaced(),
+            (ToHelper::Drain, _) => self.draining.store(true, Ordering::SeqCst),
+            (ToHelper::Status { text }, _) => {
+                if let Err(error) = status::write(&self.settings.state, &text) {
+                    let reason = quoted(&error.to_string());
+                    self.log(level::ERR, format!("event=status_failed reason={reason}"));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.busy.load(Ordering::SeqCst) == 0 && held(&self.doors).is_empty()
+    }
+
+    /// Another process has taken over: answers what was asked before, takes nothing more, and ends. What a worker
+    /// sends from now on fails on its side, so that it knows that it must go to the other.
+    fn leave(&self) -> i32 {
+        self.draining.store(true, Ordering::SeqCst);
+        let doors: Vec<Arc<Door>> = held(&self.doors).values().cloned().collect();
+        for door in doors {
+            let _ = shutdown(door.channel.as_raw_fd(), Shutdown::Read);
+        }
+        let end = Instant::now() + self.settings.grace + self.settings.timeout;
+        while !self.is_idle() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.ending.store(true, Ordering::SeqCst);
+        0
+    }
+
     /// Marks that something must be finished before the process may end.
     pub(super) fn work(&self) -> Work<'_> {
         self.busy.fetch_add(1, Ordering::SeqCst);
@@ -124,49 +182,63 @@ impl Drop for Work<'_> {
     }
 }
 
-/// Works until the master says `Drain` or is gone; returns the exit status. Says `Ready` or `Failed` first.
-pub fn run(control: OwnedFd, settings: Settings, log: Log) -> i32 {
-    let control: Channel<FromHelper, ToHelper> = Channel::new(control);
+/// What a delivery process has from its start-up.
+pub struct Place {
+    /// Its channels.
+    pub seat: Seat,
+    /// What it works by.
+    pub settings: Settings,
+    /// Its voice.
+    pub log: Log,
+    /// Gives the voice a new way to the logger.
+    pub rejoin: Box<dyn Fn(OwnedFd)>,
+}
+
+/// Works until the master says `Drain` or is gone, or until another has taken over; returns the exit status. Says
+/// `Ready` or `Failed` first.
+pub fn run(place: Place) -> i32 {
+    let Place {
+        seat,
+        settings,
+        log,
+        rejoin,
+    } = place;
+    // Who comes later says so first: the answer is a way to the logger, which may have changed meanwhile.
+    let mut early = Vec::new();
+    if seat.turn != Turn::First {
+        if seat.control.send_nowait(&FromHelper::Ready, &[]).is_err() {
+            return 70;
+        }
+        early = await_voice(&seat, &rejoin);
+    }
     let shared = match start(settings, log) {
         Ok(shared) => shared,
         Err(error) => {
-            let _ = control.send(&FromHelper::Failed(format!("delivery cannot start: {error}")));
+            let _ = seat
+                .control
+                .send_nowait(&FromHelper::failed("cannot start", &error), &[]);
             return 70;
         }
     };
-    if control.send(&FromHelper::Ready).is_err() {
+    if seat.turn == Turn::First && seat.control.send(&FromHelper::Ready).is_err() {
         return 70;
     }
-    let mut drained = false;
+    for (message, fd) in early {
+        shared.obey(&seat, &rejoin, message, fd);
+    }
     loop {
-        let received = control.receive_within(Duration::from_millis(if drained { 100 } else { 60_000 }));
-        match received {
-            Ok((ToHelper::Door { worker, .. }, Some(fd))) => {
-                if let Err(error) = shared.open(fd, worker) {
-                    shared.log(
-                        level::ERR,
-                        format!(
-                            "event=door_failed worker={worker} reason={}",
-                            quoted(&error.to_string())
-                        ),
-                    );
-                }
-            }
-            Ok((ToHelper::Drain, _)) => {
-                drained = true;
-                shared.draining.store(true, Ordering::SeqCst);
-            }
-            Ok((ToHelper::Status { text }, _)) => {
-                if let Err(error) = status::write(&shared.settings.state, &text) {
-                    let reason = quoted(&error.to_string());
-                    shared.log(level::ERR, format!("event=status_failed reason={reason}"));
-                }
-            }
-            Ok(_) | Err(Fault::TimedOut) => {}
+        let patience = if shared.draining.load(Ordering::SeqCst) {
+            100
+        } else {
+            60_000
+        };
+        match seat.hear(Duration::from_millis(patience)) {
+            Ok(Heard::Master(message, fd)) => shared.obey(&seat, &rejoin, message, fd),
+            Ok(Heard::Leave) => return shared.leave(),
+            Err(Fault::TimedOut) => {}
             Err(_) => break,
         }
-        let idle = shared.busy.load(Ordering::SeqCst) == 0 && held(&shared.doors).is_empty();
-        if drained && idle {
+        if shared.draining.load(Ordering::SeqCst) && shared.is_idle() {
             return 0;
         }
     }
@@ -175,7 +247,31 @@ pub fn run(control: OwnedFd, settings: Settings, log: Log) -> i32 {
     while shared.busy.load(Ordering::SeqCst) > 0 && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(10));
     }
+    // agents still running are killed; what they were at is recorded, and told at the next start
+    shared.ending.store(true, Ordering::SeqCst);
+    let end = Instant::now() + Duration::from_millis(500);
+    while shared.busy.load(Ordering::SeqCst) > 0 && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(10));
+    }
     0
+}
+
+/// Waits for the way to the logger; what else the master said meanwhile.
+fn await_voice(seat: &Seat, rejoin: &dyn Fn(OwnedFd)) -> Vec<(ToHelper, Option<OwnedFd>)> {
+    let end = Instant::now() + VOICE_PATIENCE;
+    let mut early = Vec::new();
+    while let Some(left) = end.checked_duration_since(Instant::now()) {
+        match seat.hear(left) {
+            Ok(Heard::Master(ToHelper::Voice, Some(fd))) => {
+                rejoin(fd);
+                break;
+            }
+            Ok(Heard::Master(message, fd)) => early.push((message, fd)),
+            Err(Fault::TimedOut) => {}
+            Ok(Heard::Leave) | Err(_) => break,
+        }
+    }
+    early
 }
 
 fn start(settings: Settings, log: Log) -> io::Result<Arc<Shared>> {
@@ -191,6 +287,8 @@ fn start(settings: Settings, log: Log) -> io::Result<Arc<Shared>> {
         log,
         queues: Queues::default(),
         draining: AtomicBool::new(false),
+        ending: AtomicBool::new(false),
+        answering: Mutex::default(),
         epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
         doors: Mutex::default(),
         next: AtomicU64::new(0),

@@ -11,7 +11,7 @@ use super::agents::{Message, address, deliver, maildir as into_maildir};
 use super::content::Source;
 use super::journal::Slot;
 use super::process::Shared;
-use super::spool::{Entry, State};
+use super::spool::{Entry, Fresh, State};
 use super::{level, lmtp, maildir, quoted, spool};
 
 /// Finds what is due: at the start, when somebody asks, and as time passes.
@@ -75,6 +75,9 @@ fn scan(shared: &Arc<Shared>, first: bool) -> io::Result<()> {
 
 /// Tries one entry, if it is due and nobody else works on it.
 pub(super) fn retry(shared: &Arc<Shared>, slot: &Slot, connection: &mut Option<lmtp::Connection>, id: &str) {
+    if shared.draining.load(Ordering::SeqCst) {
+        return;
+    }
     let entry = match Entry::open(&shared.settings.state, spool::SPOOL, id) {
         Ok(Some(entry)) if entry.next <= spool::now() => entry,
         Ok(_) => return,
@@ -101,6 +104,7 @@ fn attempt(
 ) -> io::Result<()> {
     let settings = &shared.settings;
     let commit = entry.commit.clone();
+    let id = &entry.id.clone();
     let open = |disposition| -> Vec<usize> {
         let recipients = commit.recipients.iter().zip(&entry.states).enumerate();
         let open = recipients.filter(|(_, (recipient, state))| {
@@ -115,16 +119,25 @@ fn attempt(
     let message = Message {
         commit: &commit,
         source,
+        end: None,
     };
     let mut never = Vec::new();
+    slot.begin(id);
     deliver(shared, slot, connection, &message, &real, &mut |index, result| {
+        if result.is_some() {
+            // from here on the entry's own record counts: what appeared must not be undone once it says so
+            slot.close();
+        }
         entry.set_state(index, state_after(result))
     });
+    for &index in &soft {
+        entry.set_state(index, State::Trying)?;
+    }
     let kept = into_maildir(shared, slot, maildir::QUARANTINE, &message, &soft);
+    slot.close();
     for (&index, result) in soft.iter().zip(&kept) {
         entry.set_state(index, state_after(Some(result)))?;
     }
-    slot.answered();
     let waiting = |entry: &Entry| {
         entry
             .states
@@ -146,12 +159,22 @@ fn attempt(
         let next = spool::now() + i64::try_from(doubled.as_secs()).unwrap_or(3_600);
         return entry.schedule(entry.attempts + 1, next);
     }
-    if !never.is_empty() {
-        let name = spool::store(&settings.state, spool::FAILED, &commit, source, &never, 0)?;
+    let fresh = Fresh {
+        commit: &commit,
+        source,
+        which: &never,
+        attempts: entry.attempts + 1,
+        next: 0,
+    };
+    // a kill before the entry was removed may have left it there
+    if !never.is_empty() && !spool::has(&settings.state, spool::FAILED, id, &fresh)? {
+        let stored = spool::store(&settings.state, spool::FAILED, &fresh, Some(slot))?;
+        slot.close();
         shared.log(
             level::CRIT,
             format!(
-                "event=failed id={name} recipients={} attempts={}",
+                "event=failed id={} recipients={} attempts={}",
+                stored.name,
                 never.len(),
                 entry.attempts + 1
             ),

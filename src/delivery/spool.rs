@@ -18,10 +18,11 @@ use crate::ipc::delivery::{Body, Commit};
 
 use super::content::{Content, Source};
 use super::file::{self, Unnamed};
+use super::journal::Slot;
 use super::names;
 use super::spool_list::children;
 
-pub use super::spool_list::{Listed, drop, list, retry, show};
+pub use super::spool_list::{Listed, Printer, drop, list, retry, show};
 
 /// The tree of waiting messages.
 pub const SPOOL: &str = "spool";
@@ -110,7 +111,7 @@ fn damaged(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("spool entry is damaged: {what}"))
 }
 
-fn body_path(envelope: &Path) -> PathBuf {
+pub(super) fn body_path(envelope: &Path) -> PathBuf {
     let mut path = envelope.as_os_str().to_owned();
     path.push(".body");
     PathBuf::from(path)
@@ -131,32 +132,64 @@ fn sum_of(file: &File) -> io::Result<u64> {
     }
 }
 
-/// Puts the message for these recipients (indices into `commit.recipients`) on disk below `state/tree`; returns the
-/// entry's name. Body and envelope are synced when this returns.
-pub(super) fn store(
-    state: &Path,
-    tree: &str,
-    commit: &Commit,
-    source: Source<'_>,
-    which: &[usize],
-    next: i64,
-) -> io::Result<String> {
+/// A message to be put on disk.
+#[derive(Debug)]
+pub(super) struct Fresh<'a> {
+    pub(super) commit: &'a Commit,
+    pub(super) source: Source<'a>,
+    /// Indices into `commit.recipients`.
+    pub(super) which: &'a [usize],
+    /// Attempts so far.
+    pub(super) attempts: u32,
+    /// When the next is due, seconds since 1970.
+    pub(super) next: i64,
+}
+
+/// An entry that is on disk; nobody else works on it while this lives.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) name: String,
+    _lock: File,
+}
+
+/// Puts the message on disk below `state/tree`. Body and envelope are synced when this returns. The slot is told of
+/// both before they appear.
+pub(super) fn store(state: &Path, tree: &str, fresh: &Fresh<'_>, slot: Option<&Slot>) -> io::Result<Stored> {
     let directory = state.join(tree);
     file::make_directory(&directory)?;
     let mut body = Unnamed::create(&directory)?;
     // fields are kept in the envelope; the body as received
-    match source {
+    match fresh.source {
         Source::Bytes(bytes) => (&body.file).write_all(bytes)?,
-        Source::File(..) => Content::whole(source).write(b"", &body.file)?,
+        Source::File(..) => Content::whole(fresh.source).write(b"", &body.file)?,
     }
-    let recipients = which
+    let mut envelope = Unnamed::create(&directory)?;
+    (&envelope.file).write_all(&envelope_bytes(fresh, sum_of(&body.file)?)?)?;
+    publish(state, tree, &fresh.commit.id, slot, &mut envelope, &mut body)
+}
+
+/// Whether an entry `id` is there with the same message for the same recipients.
+pub(super) fn has(state: &Path, tree: &str, id: &str, fresh: &Fresh<'_>) -> io::Result<bool> {
+    let Some(entry) = Entry::open_with(state, tree, id, false)? else {
+        return Ok(false);
+    };
+    let which = fresh
+        .which
         .iter()
-        .filter_map(|&index| commit.recipients.get(index).cloned())
-        .collect();
+        .filter_map(|&index| fresh.commit.recipients.get(index));
+    let same = entry.commit.recipients.iter().eq(which) && entry.commit.received_at == fresh.commit.received_at;
+    Ok(same && entry.checked_body()?.length() == fresh.source.length())
+}
+
+fn envelope_bytes(fresh: &Fresh<'_>, body_sum: u64) -> io::Result<Vec<u8>> {
+    let commit = fresh.commit;
+    let which = fresh.which.iter();
     let kept = Commit {
-        recipients,
+        recipients: which
+            .filter_map(|&index| commit.recipients.get(index).cloned())
+            .collect(),
         body: Body::Staged {
-            length: source.length(),
+            length: fresh.source.length(),
         },
         id: commit.id.clone(),
         reverse_path: commit.reverse_path.clone(),
@@ -168,47 +201,60 @@ pub(super) fn store(
     let states = vec![State::Waiting.byte(); kept.recipients.len()];
     let record = Record {
         commit: kept,
-        body_sum: sum_of(&body.file)?,
+        body_sum,
         spooled_at: now(),
     };
     let rest = postcard::to_stdvec(&record).map_err(io::Error::other)?;
     let mut bytes = Vec::with_capacity(HEAD + states.len() + rest.len());
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&u32::try_from(states.len()).map_err(io::Error::other)?.to_le_bytes());
-    bytes.extend_from_slice(&0u32.to_le_bytes());
-    bytes.extend_from_slice(&next.to_le_bytes());
+    bytes.extend_from_slice(&fresh.attempts.to_le_bytes());
+    bytes.extend_from_slice(&fresh.next.to_le_bytes());
     bytes.extend_from_slice(&(rest.len() as u64).to_le_bytes());
     bytes.extend_from_slice(&names::checksum(&rest).to_le_bytes());
     bytes.extend_from_slice(&states);
     bytes.extend_from_slice(&rest);
-    let mut envelope = Unnamed::create(&directory)?;
-    (&envelope.file).write_all(&bytes)?;
-    publish(&directory, &commit.id, &mut envelope, &mut body)
+    Ok(bytes)
 }
 
-fn publish(directory: &Path, id: &str, envelope: &mut Unnamed, body: &mut Unnamed) -> io::Result<String> {
+fn publish(
+    state: &Path,
+    tree: &str,
+    id: &str,
+    slot: Option<&Slot>,
+    envelope: &mut Unnamed,
+    body: &mut Unnamed,
+) -> io::Result<Stored> {
+    let lock = body.file.try_clone()?;
+    lock.try_lock().map_err(io::Error::other)?;
     for number in 0..100 {
         let name = if number == 0 {
             id.to_owned()
         } else {
             format!("{id}.{number}")
         };
-        let path = directory.join(&name);
-        match body.link(&body_path(&path)) {
+        let path = Path::new(tree).join(&name);
+        let (path, full) = (body_path(&path), state.join(&path));
+        if body_path(&full).exists() || full.exists() {
+            continue;
+        }
+        if let Some(slot) = slot {
+            slot.appearing(&[path, Path::new(tree).join(&name)])?;
+        }
+        match body.link(&body_path(&full)) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
             result => result?,
         }
         let result = body
-            .file
-            .sync_all()
-            .and_then(|()| envelope.link(&path))
-            .and_then(|()| envelope.file.sync_all());
+            .sync(&body_path(&full))
+            .and_then(|()| envelope.link(&full))
+            .and_then(|()| envelope.sync(&full));
         if let Err(error) = result {
-            let _ = fs::remove_file(&path);
-            let _ = fs::remove_file(body_path(&path));
+            let _ = fs::remove_file(&full);
+            let _ = fs::remove_file(body_path(&full));
             return Err(error);
         }
-        return Ok(name);
+        return Ok(Stored { name, _lock: lock });
     }
     Err(io::ErrorKind::AlreadyExists.into())
 }
@@ -293,17 +339,6 @@ impl Entry {
     pub fn remove(self) -> io::Result<()> {
         fs::remove_file(&self.path)?;
         fs::remove_file(body_path(&self.path))
-    }
-
-    /// The message with the fields we added, as an agent would get it.
-    ///
-    /// # Errors
-    /// Damage, or what the disk says.
-    pub fn text(&self) -> io::Result<Vec<u8>> {
-        let mut text = Vec::new();
-        let content = Content::new(&self.commit.fields, self.checked_body()?)?;
-        io::Read::read_to_end(&mut content.reader(), &mut text)?;
-        Ok(text)
     }
 }
 

@@ -1,14 +1,19 @@
 //! What an operator does with the spool, `failed/` and quarantine: list, show, retry, drop. Works on the directories
 //! under the entries' locks, beside a running delivery process.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::file;
-use super::spool::{Entry, FAILED, KICK, SPOOL, ids, now, store};
+use crate::ipc::delivery::{Body, Commit, Disposition, Recipient};
+
+use super::content::{Content, Source};
+use super::file::Unnamed;
+use super::maildir::QUARANTINE;
+use super::spool::{Entry, FAILED, Fresh, KICK, SPOOL, body_path, ids, now, store};
+use super::{envelope, names};
 
 /// One line of `spool list`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,14 +78,19 @@ pub fn list(state: &Path) -> io::Result<Vec<Listed>> {
     let mut all = Vec::new();
     for tree in [SPOOL, FAILED] {
         for id in ids(state, tree)? {
-            match Entry::open_with(state, tree, &id, false) {
-                Ok(Some(entry)) => all.push(Listed::of(tree, &entry)),
-                Ok(None) => {}
-                Err(error) => all.push(Listed {
-                    fault: Some(error.to_string()),
-                    ..Listed::blank(tree, &id)
-                }),
-            }
+            let fault = match Entry::open_with(state, tree, &id, false) {
+                Ok(Some(entry)) => {
+                    all.push(Listed::of(tree, &entry));
+                    continue;
+                }
+                // gone since
+                Ok(None) if !state.join(tree).join(&id).exists() => continue,
+                Ok(None) => "its body is missing".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            let fault = Some(fault);
+            let blank = Listed::blank(tree, &id);
+            all.push(Listed { fault, ..blank });
         }
     }
     quarantined(state, &mut all)?;
@@ -88,21 +98,16 @@ pub fn list(state: &Path) -> io::Result<Vec<Listed>> {
 }
 
 fn quarantined(state: &Path, all: &mut Vec<Listed>) -> io::Result<()> {
-    let root = state.join(super::maildir::QUARANTINE);
+    let root = state.join(QUARANTINE);
     for domain in children(&root)? {
         for local in children(&domain)? {
-            let address = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let recipient = format!("{}@{}", address(&local), address(&domain));
             for place in ["new", "cur"] {
                 for path in children(&local.join(place))? {
-                    let data = fs::metadata(&path)?;
-                    let id = path.strip_prefix(&root).unwrap_or(&path).to_string_lossy().into_owned();
-                    all.push(Listed {
-                        size: data.len(),
-                        since: data.modified().ok().and_then(seconds).unwrap_or(0),
-                        recipients: vec![(recipient.clone(), "quarantined")],
-                        ..Listed::blank(super::maildir::QUARANTINE, &id)
-                    });
+                    let id = path.strip_prefix(&root).unwrap_or(&path);
+                    match of_quarantine(&root, id) {
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                        listed => all.push(listed?),
+                    }
                 }
             }
         }
@@ -110,13 +115,28 @@ fn quarantined(state: &Path, all: &mut Vec<Listed>) -> io::Result<()> {
     Ok(())
 }
 
+fn of_quarantine(root: &Path, id: &Path) -> io::Result<Listed> {
+    let data = fs::metadata(root.join(id))?;
+    let mut parts = id.components().map(|part| part.as_os_str().to_string_lossy());
+    let (domain, local) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    Ok(Listed {
+        size: data.len(),
+        since: data.modified().ok().and_then(seconds).unwrap_or(0),
+        recipients: vec![(format!("{local}@{domain}"), "quarantined")],
+        ..Listed::blank(QUARANTINE, &id.to_string_lossy())
+    })
+}
+
 fn seconds(time: SystemTime) -> Option<i64> {
     i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()
 }
 
+/// What is in a directory, sorted; nothing where there is none.
 pub(super) fn children(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
         entries => entries?
             .map(|entry| entry.map(|entry| entry.path()))
             .collect::<io::Result<Vec<_>>>()?,
@@ -125,79 +145,199 @@ pub(super) fn children(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn missing(id: &str) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::NotFound,
-        format!("no entry {id}, or delivery works on it now"),
-    )
+/// Where an entry is: its tree, and its name there.
+enum Place {
+    Entry(&'static str, String),
+    /// Below the quarantine.
+    Quarantined(PathBuf),
 }
 
-fn quarantine_file(state: &Path, id: &str) -> io::Result<Option<PathBuf>> {
-    let mut all = Vec::new();
-    quarantined(state, &mut all)?;
-    Ok(all
-        .iter()
-        .find(|listed| listed.id == id)
-        .map(|listed| PathBuf::from(&listed.id)))
-}
-
-/// One entry's line and its message.
-///
-/// # Errors
-/// Not found, damage, or what the disk says.
-pub fn show(state: &Path, id: &str) -> io::Result<(Listed, Vec<u8>)> {
-    for tree in [SPOOL, FAILED] {
-        if let Some(entry) = Entry::open_with(state, tree, id, false)? {
-            return Ok((Listed::of(tree, &entry), entry.text()?));
+/// Finds what an operator means: a name as `list` prints it, with or without `spool/`, `failed/` or `quarantine/`.
+fn find(state: &Path, id: &str) -> io::Result<Place> {
+    let (tree, name) = match id.split_once('/') {
+        Some((tree, name)) if [SPOOL, FAILED, QUARANTINE].contains(&tree) => (Some(tree), name),
+        _ => (None, id),
+    };
+    let mut found = Vec::new();
+    for known in [SPOOL, FAILED] {
+        let wanted = tree.is_none_or(|tree| tree == known) && names::is_id(name);
+        if wanted && fs::symlink_metadata(state.join(known).join(name)).is_ok_and(|data| data.is_file()) {
+            found.push(Place::Entry(known, name.to_owned()));
         }
     }
-    let listed = list(state)?
-        .into_iter()
-        .find(|listed| listed.id == id)
-        .ok_or_else(|| missing(id))?;
-    let text = fs::read(state.join(super::maildir::QUARANTINE).join(&listed.id))?;
-    Ok((listed, text))
+    if tree.is_none_or(|tree| tree == QUARANTINE) && is_quarantined(state, Path::new(name)) {
+        found.push(Place::Quarantined(PathBuf::from(name)));
+    }
+    if found.len() > 1 {
+        let text = format!("{name} is in {SPOOL} and in {FAILED}: write {SPOOL}/{name} or {FAILED}/{name}");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    let missing = || io::Error::new(io::ErrorKind::NotFound, format!("no message {id:?} is kept here"));
+    found.pop().ok_or_else(missing)
 }
 
-/// Makes an entry due now: one of the spool at once, one of `failed/` by moving it to the spool, one in quarantine
-/// by moving it into the recipient's Maildir below `mail/`.
+/// Whether this is the path of a message below the quarantine, and no other.
+fn is_quarantined(state: &Path, path: &Path) -> bool {
+    let parts: Vec<_> = path.components().collect();
+    parts.len() == 4
+        && parts.iter().all(|part| matches!(part, Component::Normal(_)))
+        && parts
+            .get(2)
+            .is_some_and(|part| ["new", "cur"].iter().any(|name| part.as_os_str() == *name))
+        && fs::symlink_metadata(state.join(QUARANTINE).join(path)).is_ok_and(|data| data.is_file())
+}
+
+/// Opens and locks an entry; whoever looks through the spool lets go of it soon.
+fn open(state: &Path, tree: &'static str, id: &str) -> io::Result<Entry> {
+    let end = Instant::now() + Duration::from_secs(2);
+    loop {
+        if let Some(entry) = Entry::open(state, tree, id)? {
+            return Ok(entry);
+        }
+        if Instant::now() > end {
+            let text = format!("{id}: its body is missing, or delivery works on it now");
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Hands one entry's line and its message to `write`.
 ///
 /// # Errors
-/// Not found, busy, or what the disk says.
+/// Not found, ambiguous, damaged, what the disk says, or what `write` says.
+pub fn show(state: &Path, id: &str, write: Printer<'_>) -> io::Result<()> {
+    match find(state, id)? {
+        Place::Entry(tree, name) => {
+            let entry = Entry::open_with(state, tree, &name, false)?;
+            let entry = entry.ok_or_else(|| io::Error::other(format!("{name}: its body is missing")))?;
+            let content = Content::new(&entry.commit.fields, entry.checked_body()?)?;
+            write(&Listed::of(tree, &entry), &mut content.reader())
+        }
+        Place::Quarantined(path) => {
+            let root = state.join(QUARANTINE);
+            write(&of_quarantine(&root, &path)?, &mut File::open(root.join(path))?)
+        }
+    }
+}
+
+/// Takes an entry's line and its message.
+pub type Printer<'a> = &'a mut dyn FnMut(&Listed, &mut dyn Read) -> io::Result<()>;
+
+/// Has an entry tried at once: one of `failed/` from the beginning, one in quarantine as if
+/// it had been for a real recipient.
+///
+/// # Errors
+/// Not found, ambiguous, busy, damaged, or what the disk says.
 pub fn retry(state: &Path, id: &str) -> io::Result<()> {
-    if let Some(path) = quarantine_file(state, id)? {
-        let target = state.join(super::maildir::MAIL).join(&path);
-        let mailbox = target.parent().and_then(Path::parent).ok_or_else(|| missing(id))?;
-        for part in ["tmp", "new", "cur"] {
-            file::make_directory(&mailbox.join(part))?;
-        }
-        return fs::rename(state.join(super::maildir::QUARANTINE).join(&path), target);
-    }
-    if let Some(mut entry) = Entry::open(state, SPOOL, id)? {
+    let (tree, name) = match find(state, id)? {
+        Place::Quarantined(path) => return release(state, &path),
+        Place::Entry(tree, name) => (tree, name),
+    };
+    let mut entry = open(state, tree, &name)?;
+    if tree == SPOOL {
         entry.schedule(entry.attempts, 0)?;
         return kick(state);
     }
-    let entry = Entry::open(state, FAILED, id)?.ok_or_else(|| missing(id))?;
     let which: Vec<usize> = (0..entry.commit.recipients.len()).collect();
-    store(state, SPOOL, &entry.commit, entry.checked_body()?, &which, 0)?;
+    let fresh = Fresh {
+        commit: &entry.commit,
+        source: entry.checked_body()?,
+        which: &which,
+        attempts: 0,
+        next: 0,
+    };
+    let stored = store(state, SPOOL, &fresh, None)?;
     entry.remove()?;
+    std::mem::drop(stored);
     kick(state)
 }
 
-/// Removes an entry for good.
+/// Puts a message of the quarantine into the spool, for whatever agent there is; it stays until it is safe there.
+fn release(state: &Path, path: &Path) -> io::Result<()> {
+    let from = state.join(QUARANTINE).join(path);
+    let file = File::open(&from)?;
+    let mut start = vec![0; 4096];
+    let read = file.read_at(&mut start, 0)?;
+    let start = String::from_utf8_lossy(start.get(..read).unwrap_or_default());
+    let no_envelope = || {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it does not begin with Return-Path and Delivered-To",
+        )
+    };
+    let mut lines = start.split_inclusive("\r\n");
+    let mut value = |name: &str| {
+        let line = lines.next()?;
+        let value = line.strip_prefix(name)?.strip_suffix("\r\n")?;
+        Some((value.to_owned(), line.len() as u64))
+    };
+    let (reverse_path, one) = value("Return-Path: ").ok_or_else(no_envelope)?;
+    let (recipient, two) = value("Delivered-To: ").ok_or_else(no_envelope)?;
+    let reverse_path = reverse_path.strip_prefix('<').and_then(|path| path.strip_suffix('>'));
+    let (mailbox, domain) = recipient.rsplit_once('@').ok_or_else(no_envelope)?;
+    let mut body = tempfile_of(state)?;
+    (&file).seek(SeekFrom::Start(one + two))?;
+    let length = io::copy(&mut &file, &mut body)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let tame = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let commit = Commit {
+        id: name.chars().filter(tame).take(75).collect(),
+        reverse_path: reverse_path.ok_or_else(no_envelope)?.to_owned(),
+        recipients: vec![Recipient {
+            original: recipient.clone(),
+            domain: domain.to_owned(),
+            mailbox: mailbox.to_owned(),
+            disposition: Disposition::Deliver,
+        }],
+        fields: Vec::new(),
+        body: Body::Staged { length },
+        smtputf8: !recipient.is_ascii(),
+        received_at: now(),
+        peer: String::new(),
+        helo: String::new(),
+    };
+    envelope::check(&commit).map_err(|reason| io::Error::new(io::ErrorKind::InvalidData, reason))?;
+    let fresh = Fresh {
+        commit: &commit,
+        source: Source::File(&body, length),
+        which: &[0],
+        attempts: 0,
+        next: 0,
+    };
+    let stored = store(state, SPOOL, &fresh, None)?;
+    fs::remove_file(from)?;
+    std::mem::drop(stored);
+    kick(state)
+}
+
+/// A file without a name, for a while.
+fn tempfile_of(state: &Path) -> io::Result<File> {
+    Unnamed::create(&state.join(SPOOL))?.into_file()
+}
+
+/// Removes an entry for good, also a damaged one.
 ///
 /// # Errors
-/// Not found, busy, or what the disk says.
+/// Not found, ambiguous, busy, or what the disk says.
 pub fn drop(state: &Path, id: &str) -> io::Result<()> {
-    if let Some(path) = quarantine_file(state, id)? {
-        return fs::remove_file(state.join(super::maildir::QUARANTINE).join(path));
-    }
-    for tree in [SPOOL, FAILED] {
-        if let Some(entry) = Entry::open(state, tree, id)? {
-            return entry.remove();
+    let (tree, name) = match find(state, id)? {
+        Place::Quarantined(path) => return fs::remove_file(state.join(QUARANTINE).join(path)),
+        Place::Entry(tree, name) => (tree, name),
+    };
+    let envelope = state.join(tree).join(&name);
+    let whole = body_path(&envelope).exists();
+    match open(state, tree, &name) {
+        Err(error) if whole && error.kind() != io::ErrorKind::InvalidData => Err(error),
+        Ok(entry) => entry.remove(),
+        Err(_) => {
+            fs::remove_file(&envelope)?;
+            match fs::remove_file(body_path(&envelope)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                result => result,
+            }
         }
     }
-    Err(missing(id))
 }
 
 fn kick(state: &Path) -> io::Result<()> {

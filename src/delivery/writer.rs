@@ -1,8 +1,10 @@
 //! What a writer does with one frame of a door.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -10,13 +12,17 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use crate::ipc::delivery::{Body, Commit, Disposition, FromDelivery, Outcome, RecipientResult, ToDelivery};
 
 use super::agents::{self, Job, Message};
+use super::client::PATIENCE;
 use super::content::Source;
 use super::file::Unnamed;
 use super::journal::Slot;
 use super::outcome;
 use super::process::{Door, Shared, held};
+use super::spool::{Fresh, Stored};
 use super::{Acknowledge, Agent, envelope, level, maildir, quoted, spool};
 
+// How much earlier than the worker gives up its answer is ready.
+const MARGIN: Duration = Duration::from_secs(10);
 // What one declared size may reserve.
 const RESERVE: u64 = 256 << 20;
 
@@ -85,6 +91,7 @@ fn commit_message(shared: &Arc<Shared>, slot: &Slot, door: &Arc<Door>, commit: C
         door: Arc::clone(door),
         commit,
         staged,
+        end: Instant::now() + PATIENCE - MARGIN,
     };
     if real && shared.settings.acknowledge == Acknowledge::Delivered && shared.settings.agent != Agent::Maildir {
         let Err(job) = shared.queues.offer(job, shared.settings.queue) else {
@@ -105,9 +112,61 @@ pub(super) fn run(shared: &Arc<Shared>, slot: &Slot, lmtp: &mut Option<super::lm
         (Body::Staged { length }, Some(file)) => Source::File(file, *length),
         (Body::Staged { .. }, None) => return shared.close(&job.door),
     };
-    let results = results(shared, slot, lmtp, &job.commit, source);
-    shared.answer(&job.door, &FromDelivery::Outcome(Outcome { results }));
-    slot.answered();
+    let message = Message {
+        commit: &job.commit,
+        source,
+        end: Some(job.end),
+    };
+    let mut kept = Vec::new();
+    slot.begin(&job.commit.id);
+    let results = results(shared, slot, lmtp, &message, &mut kept);
+    if conclude(shared, slot, job, results) {
+        shared.rearm(&job.door);
+    }
+    for stored in kept {
+        let name = stored.name.clone();
+        drop(stored);
+        shared.queues.due(name);
+    }
+}
+
+/// Answers, after all that was done for the message is recorded as done. Whether the worker was told.
+///
+/// What a client is told to bring again must not be kept, as far as that can be undone; nor what nobody was told of.
+fn conclude(shared: &Arc<Shared>, slot: &Slot, job: &Job, mut results: Vec<RecipientResult>) -> bool {
+    let state = &shared.settings.state;
+    let id = quoted(&job.commit.id);
+    let again = |result: &&RecipientResult| matches!(result, RecipientResult::Temporary { .. });
+    let space = |result: &&RecipientResult| matches!(result, RecipientResult::Temporary { status: [4, 3, 1], .. });
+    let reason = results.iter().find(space).or_else(|| results.iter().find(again));
+    if let Some(reason) = reason.cloned() {
+        slot.undo(state);
+        results.fill(reason);
+    }
+    let answering = held(&shared.answering);
+    if let Err(error) = slot.done() {
+        slot.undo(state);
+        let reason = quoted(&error.to_string());
+        shared.log(
+            level::ERR,
+            format!("event=write_failed id={id} at=journal reason={reason}"),
+        );
+        results.fill(outcome::of_io(&error));
+    }
+    let told = shared.tell(&job.door, &FromDelivery::Outcome(Outcome { results }));
+    if told {
+        slot.close();
+    } else {
+        slot.undo(state);
+    }
+    drop(answering);
+    if !told {
+        shared.log(
+            level::WARNING,
+            format!("event=abandoned id={id} note=\"the worker is gone\""),
+        );
+    }
+    told
 }
 
 fn with(commit: &Commit, disposition: Disposition) -> Vec<usize> {
@@ -122,9 +181,10 @@ fn results(
     shared: &Arc<Shared>,
     slot: &Slot,
     lmtp: &mut Option<super::lmtp::Connection>,
-    commit: &Commit,
-    source: Source<'_>,
+    message: &Message<'_>,
+    stored: &mut Vec<Stored>,
 ) -> Vec<RecipientResult> {
+    let commit = message.commit;
     let mut results = vec![RecipientResult::Discarded; commit.recipients.len()];
     let set = |results: &mut Vec<RecipientResult>, which: &[usize], new: Vec<RecipientResult>| {
         for (&index, result) in which.iter().zip(new) {
@@ -135,13 +195,14 @@ fn results(
     };
     let real = with(commit, Disposition::Deliver);
     let soft = with(commit, Disposition::Quarantine);
-    let message = Message { commit, source };
     if !real.is_empty() {
         let new = if shared.settings.acknowledge == Acknowledge::Spooled {
-            spooled(shared, commit, source, &real)
+            spooled(shared, slot, message, &real, stored)
         } else {
-            let new = agents::deliver(shared, slot, lmtp, &message, &real, &mut |_, _| Ok(()));
-            settle(shared, commit, source, &real, new)
+            let new = agents::deliver(shared, slot, lmtp, message, &real, &mut |index, result| {
+                note(shared, slot, commit, index, result)
+            });
+            settle(shared, slot, message, &real, new, stored)
         };
         set(&mut results, &real, new);
     }
@@ -154,9 +215,9 @@ fn results(
         let new = if again && !taken {
             vec![outcome::local_error(); soft.len()]
         } else {
-            let kept = agents::maildir(shared, slot, maildir::QUARANTINE, &message, &soft);
+            let kept = agents::maildir(shared, slot, maildir::QUARANTINE, message, &soft);
             if taken && !real.is_empty() {
-                settle(shared, commit, source, &soft, kept)
+                settle(shared, slot, message, &soft, kept, stored)
             } else {
                 kept
             }
@@ -166,32 +227,47 @@ fn results(
     results
 }
 
-fn spooled(shared: &Arc<Shared>, commit: &Commit, source: Source<'_>, which: &[usize]) -> Vec<RecipientResult> {
-    let result = match spool::store(
-        &shared.settings.state,
-        spool::SPOOL,
-        commit,
-        source,
+/// Notes an agent's attempt; of our own files the slot knows already.
+fn note(
+    shared: &Arc<Shared>,
+    slot: &Slot,
+    commit: &Commit,
+    index: usize,
+    result: Option<&RecipientResult>,
+) -> io::Result<()> {
+    match commit.recipients.get(index) {
+        Some(recipient) if shared.settings.agent != Agent::Maildir => slot.agent(
+            &agents::address(recipient),
+            result.map(|result| *result == RecipientResult::Delivered),
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn spooled(
+    shared: &Arc<Shared>,
+    slot: &Slot,
+    message: &Message<'_>,
+    which: &[usize],
+    stored: &mut Vec<Stored>,
+) -> Vec<RecipientResult> {
+    let fresh = Fresh {
+        commit: message.commit,
+        source: message.source,
         which,
-        spool::now(),
-    ) {
-        Ok(name) => {
-            shared.log(
-                level::INFO,
-                format!("event=spooled id={name} recipients={}", which.len()),
-            );
-            shared.queues.due(name);
+        attempts: 0,
+        next: spool::now(),
+    };
+    let result = match spool::store(&shared.settings.state, spool::SPOOL, &fresh, Some(slot)) {
+        Ok(entry) => {
+            let (name, count) = (&entry.name, which.len());
+            shared.log(level::INFO, format!("event=spooled id={name} recipients={count}"));
+            stored.push(entry);
             RecipientResult::Spooled
         }
         Err(error) => {
-            shared.log(
-                level::ERR,
-                format!(
-                    "event=spool_failed id={} reason={}",
-                    quoted(&commit.id),
-                    quoted(&error.to_string())
-                ),
-            );
+            let (id, reason) = (quoted(&message.commit.id), quoted(&error.to_string()));
+            shared.log(level::ERR, format!("event=spool_failed id={id} reason={reason}"));
             outcome::of_io(&error)
         }
     };
@@ -202,54 +278,54 @@ fn spooled(shared: &Arc<Shared>, commit: &Commit, source: Source<'_>, which: &[u
 /// If even that fails the client is asked to come again: better twice than lost.
 fn settle(
     shared: &Arc<Shared>,
-    commit: &Commit,
-    source: Source<'_>,
+    slot: &Slot,
+    message: &Message<'_>,
     which: &[usize],
     mut results: Vec<RecipientResult>,
+    stored: &mut Vec<Stored>,
 ) -> Vec<RecipientResult> {
-    let soft = which.iter().all(|&index| {
-        commit
-            .recipients
-            .get(index)
-            .is_some_and(|recipient| recipient.disposition == Disposition::Quarantine)
-    });
+    let commit = message.commit;
+    let of = |index: usize| commit.recipients.get(index).map(|recipient| recipient.disposition);
+    let soft = which.iter().all(|&index| of(index) == Some(Disposition::Quarantine));
     if !soft && !results.contains(&RecipientResult::Delivered) {
         return results;
     }
     let those = |wanted: fn(&RecipientResult) -> bool, results: &[RecipientResult]| -> Vec<usize> {
-        which
-            .iter()
-            .zip(results)
-            .filter(|(_, result)| wanted(result))
-            .map(|(&index, _)| index)
-            .collect()
+        let pairs = which.iter().zip(results).filter(|(_, result)| wanted(result));
+        pairs.map(|(&index, _)| index).collect()
     };
     let again = those(|result| matches!(result, RecipientResult::Temporary { .. }), &results);
     let never = those(|result| matches!(result, RecipientResult::Permanent { .. }), &results);
-    let next = spool::now() + i64::try_from(shared.settings.retry_first.as_secs()).unwrap_or(60);
+    let first = i64::try_from(shared.settings.retry_first.as_secs()).unwrap_or(60);
     for (tree, kept) in [(spool::SPOOL, again), (spool::FAILED, never)] {
         if kept.is_empty() {
             continue;
         }
-        match spool::store(&shared.settings.state, tree, commit, source, &kept, next) {
-            Ok(name) if tree == spool::SPOOL => {
-                shared.log(
-                    level::WARNING,
-                    format!("event=spooled id={name} recipients={}", kept.len()),
-                );
-                for (index, result) in which.iter().zip(&mut results) {
-                    if kept.contains(index) {
-                        *result = RecipientResult::Spooled;
-                    }
+        let fresh = Fresh {
+            commit,
+            source: message.source,
+            which: &kept,
+            attempts: 1,
+            next: spool::now() + first,
+        };
+        match spool::store(&shared.settings.state, tree, &fresh, Some(slot)) {
+            Ok(entry) => {
+                let (level, event) = if tree == spool::SPOOL {
+                    (level::WARNING, "spooled")
+                } else {
+                    (level::CRIT, "failed")
+                };
+                let (name, count) = (&entry.name, kept.len());
+                shared.log(level, format!("event={event} id={name} recipients={count}"));
+                if tree == spool::SPOOL {
+                    stored.push(entry);
+                    let pairs = which.iter().zip(&mut results).filter(|(index, _)| kept.contains(index));
+                    pairs.for_each(|(_, result)| *result = RecipientResult::Spooled);
                 }
             }
-            Ok(name) => shared.log(level::CRIT, format!("event=failed id={name} recipients={}", kept.len())),
             Err(error) => {
-                let id = quoted(&commit.id);
-                shared.log(
-                    level::CRIT,
-                    format!("event=spool_failed id={id} reason={}", quoted(&error.to_string())),
-                );
+                let (id, reason) = (quoted(&commit.id), quoted(&error.to_string()));
+                shared.log(level::CRIT, format!("event=spool_failed id={id} reason={reason}"));
                 return vec![outcome::of_io(&error); which.len()];
             }
         }

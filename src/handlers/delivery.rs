@@ -1,16 +1,17 @@
 //! The taker of `__DATA__`: hands the message to the delivery process and turns what became of it into the answer.
 //!
 //! In front of the body go the fields that effects added, then our one `Received` (RFC 5321 §4.4), whose `for` names the
-//! recipient only where there is a single one. Times are UTC. Notes: reads none, writes none.
+//! recipient only where there is a single one. Times are local, with their offset. Notes: reads none, writes none.
 
-use crate::chain::outcome::{Message, Taken, fold, unavailable};
+use crate::chain::outcome::{Message, Refusal, Taken, fold, unavailable};
 use crate::chain::registry::Material;
 use crate::chain::{Context, Facts, Handler, HandlerError, Outcome};
 use crate::ipc::delivery::Commit;
 use crate::session::{Session, Transaction, Verdict};
 use crate::smtp::address::{ForwardPath, Mailbox};
-use crate::smtp::reply::Reply;
 use crate::smtp::trace::{Trace, With, received};
+use jiff::tz::TimeZone;
+use std::sync::OnceLock;
 
 /// Who it is.
 pub const FACTS: Facts = Facts {
@@ -22,11 +23,18 @@ pub const FACTS: Facts = Facts {
     about: "hands the message over to the delivery process",
 };
 
-struct Delivery;
+struct Delivery {
+    zone: &'static TimeZone,
+}
+
+/// The local time zone. The master's first chain finds it; workers inherit it, they could read no file of it.
+static ZONE: OnceLock<TimeZone> = OnceLock::new();
 
 /// Makes one; it has no settings here, the agents are in `delivery.yaml`.
 pub fn make(_: &mut Material) -> Box<dyn Handler> {
-    Box::new(Delivery)
+    Box::new(Delivery {
+        zone: ZONE.get_or_init(TimeZone::system),
+    })
 }
 
 impl Handler for Delivery {
@@ -38,15 +46,15 @@ impl Handler for Delivery {
         Ok(Outcome::none())
     }
 
-    fn take(&self, context: &mut Context<'_>, message: Message) -> Result<Taken, Reply> {
+    fn take(&self, context: &mut Context<'_>, message: Message) -> Result<Taken, Refusal> {
         let now = context.now();
         let session = context.session();
         let Some(transaction) = &session.transaction else {
-            return Err(unavailable());
+            return Err(unavailable().into());
         };
         let copies = message.copies.clone();
         let commit = Commit {
-            fields: fields(session, transaction, now),
+            fields: fields(session, transaction, &date(now, self.zone)),
             id: message.id,
             reverse_path: transaction.reverse_path.address(),
             recipients: message.copies,
@@ -61,13 +69,16 @@ impl Handler for Delivery {
                 .unwrap_or_default(),
         };
         match context.delivery().commit(commit) {
-            Ok(outcome) => fold(&copies, outcome.results),
-            Err(_) => Err(unavailable()),
+            Ok(outcome) => Ok(fold(&copies, outcome.results)?),
+            Err(error) => Err(Refusal {
+                reply: unavailable(),
+                fault: Some(error.to_string()),
+            }),
         }
     }
 }
 
-fn fields(session: &Session, transaction: &Transaction, now: i64) -> Vec<u8> {
+fn fields(session: &Session, transaction: &Transaction, date: &str) -> Vec<u8> {
     let mut fields = transaction.fields.concat();
     let name = session.hello.as_ref().map(|hello| hello.name.as_str());
     let trace = Trace {
@@ -82,7 +93,7 @@ fn fields(session: &Session, transaction: &Transaction, now: i64) -> Vec<u8> {
         },
         id: &transaction.id,
         recipient: single(transaction),
-        date: &date(now),
+        date,
     };
     fields.push_str(&received(&trace));
     fields.into_bytes()
@@ -99,10 +110,13 @@ fn single(transaction: &Transaction) -> Option<&Mailbox> {
     }
 }
 
-/// RFC 5322 §3.3, in UTC.
-fn date(micros: i64) -> String {
+/// RFC 5322 §3.3: local time and its offset, which has no seconds there.
+fn date(micros: i64, zone: &TimeZone) -> String {
     let time = jiff::Timestamp::from_microsecond(micros).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    time.strftime("%a, %d %b %Y %H:%M:%S +0000").to_string()
+    let offset = zone.to_offset(time).seconds();
+    let whole = jiff::tz::Offset::from_seconds(offset - offset % 60).unwrap_or(jiff::tz::Offset::UTC);
+    let time = time.to_zoned(TimeZone::fixed(whole));
+    time.strftime("%a, %d %b %Y %H:%M:%S %z").to_string()
 }
 
 #[cfg(test)]
@@ -111,7 +125,17 @@ mod tests {
 
     #[test]
     fn dates_are_those_of_mail() {
-        assert_eq!(super::date(1_700_000_000_000_000), "Tue, 14 Nov 2023 22:13:20 +0000");
+        let date = |seconds: i64, zone: &str| {
+            let zone = jiff::tz::TimeZone::posix(zone).unwrap();
+            super::date(seconds * 1_000_000, &zone)
+        };
+        assert_eq!(date(1_700_000_000, "UTC0"), "Tue, 14 Nov 2023 22:13:20 +0000");
+        let berlin = "CET-1CEST,M3.5.0,M10.5.0/3";
+        assert_eq!(date(1_700_000_000, berlin), "Tue, 14 Nov 2023 23:13:20 +0100");
+        assert_eq!(date(1_690_000_000, berlin), "Sat, 22 Jul 2023 06:26:40 +0200");
+        assert_eq!(date(1_700_000_000, "<-0330>3:30"), "Tue, 14 Nov 2023 18:43:20 -0330");
+        assert_eq!(date(1_700_000_000, "LMT-0:53:28"), "Tue, 14 Nov 2023 23:06:20 +0053");
+        assert_eq!(date(0, "UTC0"), "Thu, 01 Jan 1970 00:00:00 +0000");
     }
 
     #[test]
@@ -119,7 +143,7 @@ mod tests {
         let mut peer = Peer::with_recipient();
         assert!(
             peer.data("Subject: x\r\n\r\nhello\r\n")
-                .starts_with("250 2.0.0 6f1c.1 accepted")
+                .starts_with("250 2.0.0 6f1c-1 accepted")
         );
         let fields = peer.fields(0);
         assert!(
@@ -127,7 +151,7 @@ mod tests {
             "{fields}"
         );
         assert!(
-            fields.contains("with ESMTP id 6f1c.1") && fields.contains("for <user@example.com>"),
+            fields.contains("with ESMTP id 6f1c-1") && fields.contains("for <user@example.com>"),
             "{fields}"
         );
         peer.say("MAIL FROM:<>");

@@ -18,6 +18,9 @@ pub const FACTS: Facts = Facts {
     about: "250 and, after EHLO, the extensions",
 };
 
+/// Octets of text in one reply line (RFC 5321 §4.5.3.1.5), without code, separator and CRLF.
+const LINE: usize = 512 - "250-".len() - "\r\n".len();
+
 /// `hello.yaml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -83,7 +86,13 @@ impl Handler for Hello {
     }
 
     fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
-        let mut reply = Reply::new(250, None, context.expand(&self.config.message));
+        // One line and no more: a client takes each further one for an extension.
+        let text = context
+            .expand(&self.config.message)
+            .chars()
+            .take(LINE)
+            .collect::<String>();
+        let mut reply = Reply::new(250, None, text);
         if context
             .exchange()
             .is_some_and(|exchange| exchange.command.verb == Verb::Ehlo)
@@ -107,6 +116,15 @@ mod tests {
              250-8BITMIME\r\n250-SMTPUTF8\r\n250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n\
              250-LIMITS MAILMAX=3 RCPTMAX=3\r\n250 HELP\r\n"
         );
+    }
+
+    #[test]
+    fn a_long_name_cannot_name_extensions() {
+        let name = format!("{} STARTTLS AUTH", "x".repeat(440));
+        let reply = Peer::open().say(&format!("EHLO {name}"));
+        let lines: Vec<&str> = reply.lines().collect();
+        assert!(lines[0].len() <= 510 && lines[1] == "250-PIPELINING", "{reply}");
+        assert_eq!(Peer::open().say(&format!("HELO {name}")).lines().count(), 1);
     }
 
     #[test]

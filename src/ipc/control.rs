@@ -12,8 +12,13 @@ pub enum ToHelper {
         /// Its process.
         pid: i32,
     },
-    /// Read the configuration again.
-    Reload,
+    /// A new way to the logger rides with this frame: the logger has started again.
+    Voice,
+    /// Read the configuration again; open the log file again.
+    Reload {
+        /// The least grave level that is logged from now on (RFC 5424 severity).
+        level: u8,
+    },
     /// Finish what is under way, take nothing new.
     Drain,
     /// The master's state as text, for whoever asks the helper; empty when the helper shall log its own.
@@ -23,11 +28,28 @@ pub enum ToHelper {
     },
 }
 
+impl FromHelper {
+    /// That `what` failed with `error`.
+    pub fn failed(what: &str, error: &std::io::Error) -> FromHelper {
+        FromHelper::Failed {
+            reason: format!("{what}: {error}"),
+            errno: error.raw_os_error().unwrap_or(0),
+        }
+    }
+}
+
 /// What a helper says to the master.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromHelper {
     /// Takes doors from now on.
     Ready,
-    /// Cannot start; the reason.
-    Failed(String),
+    /// Cannot start, or cannot replace the one that serves.
+    Failed {
+        /// What failed, for people.
+        reason: String,
+        /// The error number of the kernel, 0 where it was not the kernel that refused.
+        errno: i32,
+    },
+    /// The working process ended so; another is about to start.
+    Died(String),
 }

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::sources::Limit;
+
 /// A kind of process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Role {
@@ -34,6 +36,13 @@ impl Role {
 pub enum FromWorker {
     /// Waits for a client.
     Ready,
+    /// Turned one away before the greeting, without reading from it, and waits on.
+    Refused {
+        /// The client.
+        peer: SocketAddr,
+        /// The limit that its source has reached.
+        limit: Limit,
+    },
     /// Has one.
     Busy {
         /// The client.
@@ -51,7 +60,7 @@ pub enum FromWorker {
         /// Which one.
         helper: Role,
     },
-    /// The client is gone, and the worker goes on. After its last connection it just ends.
+    /// The client is gone; the worker ends, or says that it is ready again. After its last one it just ends.
     Done,
 }
 
@@ -60,8 +69,15 @@ pub enum FromWorker {
 pub enum ToWorker {
     /// Leave between connections.
     Retire,
-    /// The door rides with this frame.
+    /// The door rides with this frame; none does when the helper is not there.
     Door,
-    /// No door: the helper is not there. Also, before a greeting: answer 421.
-    Refuse,
+    /// A new way to the logger rides with this frame: the logger has started again.
+    Voice,
+    /// The service ends: answer 421 at the next command boundary, then leave.
+    Drain,
+    /// The client of this session is one too many: answer it 421 at the next command boundary.
+    Refuse {
+        /// The session's identifier; it may be over already.
+        session: String,
+    },
 }

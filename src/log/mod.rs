@@ -40,16 +40,15 @@ impl Level {
         }
     }
 
-    /// The level of this configured name, as the original spelled them.
-    pub fn from_name(name: &str) -> Option<Level> {
-        match name {
-            "critical" => Some(Level::Critical),
-            "error" => Some(Level::Error),
-            "warning" => Some(Level::Warning),
-            "notice" => Some(Level::Notice),
-            "info" => Some(Level::Info),
-            "debug" => Some(Level::Debug),
-            _ => None,
+    /// Its name, as in rsmtpd.yaml.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Critical => "critical",
+            Level::Error => "error",
+            Level::Warning => "warning",
+            Level::Notice => "notice",
+            Level::Info => "info",
+            Level::Debug => "debug",
         }
     }
 }
@@ -86,16 +85,42 @@ impl Event {
     }
 
     /// The finished line, without a line end.
-    pub fn text(mut self) -> String {
-        if self.text.len() > LINE_MAX {
-            let mut end = LINE_MAX;
-            while !self.text.is_char_boundary(end) {
-                end -= 1;
-            }
-            self.text.truncate(end);
-        }
-        self.text
+    pub fn text(self) -> String {
+        cut(self.text)
     }
+}
+
+/// A line of at most [`LINE_MAX`] octets: one that is longer loses whole fields at its end, and says so by `cut=yes`.
+pub fn cut(mut line: String) -> String {
+    const MARK: &str = " cut=yes";
+    if line.len() <= LINE_MAX {
+        return line;
+    }
+    let (mut end, mut quoted, mut escaped) = (0, false, false);
+    for (at, octet) in line.bytes().enumerate().take(LINE_MAX - MARK.len() + 1) {
+        match octet {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => quoted = !quoted,
+            b' ' if !quoted => end = at,
+            _ => {}
+        }
+    }
+    line.truncate(end);
+    line.push_str(MARK);
+    line
+}
+
+/// A value for a `key=value` that others made: as it is when it is a plain word, else quoted, escaped, cut at [`VALUE_MAX`].
+pub fn value(text: &str) -> String {
+    let plain = |octet: u8| octet.is_ascii_graphic() && !matches!(octet, b'"' | b'\\' | b'=');
+    if !text.is_empty() && text.len() <= VALUE_MAX && text.bytes().all(plain) {
+        return text.to_owned();
+    }
+    let mut quoted = String::from("\"");
+    escape(text.as_bytes(), &mut quoted);
+    quoted.push('"');
+    quoted
 }
 
 /// Appends `value` with control octets, quotes, backslashes and non-ASCII octets escaped.
@@ -141,13 +166,27 @@ mod tests {
         for _ in 0..20 {
             event = event.quoted("v", &[0xff; 256]);
         }
-        assert!(event.text().len() <= LINE_MAX);
+        let value = format!(" v=\"{}\"", "\\xff".repeat(256));
+        assert_eq!(event.text(), format!("event=x{value} cut=yes"));
+        let words = format!("event=x{}", " word=one".repeat(1000));
+        let short = cut(words);
+        assert!((LINE_MAX - 16..=LINE_MAX).contains(&short.len()), "{}", short.len());
+        assert!(short.ends_with(" word=one cut=yes"), "{short}");
+        assert_eq!(cut("x".repeat(5000)), " cut=yes");
     }
 
     #[test]
     fn levels_have_their_names() {
-        assert_eq!(Level::from_name("warning"), Some(Level::Warning));
-        assert_eq!(Level::from_name("loud"), None);
+        assert_eq!(Level::from_number(4).name(), "warning");
         assert_eq!(Level::from_number(6), Level::Info);
+    }
+
+    #[test]
+    fn a_value_is_quoted_only_when_it_must_be() {
+        assert_eq!(value("postmaster@example.com"), "postmaster@example.com");
+        assert_eq!(value(""), "\"\"");
+        assert_eq!(value("a b=\"c\""), "\"a b=\\\"c\\\"\"");
+        assert_eq!(value("\u{fc}\n"), "\"\\xc3\\xbc\\n\"");
+        assert_eq!(value(&"x".repeat(300)).len(), 256 + 5);
     }
 }

@@ -8,7 +8,7 @@ mod sink;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -16,6 +16,7 @@ use mio::{Events, Interest, Poll, Token};
 
 pub use sink::{Destination, Sink};
 
+use crate::helper::{Seat, Turn};
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::log::ToLogger;
@@ -53,9 +54,9 @@ struct Logger {
 ///
 /// # Errors
 /// The event loop cannot be made, or the control channel is broken.
-pub fn run(control: OwnedFd, sink: Sink, threshold: Level) -> io::Result<()> {
+pub fn run(seat: Seat, sink: Sink, threshold: Level) -> io::Result<()> {
     let poll = Poll::new()?;
-    let control = Control::new(control);
+    let (first, control) = (seat.turn == Turn::First, seat.control);
     poll.registry()
         .register(&mut SourceFd(&control.as_raw_fd()), CONTROL, Interest::READABLE)?;
     let mut logger = Logger {
@@ -67,7 +68,14 @@ pub fn run(control: OwnedFd, sink: Sink, threshold: Level) -> io::Result<()> {
         next: 0,
         threshold,
     };
-    logger.control.send(&FromHelper::Ready).map_err(io::Error::other)?;
+    // Who comes later has lost all doors; the master makes them anew when it hears this.
+    let ready = &FromHelper::Ready;
+    let said = if first {
+        logger.control.send(ready)
+    } else {
+        logger.control.send_nowait(ready, &[])
+    };
+    said.map_err(io::Error::other)?;
     logger.serve()
 }
 
@@ -116,7 +124,8 @@ impl Logger {
         loop {
             match self.control.receive_nowait() {
                 Ok((ToHelper::Door { pid, .. }, Some(fd))) => self.admit(Door::new(fd), pid)?,
-                Ok((ToHelper::Reload, _)) => {
+                Ok((ToHelper::Reload { level }, _)) => {
+                    self.threshold = Level::from_number(level);
                     if let Err(error) = self.sink.reopen() {
                         let line = Event::new("log-reopen-failed")
                             .quoted("error", error.to_string().as_bytes())

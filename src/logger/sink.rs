@@ -26,7 +26,24 @@ pub enum Destination {
     Stderr,
 }
 
+impl std::fmt::Display for Destination {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Destination::Syslog(path) | Destination::File(path) => write!(f, "{}", path.display()),
+            Destination::Stderr => f.write_str("standard error"),
+        }
+    }
+}
+
 impl Destination {
+    /// The file or socket; none for standard error.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Destination::File(path) | Destination::Syslog(path) => Some(path),
+            Destination::Stderr => None,
+        }
+    }
+
     /// The directory that must stay writable for it.
     pub fn directory(&self) -> Option<&Path> {
         match self {
@@ -150,7 +167,7 @@ impl Sink {
             Target::File(_) => {
                 let now = jiff::Zoned::now();
                 let now = now.strftime("%Y-%m-%dT%H:%M:%S%.6f%:z");
-                self.hold(format_args!("{now} rsmtpd[{pid}]: {text}\n"))
+                self.hold(format_args!("{now} {} rsmtpd[{pid}]: {text}\n", level.name()))
             }
             Target::Stderr => self.hold(format_args!("rsmtpd[{pid}]: {text}\n")),
         }
@@ -262,7 +279,7 @@ mod tests {
         sink.flush();
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(
-            text.ends_with(" rsmtpd[7]: event=new\n") && !text.contains("old"),
+            text.ends_with(" info rsmtpd[7]: event=new\n") && !text.contains("old"),
             "{text}"
         );
     }

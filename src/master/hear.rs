@@ -1,79 +1,152 @@
 //! What workers say over their Links, and what the master does about it.
 
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Instant;
 
+use mio::unix::SourceFd;
+
+use crate::ipc::channel::Fault;
 use crate::ipc::control::ToHelper;
 use crate::ipc::link::{FromWorker, Role, ToWorker};
+use crate::ipc::sources::{Limit, Source};
 use crate::log::{Event, Level};
+use crate::sys::process::{self, Ended};
 
 use super::Master;
 use super::workers::{self, State};
 
+/// Reports taken from one worker before the others have their turn.
+const TURN: usize = 32;
+/// Doors that a worker may have for one client: one is given at the fork, another each time a helper was
+/// restarted. Descriptors that a worker leaves unread count against the master.
+const DOORS: u32 = 32;
+
 impl Master {
+    /// Takes what a worker has said; one that says much is heard again later.
     pub(super) fn hear_worker(&mut self, number: u32) {
-        loop {
+        for _ in 0..TURN {
             let Some(worker) = self.workers.get_mut(number) else {
                 return;
             };
             match worker.link.receive_nowait() {
                 Ok((message, _)) => self.heard(number, message),
-                // At its end the kernel tells once; its death is noticed as that of a child.
-                Err(_) => return,
+                Err(Fault::WouldBlock) => return,
+                // The kernel tells of its end once; it is buried as a child.
+                Err(Fault::Closed) => return,
+                Err(_) => {
+                    let _ = self.poll.registry().deregister(&mut SourceFd(&worker.link.as_raw_fd()));
+                    return self.breach(number, "frame");
+                }
             }
         }
+        self.unheard.insert(number);
     }
 
     fn heard(&mut self, number: u32, message: FromWorker) {
+        let now = Instant::now();
+        let generation = self.generation();
         match message {
-            FromWorker::Ready => {
-                let generation = self.generation();
-                let Some(worker) = self.workers.get_mut(number) else {
-                    return;
-                };
-                let old = worker.generation != generation;
-                if old {
-                    let _ = worker.link.send_nowait(&ToWorker::Retire, &[]);
-                }
-                let starting = *worker.state() == State::Starting;
-                if starting || old {
-                    self.workers
-                        .turn(number, if old { State::Leaving } else { State::Spare });
+            FromWorker::Ready => self.workers.ready(number, generation),
+            FromWorker::Refused { peer, limit } => {
+                let (_, source) = self.sources.opened(peer.ip(), now);
+                if let Some(source) = source {
+                    self.tell_refused(peer, source, limit, now);
+                    self.sources.closed(source, now);
                 }
             }
-            FromWorker::Busy { peer, session } => self.taken(number, peer, session),
+            FromWorker::Busy { peer, session } => self.busy(number, peer, session, now),
             FromWorker::Done => {
-                let last = self.ready.served.daemon.workers.connections_per_worker <= 1;
-                let state = if last { State::Leaving } else { State::Spare };
-                if let Some(State::Busy { peer, .. }) = self.workers.turn(number, state) {
-                    self.sources.closed(peer.ip());
-                }
+                self.workers.change(number, State::Leaving);
+                self.forget_client(number, now);
             }
             FromWorker::Changed { fingerprint } => self.read_changed(fingerprint),
             FromWorker::Open { helper } => self.open_door(number, helper),
         }
     }
 
-    /// A spare took a client.
-    fn taken(&mut self, number: u32, peer: SocketAddr, session: String) {
-        let now = Instant::now();
-        if let Some(State::Busy { peer, .. }) = self.workers.turn(number, State::Busy { peer, session }) {
-            self.sources.closed(peer.ip());
-        }
+    fn busy(&mut self, number: u32, peer: SocketAddr, session: String, now: Instant) {
         let Some(worker) = self.workers.get_mut(number) else {
             return;
         };
-        worker.since = now;
+        if matches!(worker.state(), State::Busy { .. }) {
+            return self.breach(number, "busy twice");
+        }
         self.served_sum += 1;
-        if let Some(refusal) = self.sources.opened(peer.ip(), now) {
-            let _ = worker.link.send_nowait(&ToWorker::Refuse, &[]);
+        let (beyond, source) = self.sources.opened(peer.ip(), now);
+        worker.source = source;
+        worker.doors = 0;
+        if let (Some(limit), Some(source)) = (beyond, source) {
+            let session = session.clone();
+            let _ = worker.link.send_nowait(&ToWorker::Refuse { session }, &[]);
+            self.tell_refused(peer, source, limit, now);
+        }
+        self.workers.change(number, State::Busy { peer, session });
+        let generation = self.generation();
+        self.pool.taken(self.workers.spares(generation), now);
+    }
+
+    fn tell_refused(&mut self, peer: SocketAddr, source: Source, limit: Limit, now: Instant) {
+        self.refused += 1;
+        if let Some(count) = self.sources.refused(source, now) {
             let event = Event::new("source-refused")
                 .field("peer", peer.ip())
-                .field("limit", format!("{refusal:?}").to_lowercase());
+                .field("limit", limit.name())
+                .field("count", count);
             self.say(Level::Info, event);
         }
-        self.pool.taken(self.workers.spares(self.generation()), now);
+    }
+
+    /// The client of a worker is gone.
+    fn forget_client(&mut self, number: u32, now: Instant) -> Option<Source> {
+        let source = self.workers.get_mut(number)?.source.take()?;
+        self.sources.closed(source, now);
+        Some(source)
+    }
+
+    /// A worker does what no worker of ours does: somebody else has taken it over.
+    fn breach(&mut self, number: u32, what: &'static str) {
+        if let Some(worker) = self.workers.get_mut(number) {
+            let _ = process::kill(worker.pid, libc::SIGKILL);
+            let event = Event::new("worker-breach")
+                .field("pid", worker.pid)
+                .quoted("what", what.as_bytes());
+            self.say(Level::Critical, event);
+        }
+    }
+
+    pub(super) fn reap(&mut self) {
+        while let Some((pid, how)) = process::reap() {
+            if let Some(role) = self.ready.helpers.role_of(pid) {
+                self.helper_gone(role);
+            } else if let Some(number) = self.workers.number(pid) {
+                // Its last words may say whom it served.
+                self.hear_worker(number);
+                self.unheard.remove(&number);
+                self.bury(number, how);
+            }
+        }
+    }
+
+    fn bury(&mut self, number: u32, how: Ended) {
+        let now = Instant::now();
+        let source = self.forget_client(number, now);
+        let Some(worker) = self.workers.remove(number) else {
+            return;
+        };
+        // Closing its Link, which has no other descriptor, ends the watch over it.
+        if how == Ended::Exited(0) || worker.dismissed {
+            return;
+        }
+        self.pool.crashed(now);
+        let mut event = Event::new("worker-crashed").field("pid", worker.pid).field("how", how);
+        if let State::Busy { peer, session } = worker.state() {
+            event = event.field("peer", peer.ip()).quoted("session", session.as_bytes());
+        }
+        if let Some(source) = source {
+            self.sources.penalise(source, now);
+        }
+        self.say(Level::Critical, event);
     }
 
     /// Makes a pair between a worker and a helper.
@@ -81,16 +154,12 @@ impl Master {
         let Some(worker) = self.workers.get_mut(number) else {
             return;
         };
-        let pair = workers::pair();
+        worker.doors = worker.doors.saturating_add(1);
+        let pair = (worker.doors <= DOORS).then(workers::pair);
         match (self.ready.helpers.of(role), pair) {
-            (Some(helper), Ok((ours, theirs))) => {
-                helper.tell(
-                    &ToHelper::Door {
-                        worker: number,
-                        pid: worker.pid.as_raw(),
-                    },
-                    &[ours.as_fd()],
-                );
+            (Some(helper), Some(Ok((ours, theirs)))) => {
+                let pid = worker.pid.as_raw();
+                helper.offer(&ToHelper::Door { worker: number, pid }, ours.as_fd());
                 let _ = worker.link.send_nowait(&ToWorker::Door, &[theirs.as_fd()]);
             }
             _ => {
@@ -109,6 +178,7 @@ impl Master {
                 self.ready.served = served;
                 self.broken.clear();
                 self.workers.retire_others(self.generation());
+                self.ready.notify.status(&self.state());
                 self.say(
                     Level::Notice,
                     Event::new("configuration-read").field("generation", self.generation()),
@@ -119,6 +189,7 @@ impl Master {
                     self.broken.insert(fingerprint);
                 }
                 self.tell_faults(&faults);
+                self.ready.notify.status(&self.state());
             }
         }
     }

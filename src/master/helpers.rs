@@ -1,16 +1,16 @@
 //! The helpers as the master sees them: a control channel and the process of its parent half.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::Pid;
 
-use crate::helper;
-use crate::ipc::channel::Channel;
+use crate::helper::{self, Seat};
+use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::link::Role;
-use crate::logger::client::Client as Log;
 use crate::sys::privilege::{self, Identity};
 use crate::sys::{arena, process, signals};
 
@@ -28,36 +28,41 @@ pub struct Helper {
 }
 
 impl Helper {
-    /// Forks `role` under `identity` (None: stay who we are) and waits until it is ready.
+    /// Forks `role` under `identity` (None: stay who we are) and waits until it is ready. Of the descriptors that are
+    /// open it keeps those of `lent` alone: a listener that it held would stay open for ever. `prepare` runs once,
+    /// under the new identity.
     ///
     /// # Errors
     /// It could not be forked, or said why it cannot start.
     pub fn start(
         role: Role,
         identity: Option<&Identity>,
-        log: impl FnOnce() -> io::Result<Log>,
-        work: &dyn Fn(OwnedFd, bool) -> i32,
+        lent: &[RawFd],
+        prepare: impl FnOnce() -> io::Result<()>,
+        work: &dyn Fn(Seat) -> i32,
     ) -> io::Result<Helper> {
         let (ours, theirs) = pair()?;
         let blocked = signals::block_for_fork()?;
         match process::fork()? {
             process::Fork::Child => {
-                std::mem::forget(blocked);
+                std::mem::forget((blocked, ours));
                 arena::ordinary();
-                drop(ours);
-                if helper::become_child(&format!("rsmtpd: {}", role.name())).is_err() {
-                    process::exit_now(71);
-                }
-                if let Some(identity) = identity
-                    && privilege::drop_to(identity, &[]).is_err()
+                let mut kept = vec![0, 1, 2, theirs.as_raw_fd()];
+                kept.extend(lent);
+                if helper::become_child(&format!("rsmtpd: {}", role.name())).is_err()
+                    || process::close_range_except(&kept).is_err()
                 {
                     process::exit_now(71);
                 }
-                let Ok(log) = log() else { process::exit_now(71) };
-                helper::keep(role.name(), &log, &|first| match theirs.try_clone() {
-                    Ok(control) => work(control, first),
-                    Err(_) => 71,
-                })
+                if let Some(identity) = identity
+                    && let Err(error) = privilege::drop_to(identity, &[])
+                {
+                    give_up(theirs, "dropping root", &error);
+                }
+                if let Err(error) = prepare() {
+                    give_up(theirs, "lock", &error);
+                }
+                helper::keep(theirs, work)
             }
             process::Fork::Parent(pid) => {
                 drop((theirs, blocked));
@@ -67,17 +72,55 @@ impl Helper {
                 };
                 match helper.control.receive_within(PATIENCE) {
                     Ok((FromHelper::Ready, _)) => Ok(helper),
-                    Ok((FromHelper::Failed(reason), _)) => Err(io::Error::other(format!("{}: {reason}", role.name()))),
+                    Ok((FromHelper::Failed { reason, errno }, _)) => {
+                        let kind = match errno {
+                            0 => io::ErrorKind::Other,
+                            errno => io::Error::from_raw_os_error(errno).kind(),
+                        };
+                        Err(io::Error::new(kind, format!("{}: {reason}", role.name())))
+                    }
+                    Ok(_) => Err(io::Error::other(format!("{} did not start", role.name()))),
                     Err(error) => Err(io::Error::other(format!("{} did not start: {error}", role.name()))),
                 }
             }
         }
     }
 
-    /// Says something, waiting for room; a helper that is gone is noticed by its death, not here.
-    pub fn tell(&self, message: &ToHelper, fds: &[BorrowedFd<'_>]) {
-        let _ = self.control.send_with(message, fds);
+    /// Passes a worker's door on, unless there is no room: then the worker sees its end closed, asks for another
+    /// when it needs one, and the master waits for nobody.
+    pub fn offer(&self, door: &ToHelper, fd: BorrowedFd<'_>) {
+        let _ = self.control.send_nowait(door, &[fd]);
     }
+
+    /// Says something without waiting; false when the helper has no room for it or is gone.
+    pub fn tell(&self, message: &ToHelper, fds: &[BorrowedFd<'_>]) -> bool {
+        self.control.send_nowait(message, fds).is_ok()
+    }
+
+    /// The next thing it says, without waiting.
+    ///
+    /// # Errors
+    /// [`Fault::WouldBlock`] when there is nothing, [`Fault::Closed`] when it is gone.
+    pub fn hear(&self) -> Result<FromHelper, Fault> {
+        self.control.receive_nowait().map(|(message, _)| message)
+    }
+
+    /// Ends its control channel: it finishes what is under way and exits.
+    pub fn release(&self) {
+        let _ = shutdown(self.control.as_raw_fd(), Shutdown::Both);
+    }
+}
+
+impl AsRawFd for Helper {
+    fn as_raw_fd(&self) -> RawFd {
+        self.control.as_raw_fd()
+    }
+}
+
+/// Tells the master why a helper cannot start, and ends it.
+fn give_up(control: OwnedFd, what: &str, error: &io::Error) -> ! {
+    let _ = Channel::<FromHelper, ToHelper>::new(control).send(&FromHelper::failed(what, error));
+    process::exit_now(71)
 }
 
 /// All of them.
@@ -90,11 +133,13 @@ pub struct Helpers {
 }
 
 impl Helpers {
+    /// The roles that are helpers; their positions are their tokens.
+    pub const ROLES: [Role; 2] = [Role::Logger, Role::Delivery];
+
     /// The role of the helper whose parent half was `pid`.
     pub fn role_of(&self, pid: Pid) -> Option<Role> {
-        [(&self.logger, Role::Logger), (&self.delivery, Role::Delivery)]
-            .into_iter()
-            .find_map(|(helper, role)| (helper.pid == pid).then_some(role))
+        let mut all = Helpers::ROLES.into_iter();
+        all.find(|role| self.of(*role).is_some_and(|helper| helper.pid == pid))
     }
 
     /// The helper of this role.

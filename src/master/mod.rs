@@ -3,12 +3,17 @@
 //! It may assume that every helper is ready and that root is gone for good. It must never parse a client's
 //! octets, hold a key or a table that grows with the traffic beyond its bounds, or start a thread.
 
+mod ending;
 mod hear;
+mod hear_helpers;
 mod helpers;
 mod pool;
-mod refuse;
+mod reload;
 mod source_limits;
+mod sources;
+mod start_delivery;
 pub mod startup;
+mod turn_away;
 mod workers;
 
 use std::collections::BTreeSet;
@@ -23,22 +28,25 @@ use mio::{Events, Interest, Poll, Token};
 use nix::unistd::Pid;
 
 use crate::ipc::control::ToHelper;
+use crate::ipc::link::Role;
 use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
 use crate::sys::notify::Notify;
-use crate::sys::process::{self, Ended};
 use crate::sys::signals::Signals;
 use nix::sys::signal::Signal;
 
 use crate::worker::served::Served;
+use ending::Ending;
 use helpers::Helpers;
 use pool::Pool;
-use source_limits::SourceLimits;
+use sources::Sources;
+use turn_away::Door;
 use workers::{Near, State, Workers};
 
 const SIGNALS: Token = Token(0);
 const LISTENERS: usize = 1;
-const WORKERS: usize = 1 << 10;
+const HELPERS: usize = 1 << 10;
+const WORKERS: usize = 1 << 11;
 
 /// What start-up hands over.
 pub struct Ready {
@@ -48,9 +56,13 @@ pub struct Ready {
     pub path: PathBuf,
     /// The open directory.
     pub directory: OwnedFd,
-    /// The listeners, non-blocking, low descriptors.
+    /// The listeners, non-blocking, numbered from [`FIRST_SHARED`](crate::sys::socket::FIRST_SHARED) on.
     pub listeners: Vec<OwnedFd>,
-    /// Where they listen.
+    /// The same once more, by descriptors that no worker has: to close them for all.
+    pub closers: Vec<OwnedFd>,
+    /// The addresses that the configuration names for them.
+    pub named: Vec<SocketAddr>,
+    /// Where they listen: the same, but for ports that the kernel chose.
     pub addresses: Vec<SocketAddr>,
     /// Where mail goes, for people.
     pub destination: String,
@@ -70,12 +82,21 @@ struct Master {
     poll: Poll,
     workers: Workers,
     pool: Pool,
-    sources: SourceLimits,
-    refusing: bool,
+    sources: Sources,
+    door: Door,
+    /// Workers that have more to say than fitted into their turn.
+    unheard: BTreeSet<u32>,
     refused: u64,
     served_sum: u64,
     broken: BTreeSet<u64>,
-    ending: Option<Instant>,
+    /// The last reload was refused.
+    stale: bool,
+    /// What waits for the next start, as it was logged.
+    awaiting_start: BTreeSet<String>,
+    /// How the logger ended, until another can write it down.
+    unsaid: Option<String>,
+    ending: Option<Ending>,
+    gone: BTreeSet<Role>,
     status: u8,
 }
 
@@ -91,22 +112,35 @@ pub fn run(ready: Ready) -> io::Result<u8> {
         .register(&mut SourceFd(&ready.signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
     let now = Instant::now();
     let pool = Pool::new(pool_sizes(&ready.served), now);
-    let sources = SourceLimits::new(source_limits(&ready.served));
+    let sources = Sources::new(&ready.served, now)?;
+    let door = Door::new()?;
     let mut master = Master {
         ready,
         poll,
         workers: Workers::default(),
         pool,
         sources,
-        refusing: false,
+        door,
+        unheard: BTreeSet::new(),
         refused: 0,
         served_sum: 0,
         broken: BTreeSet::new(),
+        stale: false,
+        awaiting_start: BTreeSet::new(),
+        unsaid: None,
         ending: None,
+        gone: BTreeSet::new(),
         status: 0,
     };
+    for (number, role) in Helpers::ROLES.into_iter().enumerate() {
+        if let Some(helper) = master.ready.helpers.of(role) {
+            let token = Token(HELPERS + number);
+            let registry = master.poll.registry();
+            registry.register(&mut SourceFd(&helper.as_raw_fd()), token, Interest::READABLE)?;
+        }
+    }
     master.fill(now);
-    master.ready.notify.ready("serving");
+    master.ready.notify.ready(&master.state());
     master.serve()
 }
 
@@ -116,15 +150,6 @@ fn pool_sizes(served: &Served) -> pool::Sizes {
         min_spare: workers.min_spare,
         max_spare: workers.max_spare,
         max: workers.max,
-    }
-}
-
-fn source_limits(served: &Served) -> source_limits::Limits {
-    let workers = &served.daemon.workers;
-    source_limits::Limits {
-        concurrent: workers.per_source,
-        per_minute: workers.per_source_rate,
-        trusted: workers.trusted.clone(),
     }
 }
 
@@ -145,50 +170,62 @@ impl Master {
                 match event.token() {
                     SIGNALS => self.hear_signals(),
                     Token(number) if number >= WORKERS => self.hear_worker((number - WORKERS) as u32),
-                    Token(number) => self.turn_away(number - LISTENERS),
+                    Token(number) if number >= HELPERS => self.hear_helper(number - HELPERS),
+                    Token(number) => self.door.knocked(number - LISTENERS),
                 }
             }
+            for number in std::mem::take(&mut self.unheard) {
+                self.hear_worker(number);
+            }
+            self.turn_away(Instant::now());
             self.fill(Instant::now());
         }
     }
 
-    /// The exit status when there is nothing left to wait for.
-    fn ended(&mut self, now: Instant) -> Option<u8> {
-        let until = self.ending?;
-        if now >= until && !self.workers.is_empty() {
-            self.say(
-                Level::Warning,
-                Event::new("workers-killed").field("count", self.workers.len()),
-            );
-            self.workers.kill();
-            self.ending = Some(now + Duration::from_secs(5));
-            return None;
-        }
-        if !self.workers.is_empty() {
-            return None;
-        }
-        self.say(
-            Level::Notice,
-            Event::new("stopped").field("connections", self.served_sum),
-        );
-        Some(self.status)
-    }
-
     fn patience(&mut self, now: Instant) -> Option<Duration> {
+        if !self.unheard.is_empty() {
+            return Some(Duration::ZERO);
+        }
         let advice = self.pool.advise(
             self.workers.spares(self.generation()),
             self.workers.busy(self.generation()),
             now,
         );
-        let at = match (advice.again, self.ending) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        let at = [
+            advice.again,
+            self.ending.map(|ending| ending.until),
+            self.door.behind(now),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         at.map(|at| at.saturating_duration_since(now))
     }
 
     fn generation(&self) -> u64 {
         self.ready.served.generation
+    }
+
+    /// One line on how we are, for the service manager.
+    fn state(&self) -> String {
+        format!(
+            "generation {}, {} listeners, configuration {}",
+            self.generation(),
+            self.ready.listeners.len(),
+            self.configuration_state()
+        )
+    }
+
+    /// Whether the files are what is in force, would be at the next connection, or are broken.
+    fn configuration_state(&self) -> &'static str {
+        let found = self.ready.served.found(self.ready.directory.as_fd());
+        if self.stale || self.broken.contains(&found) {
+            "broken"
+        } else if found == self.ready.served.fingerprint {
+            "good"
+        } else {
+            "changed"
+        }
     }
 
     fn say(&self, level: Level, event: Event) {
@@ -209,12 +246,13 @@ impl Master {
             let near = Near {
                 listeners: &self.ready.listeners,
                 directory: &self.ready.directory,
+                refused: self.sources.view(),
             };
             let forked = self.workers.fork(&self.ready.served, &near, &self.ready.helpers);
             match forked.and_then(|number| self.attend(number)) {
                 Ok(()) => {}
                 Err(error) => {
-                    self.pool.trouble(now);
+                    self.pool.fork_failed(now);
                     self.say(
                         Level::Error,
                         Event::new("fork-failed").quoted("error", error.to_string().as_bytes()),
@@ -236,44 +274,6 @@ impl Master {
             .register(&mut SourceFd(&worker.link.as_raw_fd()), token, Interest::READABLE)
     }
 
-    /// Starts or stops to turn clients away ourselves.
-    fn watch_listeners(&mut self, refuse: bool) {
-        if refuse == self.refusing {
-            return;
-        }
-        self.refusing = refuse;
-        for (number, listener) in self.ready.listeners.iter().enumerate() {
-            let fd = listener.as_raw_fd();
-            let registry = self.poll.registry();
-            let _ = if refuse {
-                registry.register(&mut SourceFd(&fd), Token(LISTENERS + number), Interest::READABLE)
-            } else {
-                registry.deregister(&mut SourceFd(&fd))
-            };
-        }
-        if refuse {
-            self.say(
-                Level::Warning,
-                Event::new("pool-exhausted")
-                    .field("workers", self.workers.len())
-                    .quoted("remedy", b"raise workers.max, or lower session_timeout"),
-            );
-            for number in 0..self.ready.listeners.len() {
-                self.turn_away(number);
-            }
-        }
-    }
-
-    fn turn_away(&mut self, listener: usize) {
-        if !self.refusing {
-            return;
-        }
-        let Some(listener) = self.ready.listeners.get(listener) else {
-            return;
-        };
-        self.refused += refuse::all(listener.as_fd());
-    }
-
     fn hear_signals(&mut self) {
         for signal in self.ready.signals.take() {
             match signal {
@@ -284,72 +284,6 @@ impl Master {
                 _ => {}
             }
         }
-    }
-
-    fn reap(&mut self) {
-        while let Some((pid, how)) = process::reap() {
-            if let Some(role) = self.ready.helpers.role_of(pid) {
-                if self.ending.is_none() {
-                    self.say(Level::Critical, Event::new("helper-gone").field("role", role.name()));
-                    self.status = 70;
-                    self.stop_within(Duration::from_secs(5));
-                }
-            } else if let Some((_, worker)) = self.workers.remove(pid) {
-                // Closing its Link, which has no other descriptor, ends the watch over it.
-                self.buried(&worker, how);
-            }
-        }
-    }
-
-    fn buried(&mut self, worker: &workers::Worker, how: Ended) {
-        let peer = match worker.state() {
-            State::Busy { peer, .. } => Some(*peer),
-            _ => None,
-        };
-        if let Some(peer) = peer {
-            self.sources.closed(peer.ip());
-        }
-        if how == Ended::Exited(0) || worker.dismissed {
-            return;
-        }
-        let now = Instant::now();
-        self.pool.trouble(now);
-        let mut event = Event::new("worker-crashed").field("pid", worker.pid).field("how", how);
-        if let (Some(peer), State::Busy { session, .. }) = (peer, worker.state()) {
-            self.sources.penalise(peer.ip(), now);
-            event = event.field("peer", peer.ip()).quoted("session", session.as_bytes());
-        }
-        self.say(Level::Critical, event);
-    }
-
-    fn reload(&mut self) {
-        self.ready.notify.reloading();
-        match self.ready.served.reload(&self.ready.path, self.ready.directory.as_fd()) {
-            Ok(served) => {
-                for key in self.ready.served.needs_restart(&served) {
-                    self.say(
-                        Level::Notice,
-                        Event::new("takes-effect-at-next-start").field("key", key),
-                    );
-                }
-                self.ready.served = served;
-                self.pool.resize(pool_sizes(&self.ready.served));
-                self.sources.configure(source_limits(&self.ready.served));
-                self.broken.clear();
-                self.ready.helpers.logger.tell(&ToHelper::Reload, &[]);
-                self.ready.helpers.delivery.tell(&ToHelper::Reload, &[]);
-                self.workers.retire_others(self.generation());
-                self.say(
-                    Level::Notice,
-                    Event::new("reloaded").field("generation", self.generation()),
-                );
-            }
-            Err(faults) => {
-                self.tell_faults(&faults);
-                self.say(Level::Error, Event::new("reload-refused"));
-            }
-        }
-        self.ready.notify.ready("serving");
     }
 
     fn tell_status(&mut self) {
@@ -371,8 +305,11 @@ impl Master {
             self.ready.served.daemon.workers.max,
             self.served_sum,
             self.refused,
-            if self.broken.is_empty() { "good" } else { "broken" },
+            self.configuration_state(),
         );
+        for what in &self.awaiting_start {
+            let _ = writeln!(text, "next-start {what}");
+        }
         for (_, worker) in self
             .workers
             .iter()
@@ -389,27 +326,5 @@ impl Master {
             }
         }
         text
-    }
-
-    /// First time: drain with a grace time. Second time: end at once.
-    fn stop(&mut self) {
-        if self.ending.is_some() {
-            self.workers.kill();
-            self.ending = Some(Instant::now());
-        } else {
-            self.ready.notify.stopping();
-            self.stop_within(self.ready.served.daemon.grace_time);
-        }
-    }
-
-    fn stop_within(&mut self, grace: Duration) {
-        self.say(
-            Level::Notice,
-            Event::new("stopping").field("workers", self.workers.len()),
-        );
-        self.ending = Some(Instant::now() + grace);
-        self.watch_listeners(false);
-        self.ready.listeners.clear();
-        self.workers.drain();
     }
 }

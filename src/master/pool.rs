@@ -31,11 +31,16 @@ pub struct Advice {
 
 /// How long a raised number of spares is kept after the load has gone.
 const SHRINK_AFTER: Duration = Duration::from_secs(10);
+/// Pauses after failed forks and crashes double from here …
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// … to here where forks fail: the next one will hardly do better,
+const PAUSE_FAILED: Duration = Duration::from_secs(10);
+/// and to here where workers crash: the other clients still want theirs.
+const PAUSE_CRASHED: Duration = Duration::from_secs(1);
 /// Spares taken are replaced several at once, as that costs less for each, unless it has been quiet for so long.
 const REFILL_AFTER: Duration = Duration::from_millis(10);
-/// Pauses after failed forks and crashes double from here to [`PAUSE_MAX`].
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// After so long without either, pauses begin anew.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// The pool's memory.
 #[derive(Debug)]
@@ -75,17 +80,25 @@ impl Pool {
         }
     }
 
-    /// A fork failed or a worker crashed: forking pauses, longer each time until a quiet minute has passed.
-    pub fn trouble(&mut self, now: Instant) {
-        let quiet = self
-            .trouble_at
-            .is_none_or(|at| now.duration_since(at) > Duration::from_secs(60));
-        self.pause = if quiet {
-            PAUSE_MIN
-        } else {
-            (self.pause * 2).min(PAUSE_MAX)
-        };
+    /// A fork failed: forking pauses.
+    pub fn fork_failed(&mut self, now: Instant) {
+        self.pause(PAUSE_FAILED, now);
+    }
+
+    /// A worker crashed: forking pauses, so that whoever crashes them cannot make us fork all the time.
+    pub fn crashed(&mut self, now: Instant) {
+        self.pause(PAUSE_CRASHED, now);
+    }
+
+    /// Pauses double until a quiet minute has passed. Trouble during a pause does not make it longer, or a
+    /// trickle of crashes would end the service.
+    fn pause(&mut self, most: Duration, now: Instant) {
+        let quiet = self.trouble_at.is_none_or(|at| now.duration_since(at) > QUIET);
         self.trouble_at = Some(now);
+        if self.paused_until.is_some_and(|until| until > now) {
+            return;
+        }
+        self.pause = if quiet { PAUSE_MIN } else { (self.pause * 2).min(most) };
         self.paused_until = Some(now + self.pause);
     }
 
@@ -171,17 +184,62 @@ mod tests {
     }
 
     #[test]
-    fn trouble_pauses_forking_for_longer_each_time() {
+    fn failing_forks_pause_for_longer_each_time_until_it_is_quiet() {
+        let mut now = Instant::now();
+        let mut pool = Pool::new(SIZES, now);
+        let mut pauses = Vec::new();
+        for _ in 0..9 {
+            pool.fork_failed(now);
+            let advice = pool.advise(0, 0, now);
+            assert!(advice.fork == 0 && advice.refuse);
+            let until = advice.again.unwrap();
+            pauses.push((until - now).as_millis());
+            now = until;
+            assert_eq!(pool.advise(0, 0, now).fork, 4);
+        }
+        assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+        now += QUIET + PAUSE_MIN;
+        pool.fork_failed(now);
+        assert_eq!(pool.advise(0, 0, now).again, Some(now + PAUSE_MIN));
+    }
+
+    #[test]
+    fn crashes_throttle_forking_but_never_end_it() {
+        let mut now = Instant::now();
+        let mut pool = Pool::new(SIZES, now);
+        let (mut forked, end) = (0, now + Duration::from_secs(20));
+        while now < end {
+            pool.crashed(now);
+            forked += pool.advise(3, 0, now).fork;
+            now += Duration::from_millis(50);
+            forked += pool.advise(3, 0, now).fork;
+        }
+        assert!((19..60).contains(&forked), "{forked}");
+        // Spares that wait still serve: nobody is refused.
+        assert!(!pool.advise(3, 0, now).refuse);
+    }
+
+    #[test]
+    fn a_reload_changes_the_sizes_in_force() {
         let now = Instant::now();
         let mut pool = Pool::new(SIZES, now);
-        pool.trouble(now);
-        let advice = pool.advise(0, 0, now);
+        let (min_spare, max_spare, max) = (8, 8, 10);
+        pool.resize(Sizes {
+            min_spare,
+            max_spare,
+            max,
+        });
+        assert_eq!(pool.advise(0, 0, now).fork, 8);
+        assert_eq!(pool.advise(0, 6, now).fork, 4);
+        pool.resize(Sizes {
+            min_spare: 1,
+            max_spare: 2,
+            max: 4,
+        });
+        let advice = pool.advise(8, 0, now);
+        assert_eq!((advice.fork, advice.retire, advice.refuse), (0, 6, false));
+        // More are busy than may be: nothing is forked until they are done.
+        let advice = pool.advise(0, 9, now);
         assert!(advice.fork == 0 && advice.refuse);
-        assert_eq!(advice.again, Some(now + PAUSE_MIN));
-        assert_eq!(pool.advise(0, 0, now + PAUSE_MIN).fork, 4);
-        for _ in 0..20 {
-            pool.trouble(now);
-        }
-        assert_eq!(pool.advise(0, 0, now).again, Some(now + PAUSE_MAX));
     }
 }

@@ -6,19 +6,16 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::config;
-use crate::delivery;
-use crate::helper::EX_SOFTWARE;
+use crate::helper::{EX_CONFIG, EX_SOFTWARE, Seat};
 use crate::ipc::channel::Channel;
-use crate::ipc::control::ToHelper;
+use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::link::Role;
 use crate::log::{Event, Level};
 use crate::logger::{self, Destination, Sink, client::Client as Log};
@@ -26,11 +23,13 @@ use crate::sys::notify::Notify;
 use crate::sys::privilege::{self, Identity};
 use crate::sys::signals::Signals;
 use crate::sys::{detach, process, sandbox, signals, socket};
+use nix::fcntl::AtFlags;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::Ready;
 use super::helpers::{Helper, Helpers};
+use super::start_delivery;
 use super::workers::{MASTER_DESCRIPTORS, pair};
 use crate::worker::served::Served;
 
@@ -54,6 +53,11 @@ pub struct Plan {
     pub destination: Destination,
 }
 
+/// The configuration names what does not exist, or must not be.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Misconfigured(String);
+
 /// Users of the roles; None where we were not started as root and stay who we are.
 #[derive(Serialize, Deserialize)]
 struct Users {
@@ -71,7 +75,10 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     detach::raise_descriptor_limit();
     process::set_name("rsmtpd: master")?;
     signals::ignore_write_failures();
-    let (listeners, addresses) = bind(&served)?;
+    let missing = sandbox::check(served.sandbox)
+        .context("sandbox: require (rsmtpd.yaml; with `sandbox: best_effort` it runs without what the kernel lacks)")?;
+    let directory = socket::move_fd_at_least(directory, socket::FIRST_SHARED)?;
+    let (listeners, closers, addresses) = bind(&served)?;
     let signals = Signals::new(&SIGNALS, MASTER_DESCRIPTORS)?;
     let notify = Notify::from_env()?.moved(MASTER_DESCRIPTORS)?;
     let state = plan.state.clone();
@@ -80,23 +87,18 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
 
     let (voice, logger) = start_logger(&served, plan, users.logger.as_ref())?;
     let log = Log::new(voice, served.log_level());
-    let delivery = start_delivery(&served, users.delivery.as_ref(), &state, &logger)?;
+    let delivery = start_delivery::start(&served, &directory, users.delivery.as_ref(), &state, &logger)?;
     let helpers = Helpers { logger, delivery };
 
     if let Some(identity) = &users.service {
         privilege::drop_to(identity, &[]).context("dropping root")?;
     }
-    let missing = sandbox::enter(
-        &sandbox::Profile::master_and_worker(vec![plan.directory.clone()]),
-        served.sandbox,
-    )
-    .context("sandbox (set `sandbox: best_effort` in rsmtpd.yaml to run without what the kernel lacks)")?;
+    let profile = sandbox::Profile::master_and_worker(vec![plan.directory.clone()]);
+    sandbox::enter(&profile, served.sandbox).context("entering the sandbox")?;
     process::set_dumpable(false)?;
-    for layer in missing {
-        log.say(
-            Level::Warning,
-            Event::new("sandbox-layer-missing").field("layer", layer),
-        );
+    if !missing.is_empty() {
+        let event = Event::new("sandbox-layer-missing").quoted("layer", missing.join(", ").as_bytes());
+        log.say(Level::Warning, event);
     }
     if users.invented {
         warn_about_users(&users, &log);
@@ -106,11 +108,14 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     }
     let path = plan.directory.clone();
     let destination = destination(&served, &state);
+    let named = served.addresses();
     Ok(Ready {
         served,
         path,
         directory,
         listeners,
+        closers,
+        named,
         addresses,
         destination,
         helpers,
@@ -130,18 +135,25 @@ fn destination(served: &Served, state: &Path) -> String {
     }
 }
 
-fn bind(served: &Served) -> Result<(Vec<OwnedFd>, Vec<SocketAddr>)> {
+/// The listeners, numbered as workers may have them and as only the master has them, and where they listen.
+fn bind(served: &Served) -> Result<(Vec<OwnedFd>, Vec<OwnedFd>, Vec<SocketAddr>)> {
     let mut listeners = Vec::new();
+    let mut closers = Vec::new();
     let mut addresses = Vec::new();
     for address in served.addresses() {
         let listener = socket::listen(address, 4096).with_context(|| format!("cannot listen on {address}"))?;
         addresses.push(socket::local_addr(&listener)?);
+        let listener = socket::move_fd_at_least(listener, socket::FIRST_SHARED)?;
+        if listener.as_raw_fd() >= socket::CLIENT_FD {
+            bail!(Misconfigured("too many addresses to listen on".to_owned()));
+        }
+        closers.push(socket::duplicate_at_least(&listener, MASTER_DESCRIPTORS)?);
         listeners.push(listener);
     }
     if listeners.is_empty() {
-        bail!("no address to listen on");
+        bail!(Misconfigured("no address to listen on".to_owned()));
     }
-    Ok((listeners, addresses))
+    Ok((listeners, closers, addresses))
 }
 
 impl Users {
@@ -177,25 +189,42 @@ impl Users {
                 invented: false,
             });
         }
+        let owner = fs::metadata(state).ok().filter(|m| m.uid() != 0);
+        let mut taken: Vec<u32> = owner.iter().map(MetadataExt::uid).collect();
         let mut invented = false;
-        let mut pick = |name: &str, group: Option<&str>, nth: usize| -> Result<Identity> {
-            if let Some(identity) = account(name, group)? {
-                return Ok(identity);
+        let mut pick = |key: &str, name: &str, usual: &str, group: Option<&str>| -> Result<Option<Identity>> {
+            let found = account(key, name, group)?;
+            if found.is_none() && name != usual {
+                bail!(Misconfigured(format!(
+                    "{key}: expected an existing user, found {name:?}"
+                )));
             }
-            invented = true;
-            Ok(privilege::dynamic_identity(nth)?)
+            invented |= found.is_none();
+            Ok(found)
         };
-        let service = pick(&served.daemon.user, served.daemon.group.as_deref(), 0)?;
-        let logger = pick("rsmtpd-log", None, 1)?;
-        let mut delivery = pick(&served.delivery().user, served.delivery().group.as_deref(), 2)?;
-        if let Ok(metadata) = fs::metadata(state)
-            && metadata.uid() != 0
-        {
-            delivery = Identity::numeric(metadata.uid(), metadata.gid());
-        }
+        let settings = served.delivery();
+        let service = pick("user", &served.daemon.user, "rsmtpd", served.daemon.group.as_deref())?;
+        let logger = pick("user of the logger", "rsmtpd-log", "rsmtpd-log", None)?;
+        let delivery = pick(
+            "delivery.yaml: user",
+            &settings.user,
+            "rsmtpd-mail",
+            settings.group.as_deref(),
+        )?;
+        // Without a user of its own, delivery goes on as whom it was when it made the directory.
+        let delivery = delivery.or_else(|| owner.map(|m| Identity::numeric(m.uid(), m.gid())));
+        let mut or_invented = |found: Option<Identity>| match found {
+            Some(identity) => Ok(identity),
+            None => free_identity(&mut taken),
+        };
+        let (service, logger, delivery) = (or_invented(service)?, or_invented(logger)?, or_invented(delivery)?);
         for identity in [&service, &logger, &delivery] {
             if identity.uid == 0 || identity.gid == 0 {
-                bail!("no role may run as root; name an unprivileged user in rsmtpd.yaml and delivery.yaml");
+                bail!(Misconfigured(format!(
+                    "no role may run as root or in its group, as {:?} would: name an unprivileged user in \
+                     rsmtpd.yaml and delivery.yaml",
+                    identity.name
+                )));
             }
         }
         Ok(Users {
@@ -204,6 +233,19 @@ impl Users {
             delivery: Some(delivery),
             invented,
         })
+    }
+}
+
+/// A dynamic identity that is not `taken`, and is from now on.
+fn free_identity(taken: &mut Vec<u32>) -> Result<Identity> {
+    let mut nth = 0;
+    loop {
+        let identity = privilege::dynamic_identity(nth)?;
+        if !taken.contains(&identity.uid) {
+            taken.push(identity.uid);
+            return Ok(identity);
+        }
+        nth += 1;
     }
 }
 
@@ -228,14 +270,17 @@ fn warn_about_users(users: &Users, log: &Log) {
 fn prepare_state(state: &Path, owner: Option<&Identity>) -> Result<()> {
     if !state.exists() {
         if let Some(parent) = state.parent() {
-            fs::create_dir_all(parent).with_context(|| format!("{}", parent.display()))?;
+            fs::create_dir_all(parent).with_context(|| format!("state directory {}", state.display()))?;
         }
         fs::DirBuilder::new()
             .mode(0o700)
             .create(state)
-            .with_context(|| format!("{}", state.display()))?;
+            .with_context(|| format!("state directory {}", state.display()))?;
         if let Some(owner) = owner {
-            nix::unistd::chown(state, Some(owner.uid.into()), Some(owner.gid.into()))?;
+            let (uid, gid) = (Some(owner.uid.into()), Some(owner.gid.into()));
+            // What was made is given away, never what a link put in its place points to.
+            nix::unistd::fchownat(nix::fcntl::AT_FDCWD, state, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)
+                .with_context(|| format!("giving {} to {}", state.display(), owner.name))?;
         }
     }
     Ok(())
@@ -244,17 +289,9 @@ fn prepare_state(state: &Path, owner: Option<&Identity>) -> Result<()> {
 fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result<(OwnedFd, Helper)> {
     let (door, voice) = pair()?;
     let voice = socket::move_fd_at_least(voice, MASTER_DESCRIPTORS)?;
-    let parents = voice.try_clone()?;
     let level = served.log_level();
-    if let (Destination::File(path), Some(user)) = (&plan.destination, user)
-        && !path.exists()
-    {
-        File::options()
-            .append(true)
-            .create_new(true)
-            .open(path)
-            .with_context(|| format!("{}", path.display()))?;
-        nix::unistd::chown(path, Some(user.uid.into()), Some(user.gid.into()))?;
+    if let (Destination::File(path), Some(user)) = (&plan.destination, user) {
+        make_log_file(path, user)?;
     }
     let profile = sandbox::Profile::logger(
         log_reads(),
@@ -266,109 +303,49 @@ fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result
     );
     let mode = served.sandbox;
     let destination = plan.destination.clone();
-    let work = move |control: OwnedFd, _| {
-        let Ok(sink) = Sink::open(destination.clone()) else {
-            return crate::helper::EX_CONFIG;
+    let work = move |seat: Seat| {
+        let sink = match Sink::open(destination.clone()) {
+            Ok(sink) => sink,
+            Err(error) => return give_up(&seat, &format!("{destination}"), &error),
         };
-        if sandbox::enter(&profile, mode).is_err() {
-            return EX_SOFTWARE;
+        if let Err(error) = sandbox::enter(&profile, mode) {
+            return give_up(&seat, "sandbox", &error);
         }
-        logger::run(control, sink, level).map_or(EX_SOFTWARE, |()| 0)
+        logger::run(seat, sink, level).map_or(EX_SOFTWARE, |()| 0)
     };
-    let helper = Helper::start(Role::Logger, user, || Ok(Log::new(parents, level)), &work)?;
+    let helper = Helper::start(Role::Logger, user, &[], || Ok(()), &work)?;
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     helper.tell(&ToHelper::Door { worker: 0, pid: own }, &[door.as_fd()]);
     Ok((voice, helper))
 }
 
-fn start_delivery(served: &Served, user: Option<&Identity>, state: &Path, logger: &Helper) -> Result<Helper> {
-    let (door, voice) = pair()?;
-    let level = served.log_level();
-    let settings = delivery_settings(served.delivery(), state, served.daemon.grace_time);
-    let profile = delivery_profile(state, &settings);
-    let mode = served.sandbox;
-    let parents = voice.try_clone()?;
-    let lock = state.join("lock");
-    let work = move |control: OwnedFd, _| {
-        let Ok(voice) = voice.try_clone() else {
-            return EX_SOFTWARE;
-        };
-        let log = Log::new(voice, level);
-        let log: delivery::Log = Arc::new(move |level, text| log.line(Level::from_number(level), text));
-        if sandbox::enter(&profile, mode).is_err() {
-            return EX_SOFTWARE;
+/// Makes the log file for its user where only root may make it. Where even root may not, the directory is
+/// another's, and the logger makes the file itself if it is its own.
+fn make_log_file(path: &Path, user: &Identity) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let made = File::options().append(true).create_new(true).mode(0o640).open(path);
+    match made {
+        Ok(file) => Ok(nix::unistd::fchown(
+            &file,
+            Some(user.uid.into()),
+            Some(user.gid.into()),
+        )?),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::AlreadyExists | io::ErrorKind::PermissionDenied
+            ) =>
+        {
+            Ok(())
         }
-        delivery::run(control, settings.clone(), log)
-    };
-    let master = std::process::id();
-    let prepare = move || {
-        hold_lock(&lock, master)?;
-        Ok(Log::new(parents, level))
-    };
-    let helper = Helper::start(Role::Delivery, user, prepare, &work)
-        .with_context(|| format!("state directory {}", state.display()))?;
-    logger.tell(
-        &ToHelper::Door {
-            worker: 0,
-            pid: helper.pid.as_raw(),
-        },
-        &[door.as_fd()],
-    );
-    Ok(helper)
-}
-
-/// The delivery process's settings from delivery.yaml.
-fn delivery_settings(delivery: &config::Delivery, state: &Path, grace: Duration) -> delivery::Settings {
-    let agent = match delivery.agent {
-        config::Agent::Maildir => delivery::Agent::Maildir,
-        config::Agent::DovecotLda => delivery::Agent::DovecotLda {
-            path: delivery.dovecot_lda.path.clone(),
-            userdb: delivery.dovecot_lda.userdb,
-            home: delivery.dovecot_lda.home.clone().unwrap_or_default(),
-        },
-        config::Agent::Lmtp => delivery::Agent::Lmtp {
-            socket: delivery.lmtp.socket.clone(),
-        },
-    };
-    let acknowledge = match delivery.acknowledge {
-        config::Acknowledge::Delivered => delivery::Acknowledge::Delivered,
-        config::Acknowledge::Spooled => delivery::Acknowledge::Spooled,
-    };
-    delivery::Settings {
-        agent,
-        acknowledge,
-        writers: delivery.writers,
-        lda_jobs: delivery.lda_jobs,
-        queue: delivery.queue,
-        timeout: delivery.timeout,
-        give_up: delivery.give_up,
-        grace,
-        ..delivery::Settings::new(state)
+        Err(error) => Err(error).with_context(|| format!("{}", path.display())),
     }
 }
 
-/// What delivery may do: files below the state directory; with dovecot-lda, whatever that program needs.
-fn delivery_profile(state: &Path, settings: &delivery::Settings) -> sandbox::Profile {
-    let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
-    let mut read = paths(&["/proc", "/etc/localtime", "/usr/share/zoneinfo"]);
-    let mut write = vec![state.to_path_buf()];
-    let mut execute = Vec::new();
-    if let delivery::Agent::DovecotLda { path, home, .. } = &settings.agent {
-        execute = paths(&["/usr", "/lib", "/lib64", "/bin"]);
-        execute.push(path.clone());
-        read.extend(paths(&["/etc", "/run/dovecot", "/var/run/dovecot"]));
-        write.extend(paths(&["/dev/null", "/tmp"]));
-        // The part of the template before the first variable: every home is below it.
-        let fixed = home.split('%').next().unwrap_or_default();
-        let base = Path::new(fixed);
-        let base = if fixed.ends_with('/') {
-            Some(base)
-        } else {
-            base.parent()
-        };
-        write.extend(base.filter(|base| base.components().count() > 1).map(Path::to_path_buf));
-    }
-    sandbox::Profile::delivery(read, write, execute)
+/// Tells the master why a working process cannot start; its exit status.
+pub(super) fn give_up(seat: &Seat, what: &str, error: &io::Error) -> i32 {
+    let _ = seat.control.send_nowait(&FromHelper::failed(what, error), &[]);
+    EX_CONFIG
 }
 
 /// What the logger reads: the time zone.
@@ -377,33 +354,17 @@ fn log_reads() -> Vec<PathBuf> {
 }
 
 /// The account of this name, with `group` in place of its own; none when there is no such account.
-fn account(name: &str, group: Option<&str>) -> Result<Option<Identity>> {
+fn account(key: &str, name: &str, group: Option<&str>) -> Result<Option<Identity>> {
     let Some(mut identity) = privilege::lookup_user(name)? else {
         return Ok(None);
     };
     if let Some(group) = group {
-        let found = nix::unistd::Group::from_name(group)?;
-        identity.gid = found.with_context(|| format!("no group {group:?}"))?.gid.as_raw();
+        let Some(found) = nix::unistd::Group::from_name(group)? else {
+            bail!(Misconfigured(format!(
+                "{key}: expected an existing group beside it, found {group:?}"
+            )));
+        };
+        identity.gid = found.gid.as_raw();
     }
     Ok(Some(identity))
-}
-
-/// Takes the lock of the state directory for as long as this process and its children live, and leaves the
-/// master's process id in it.
-fn hold_lock(path: &Path, master: u32) -> io::Result<()> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)?;
-    file.try_lock()
-        .map_err(|_| io::Error::other("another rsmtpd holds the lock"))?;
-    file.set_len(0)?;
-    writeln!(file, "{master}")?;
-    std::mem::forget(file);
-    Ok(())
 }

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use crate::ipc::channel::Channel;
 use crate::ipc::control::ToHelper;
 use crate::ipc::link::{FromWorker, ToWorker};
+use crate::ipc::sources::{Source, View};
 use crate::sys::{arena, child, process, signals, socket};
 use crate::worker::{self, Inherited};
 
@@ -23,8 +24,9 @@ use crate::worker::served::Served;
 /// Descriptors below this are the ones a worker may keep; the master moves its own to this and above.
 pub const MASTER_DESCRIPTORS: RawFd = 64;
 
-/// Workers that may be on their way from fork to their first word at once.
-const STARTING: usize = 8;
+/// Workers that may be on their way from fork to their first word at once: each takes descriptors that it must find
+/// below [`FIRST_SHARED`](socket::FIRST_SHARED).
+const STARTING: usize = 6;
 
 /// What a worker does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,12 +52,18 @@ pub struct Worker {
     /// Its process.
     pub pid: Pid,
     state: State,
-    /// Since when.
+    /// Since when it is in its state.
     pub since: Instant,
     /// The generation of the configuration it was forked with.
     pub generation: u64,
     /// The master's end of its Link.
     pub link: Channel<ToWorker, FromWorker>,
+    /// The source that its client is counted for.
+    pub source: Option<Source>,
+    /// Doors given to it since it took its client.
+    pub doors: u32,
+    /// Whether it was told to leave between connections.
+    retired: bool,
     /// Whether it was ended on purpose, so that its death is no crash.
     pub dismissed: bool,
     /// Its own descriptors, until it has said that it has a table of them.
@@ -68,19 +76,19 @@ impl Worker {
         &self.state
     }
 
-    fn waits(&self) -> bool {
+    fn is_spare(&self) -> bool {
         matches!(self.state, State::Spare | State::Starting)
     }
 }
 
-/// All workers by number; numbers are never used twice. Nothing that happens at every connection costs more the
-/// more workers there are.
+/// All workers by number; numbers are never used twice. What is asked at each event is counted, not looked for:
+/// there may be ten thousand.
 #[derive(Debug, Default)]
 pub struct Workers {
     table: BTreeMap<u32, Worker>,
-    numbers: HashMap<Pid, u32>,
-    /// Spares, starting ones included, by generation.
-    waiting: BTreeMap<u64, usize>,
+    by_pid: HashMap<Pid, u32>,
+    /// By generation; those with none are left out.
+    spares: BTreeMap<u64, usize>,
     starting: usize,
     next: u32,
 }
@@ -88,40 +96,12 @@ pub struct Workers {
 impl Workers {
     /// Spares, starting ones included, of `generation`.
     pub fn spares(&self, generation: u64) -> usize {
-        self.waiting.get(&generation).copied().unwrap_or(0)
+        self.spares.get(&generation).copied().unwrap_or(0)
     }
 
-    /// How many more may be forked before one of those under way has begun: each takes descriptors that it must
-    /// find below [`MASTER_DESCRIPTORS`].
+    /// How many may be forked before one of those under way has begun.
     pub fn startable(&self) -> usize {
         STARTING.saturating_sub(self.starting)
-    }
-
-    /// Notes what a worker does from now on, and what it did.
-    pub fn turn(&mut self, number: u32, state: State) -> Option<State> {
-        let worker = self.table.get_mut(&number)?;
-        let (waited, started) = (worker.waits(), worker.state == State::Starting);
-        let before = std::mem::replace(&mut worker.state, state);
-        if started {
-            worker.lent = None;
-            self.starting = self.starting.saturating_sub(1);
-        }
-        if waited && !worker.waits() {
-            let generation = worker.generation;
-            self.one_less(generation);
-        } else if !waited && worker.waits() {
-            *self.waiting.entry(worker.generation).or_default() += 1;
-        }
-        Some(before)
-    }
-
-    fn one_less(&mut self, generation: u64) {
-        if let Some(count) = self.waiting.get_mut(&generation) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.waiting.remove(&generation);
-            }
-        }
     }
 
     /// Workers that have not ended and are not spares of `generation`.
@@ -144,34 +124,71 @@ impl Workers {
         self.table.get_mut(&number)
     }
 
+    /// The number of the worker with this process.
+    pub fn number(&self, pid: Pid) -> Option<u32> {
+        self.by_pid.get(&pid).copied()
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Worker)> {
         self.table.iter().map(|(number, worker)| (*number, worker))
     }
 
-    /// Forgets the worker of a process that ended.
-    pub fn remove(&mut self, pid: Pid) -> Option<(u32, Worker)> {
-        let number = self.numbers.remove(&pid)?;
-        let worker = self.table.remove(&number)?;
-        if worker.waits() {
-            self.one_less(worker.generation);
-        }
-        self.starting = self
-            .starting
-            .saturating_sub(usize::from(worker.state == State::Starting));
-        Some((number, worker))
+    /// Takes note of what a worker does now; what it did before.
+    pub fn change(&mut self, number: u32, state: State) -> Option<State> {
+        let worker = self.table.get_mut(&number)?;
+        let was_spare = worker.is_spare();
+        let before = std::mem::replace(&mut worker.state, state);
+        self.starting -= usize::from(worker.lent.take().is_some());
+        worker.since = Instant::now();
+        let (is_spare, generation) = (worker.is_spare(), worker.generation);
+        self.count(generation, was_spare, is_spare);
+        Some(before)
     }
 
-    /// Tells every worker of another generation that waits to leave.
+    /// A worker waits for a client. It is a spare unless it was told to leave, or is of another generation than
+    /// `generation` and is told now.
+    pub fn ready(&mut self, number: u32, generation: u64) {
+        let Some(worker) = self.table.get(&number) else {
+            return;
+        };
+        let stays = !worker.retired && worker.generation == generation;
+        self.change(number, if stays { State::Spare } else { State::Leaving });
+        if !stays {
+            self.order(&ToWorker::Retire, |at, worker| at == number && !worker.retired);
+        }
+    }
+
+    /// Forgets a worker that ended.
+    pub fn remove(&mut self, number: u32) -> Option<Worker> {
+        let worker = self.table.remove(&number)?;
+        self.by_pid.remove(&worker.pid);
+        self.starting -= usize::from(worker.lent.is_some());
+        self.count(worker.generation, worker.is_spare(), false);
+        Some(worker)
+    }
+
+    fn count(&mut self, generation: u64, before: bool, after: bool) {
+        let spares = self.spares.entry(generation).or_default();
+        *spares = (*spares + usize::from(after)).saturating_sub(usize::from(before));
+        if *spares == 0 {
+            self.spares.remove(&generation);
+        }
+    }
+
+    /// Tells every worker of another generation to leave: spares at once, busy ones after their connection.
     pub fn retire_others(&mut self, generation: u64) {
-        self.order(ToWorker::Retire, |worker| {
-            worker.generation != generation && worker.state == State::Spare
+        self.order(&ToWorker::Retire, |_, worker| {
+            worker.generation != generation && !worker.retired
         });
     }
 
     /// Tells up to `count` spares to leave.
     pub fn retire(&mut self, mut count: usize) {
-        self.order(ToWorker::Retire, |worker| {
+        if count == 0 {
+            return;
+        }
+        self.order(&ToWorker::Retire, |_, worker| {
             let chosen = count > 0 && worker.state == State::Spare;
             count -= usize::from(chosen);
             chosen
@@ -180,28 +197,31 @@ impl Workers {
 
     /// Tells every worker to leave: spares at once, busy ones at the next command boundary.
     pub fn drain(&mut self) {
-        self.order(ToWorker::Refuse, |_| true);
+        self.order(&ToWorker::Drain, |_, _| true);
     }
 
     /// Kills all that are left.
     pub fn kill(&mut self) {
         for worker in self.table.values_mut() {
             worker.dismissed = true;
-            let _ = nix::sys::signal::kill(worker.pid, nix::sys::signal::Signal::SIGKILL);
+            let _ = process::kill(worker.pid, libc::SIGKILL);
         }
     }
 
-    fn order(&mut self, order: ToWorker, mut whom: impl FnMut(&Worker) -> bool) {
-        let chosen = self.table.iter_mut().filter(|(_, worker)| whom(worker));
-        let mut leaving = Vec::new();
-        for (number, worker) in chosen {
-            let _ = worker.link.send_nowait(&order, &[]);
-            if worker.state == State::Spare {
-                leaving.push(*number);
+    /// Gives an order that makes a worker leave.
+    fn order(&mut self, order: &ToWorker, mut whom: impl FnMut(u32, &Worker) -> bool) {
+        let mut waiting = Vec::new();
+        for (number, worker) in &mut self.table {
+            if whom(*number, worker) {
+                worker.retired = true;
+                if worker.state == State::Spare {
+                    waiting.push(*number);
+                }
+                let _ = worker.link.send_nowait(order, &[]);
             }
         }
-        for number in leaving {
-            self.turn(number, State::Leaving);
+        for number in waiting {
+            self.change(number, State::Leaving);
         }
     }
 
@@ -214,7 +234,7 @@ impl Workers {
         let (delivery, worker_delivery) = socket::seqpacket_pair()?;
         let (logger, worker_logger) = socket::seqpacket_pair()?;
         let lent = [worker_link, worker_delivery, worker_logger];
-        if lent.iter().any(|fd| fd.as_raw_fd() >= MASTER_DESCRIPTORS) {
+        if lent.iter().any(|fd| fd.as_raw_fd() >= socket::FIRST_SHARED) {
             return Err(io::Error::other("the descriptors that a worker may have are used up"));
         }
         let blocked = signals::block_for_fork()?;
@@ -231,20 +251,23 @@ impl Workers {
                     worker: number,
                     pid: pid.as_raw(),
                 };
-                helpers.logger.tell(&door, &[logger.as_fd()]);
-                helpers.delivery.tell(&door, &[delivery.as_fd()]);
+                helpers.logger.offer(&door, logger.as_fd());
+                helpers.delivery.offer(&door, delivery.as_fd());
                 let worker = Worker {
                     pid,
                     state: State::Starting,
                     since: Instant::now(),
                     generation: served.generation,
                     link: Channel::new(link),
+                    source: None,
+                    doors: 0,
+                    retired: false,
                     dismissed: false,
                     lent: Some(lent),
                 };
-                self.numbers.insert(pid, number);
-                *self.waiting.entry(worker.generation).or_default() += 1;
                 self.starting += 1;
+                self.count(worker.generation, false, true);
+                self.by_pid.insert(pid, number);
                 self.table.insert(number, worker);
                 Ok(number)
             }
@@ -258,6 +281,8 @@ pub struct Near<'a> {
     pub listeners: &'a [OwnedFd],
     /// The configuration directory.
     pub directory: &'a OwnedFd,
+    /// The sources that are refused: memory, no descriptor.
+    pub refused: &'a View,
 }
 
 /// A pair whose first end is moved out of the workers' reach.
@@ -281,6 +306,7 @@ fn become_worker(lent: [OwnedFd; 3], served: &Served, near: &Near<'_>) -> ! {
         delivery,
         logger,
         directory: near.directory,
+        refused: near.refused,
     };
     process::exit_now(worker::run(inherited, served))
 }

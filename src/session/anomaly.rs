@@ -7,6 +7,8 @@ use crate::smtp::command::Oddity;
 pub enum Anomaly {
     /// Something about a command's line: case, spacing, brackets, an unknown parameter.
     Command(Oddity),
+    /// It used an extension that its HELO was not offered: the keyword of a parameter, or BDAT.
+    NotOffered(String),
     /// It talked before the greeting (RFC 5321 §3.1).
     EarlyTalk,
     /// It sent on behind a command that must end a group, or PIPELINING was not offered (RFC 2920 §3.1).
@@ -55,7 +57,8 @@ impl Anomaly {
     /// A short word for the log.
     pub fn name(&self) -> &'static str {
         match self {
-            Anomaly::Command(_) => "command",
+            Anomaly::Command(oddity) => oddity.name(),
+            Anomaly::NotOffered(_) => "not_offered",
             Anomaly::EarlyTalk => "early_talk",
             Anomaly::IllegalPipelining(_) => "illegal_pipelining",
             Anomaly::DataBeforeReply => "data_before_reply",

@@ -58,6 +58,8 @@ pub struct Counters {
     pub recipients: u32,
     /// Recipients refused.
     pub rejected_recipients: u32,
+    /// Of those, the ones that a full transaction put off for another one (RFC 5321 §4.5.3.1.10).
+    pub put_off_recipients: u32,
     /// Octets of message bodies received.
     pub octets: u64,
 }
@@ -77,9 +79,9 @@ pub struct Session {
     pub hello: Option<Hello>,
     /// The mail transaction under way.
     pub transaction: Option<Transaction>,
-    /// What was odd about the client, in order, the first 256.
+    /// What was odd about the client, in order: the first 256, and the first of each kind.
     pub anomalies: Vec<Observed>,
-    /// Anomalies beyond the first 256.
+    /// Anomalies that were not kept.
     pub anomalies_dropped: u32,
     /// Notes of handlers about the connection.
     pub notes: Notes<OfSession>,
@@ -137,7 +139,9 @@ impl Session {
 
     /// Records something odd about the client.
     pub(crate) fn observe(&mut self, anomaly: Anomaly) {
-        if self.anomalies.len() < MAXIMUM_ANOMALIES {
+        // The first of its kind is kept in any case: a thousand chunks must not hide what came after them.
+        let is_new = || self.anomalies.iter().all(|seen| seen.anomaly.name() != anomaly.name());
+        if self.anomalies.len() < MAXIMUM_ANOMALIES || is_new() {
             let transaction = self.transaction.as_ref().map_or(0, |transaction| transaction.number);
             self.anomalies.push(Observed {
                 command: self.counters.commands,
@@ -147,6 +151,22 @@ impl Session {
         } else {
             self.anomalies_dropped = self.anomalies_dropped.saturating_add(1);
         }
+    }
+
+    /// What was odd about the client, each kind once in the order of its first time, joined by commas;
+    /// `none` where nothing was.
+    pub fn odd(&self) -> String {
+        let mut names: Vec<&str> = Vec::new();
+        for seen in &self.anomalies {
+            let name = seen.anomaly.name();
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        if names.is_empty() {
+            names.push("none");
+        }
+        names.join(",")
     }
 
     /// Forgets the transaction, its recipients, notes and kept verdicts.
@@ -182,6 +202,11 @@ pub(crate) mod tests {
         }
         assert_eq!(session.anomalies.len(), MAXIMUM_ANOMALIES);
         assert_eq!(session.anomalies_dropped, 1000 - MAXIMUM_ANOMALIES as u32);
+        for _ in 0..3 {
+            session.observe(Anomaly::Nul);
+        }
+        assert_eq!(session.anomalies.len(), MAXIMUM_ANOMALIES + 1);
+        assert_eq!(session.odd(), "early_talk,nul");
     }
 
     #[test]

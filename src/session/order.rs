@@ -1,35 +1,19 @@
 //! The order of commands (RFC 5321 §4.1.4, RFC 3030 §2): a pure function of the session and the command.
 
 use super::Session;
-use crate::smtp::address::ForwardPath;
-use crate::smtp::command::{Arguments, Command, Fault, Verb};
+use crate::smtp::command::{Command, Verb};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
 /// The reply that the protocol demands for a command that comes out of order or is malformed; order goes first.
 pub fn order(session: &Session, command: &Command) -> Option<Reply> {
     out_of_order(session, &command.verb).or_else(|| {
-        let fault = match &command.parsed {
-            Err(fault) => fault,
-            Ok(Arguments::Rcpt { forward_path, .. }) if needs_smtputf8(session, forward_path) => {
-                &Fault::NON_ASCII_ADDRESS
-            }
-            Ok(_) => return None,
-        };
+        let fault = command.parsed.as_ref().err()?;
         Some(Reply::new(fault.code, Some(fault.status), fault.text))
     })
 }
 
-/// RFC 6531 §3.5: a non-ASCII address only in a transaction whose MAIL asked for SMTPUTF8.
-fn needs_smtputf8(session: &Session, forward_path: &ForwardPath) -> bool {
-    forward_path.is_utf8()
-        && !session
-            .transaction
-            .as_ref()
-            .is_some_and(|transaction| transaction.parameters.smtputf8)
-}
-
-fn bad_sequence(text: &str) -> Option<Reply> {
+pub(crate) fn bad_sequence(text: &str) -> Option<Reply> {
     Some(Reply::new(503, Some(Status(5, 5, 1)), text))
 }
 

@@ -10,7 +10,7 @@ use crate::smtp::params::MailParameters;
 /// A mail transaction.
 #[derive(Debug)]
 pub struct Transaction {
-    /// `<session>.<n>`, also the message's id.
+    /// `<session>-<n>`, also the message's id: an atom, as the trace field wants it (RFC 5321 §4.4).
     pub id: String,
     /// Which of the session's transactions, from 1.
     pub number: u32,
@@ -38,7 +38,7 @@ impl Transaction {
     /// A transaction without recipients.
     pub fn new(session: &str, number: u32, reverse_path: ReversePath, parameters: MailParameters) -> Transaction {
         Transaction {
-            id: format!("{session}.{number}"),
+            id: format!("{session}-{number}"),
             number,
             reverse_path,
             parameters,

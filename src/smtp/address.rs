@@ -378,6 +378,7 @@ fn is_utf8_text(c: char) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::io::Write as _;
     use std::path::PathBuf;
 
     fn forward(text: &str) -> Result<(String, Vec<Oddity>), AddressFault> {
@@ -471,13 +472,20 @@ mod tests {
     /// The published cases: what SMTP allows is read, all else is refused.
     #[test]
     fn agrees_with_the_isemail_suite() {
+        // On the real standard error: what a test prints is kept back while it passes.
+        let skip = |why: &str| {
+            let _ = writeln!(
+                std::io::stderr(),
+                "skipped: smtp::address::agrees_with_the_isemail_suite: {why}"
+            );
+        };
         let Some(root) = std::env::var_os("RSMTPD_VECTORS") else {
-            eprintln!("skipped: RSMTPD_VECTORS does not name the directory of published vectors");
+            skip("RSMTPD_VECTORS does not name the directory of published vectors");
             return;
         };
         let file = PathBuf::from(root).join("addresses/isemail-tests-odd.xml");
         let Ok(text) = std::fs::read_to_string(&file) else {
-            eprintln!("skipped: no {}", file.display());
+            skip(&format!("no {}", file.display()));
             return;
         };
         let mut seen = 0;

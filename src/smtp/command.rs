@@ -55,7 +55,7 @@ pub enum Arguments {
         reverse_path: ReversePath,
         parameters: MailParameters,
     },
-    /// RCPT. None of its parameters are offered, so the list is empty.
+    /// RCPT. None of its parameters are offered: those listed are ignored.
     #[allow(missing_docs)]
     Rcpt {
         forward_path: ForwardPath,
@@ -131,7 +131,7 @@ pub enum Oddity {
     BareCr,
     /// NUL inside the line.
     Nul,
-    /// Octets above 127 where SMTPUTF8 was not asked for.
+    /// Octets above 127 in an address without SMTPUTF8, or in a command that never has any.
     EightBitWithoutSmtputf8,
     /// A parameter that was not offered, in capitals.
     UnknownParameter(String),
@@ -142,6 +142,29 @@ pub enum Oddity {
 }
 
 impl Oddity {
+    /// A short word for the log.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Oddity::LowerCaseVerb => "lower_case_verb",
+            Oddity::MixedCaseVerb => "mixed_case_verb",
+            Oddity::LeadingSpace => "leading_space",
+            Oddity::TrailingSpace => "trailing_space",
+            Oddity::SpaceAfterColon => "space_after_colon",
+            Oddity::SpaceBeforeColon => "space_before_colon",
+            Oddity::ExtraSpaces => "extra_spaces",
+            Oddity::MissingBrackets => "missing_brackets",
+            Oddity::SourceRoute => "source_route",
+            Oddity::LongLocalPart => "long_local_part",
+            Oddity::BareLf => "command_bare_lf",
+            Oddity::BareCr => "command_bare_cr",
+            Oddity::Nul => "command_nul",
+            Oddity::EightBitWithoutSmtputf8 => "eight_bit_command",
+            Oddity::UnknownParameter(_) => "unknown_parameter",
+            Oddity::MalformedHello => "malformed_hello",
+            Oddity::LineTooLong => "line_too_long",
+        }
+    }
+
     /// Notes it once.
     pub(super) fn add(oddities: &mut Vec<Oddity>, oddity: Oddity) {
         if !oddities.contains(&oddity) {
@@ -161,6 +184,8 @@ pub struct Advertised {
     pub eightbit: bool,
     /// CHUNKING.
     pub chunking: bool,
+    /// Whether parameters that were not offered are ignored instead of refused.
+    pub tolerant: bool,
 }
 
 /// One command.
@@ -191,7 +216,9 @@ pub fn parse(line: &CommandLine, advertised: &Advertised) -> Command {
     if trimmed.len() < text.len() {
         oddities.push(Oddity::TrailingSpace);
     }
-    let end = trimmed.iter().position(|b| is_space(*b)).unwrap_or(trimmed.len());
+    // A bare LF, kept where it is a fault, is no part of the verb.
+    let ends = |b: &u8| is_space(*b) || *b == b'\n';
+    let end = trimmed.iter().position(ends).unwrap_or(trimmed.len());
     let (word, rest) = trimmed.split_at_checked(end).unwrap_or((trimmed, b""));
     let argument = trim_start(rest);
     if rest.len() > argument.len() + 1 || rest.first() == Some(&b'\t') {
@@ -199,6 +226,9 @@ pub fn parse(line: &CommandLine, advertised: &Advertised) -> Command {
     }
     let verb = Verb::read(word);
     note_case(word, &mut oddities);
+    if !matches!(verb, Verb::Mail | Verb::Rcpt) && !bytes.is_ascii() {
+        oddities.push(Oddity::EightBitWithoutSmtputf8);
+    }
     let parsed = match octet_fault(line, &mut oddities) {
         Some(fault) => Err(fault),
         None => arguments(&verb, argument, advertised, &mut oddities),
@@ -304,7 +334,7 @@ fn rcpt(argument: &[u8], advertised: &Advertised, oddities: &mut Vec<Oddity>) ->
     let text = utf8(text, advertised.smtputf8, Fault::BAD_RECIPIENT, oddities)?;
     let (forward_path, rest) = forward_path(text, oddities).map_err(|_| Fault::BAD_RECIPIENT)?;
     let parameters = params::split(after_path(rest, Fault::BAD_RECIPIENT)?, oddities)?;
-    params::rcpt(&parameters, oddities)?;
+    params::rcpt(&parameters, advertised, oddities)?;
     Ok(Arguments::Rcpt {
         forward_path,
         parameters,
@@ -403,6 +433,7 @@ mod tests {
         smtputf8: true,
         eightbit: true,
         chunking: true,
+        tolerant: false,
     };
 
     fn read(bytes: &[u8]) -> Command {
@@ -570,6 +601,12 @@ mod tests {
         let bdat = |size, last| Ok(Arguments::Bdat { size, last });
         assert_eq!(read(b"BDAT 12").parsed, bdat(12, false));
         assert_eq!(read(b"bdat 0 last").parsed, bdat(0, true));
+    }
+
+    #[test]
+    fn a_bare_line_feed_is_no_part_of_the_verb() {
+        let command = read(b"NOOP\n");
+        assert_eq!((command.verb, command.parsed), (Verb::Noop, Err(Fault::BAD_OCTET)));
     }
 
     #[test]

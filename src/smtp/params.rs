@@ -90,7 +90,7 @@ pub(super) fn mail(
             }
             unknown => {
                 oddities.push(Oddity::UnknownParameter(unknown.to_owned()));
-                Err(Fault::UNKNOWN_PARAMETER)
+                unknown_parameter(advertised)
             }
         };
         if let Err(found) = result {
@@ -101,11 +101,19 @@ pub(super) fn mail(
 }
 
 /// RCPT has no parameter that we offer.
-pub(super) fn rcpt(parameters: &[Parameter], oddities: &mut Vec<Oddity>) -> Result<(), Fault> {
+pub(super) fn rcpt(parameters: &[Parameter], advertised: &Advertised, oddities: &mut Vec<Oddity>) -> Result<(), Fault> {
     for parameter in parameters {
         oddities.push(Oddity::UnknownParameter(parameter.keyword.clone()));
     }
     if parameters.is_empty() {
+        Ok(())
+    } else {
+        unknown_parameter(advertised)
+    }
+}
+
+fn unknown_parameter(advertised: &Advertised) -> Result<(), Fault> {
+    if advertised.tolerant {
         Ok(())
     } else {
         Err(Fault::UNKNOWN_PARAMETER)

@@ -373,7 +373,7 @@ mod tests {
             chunk in 0usize..80,
             cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
             step in 1usize..40,
-            endings in prop::sample::select(vec![LineEndings::Strict, LineEndings::Normalize]),
+            endings in prop::sample::select(vec![LineEndings::Strict, LineEndings::Normalize, LineEndings::Note]),
             size in prop::sample::select(vec![0u64, 7, 600]),
         ) {
             let limits = Limits { line_endings: endings, message_size: size, ..LIMITS };

@@ -248,6 +248,29 @@ mod tests {
         }
 
         #[test]
+        fn whatever_the_text_lines_are_short_printable_and_of_one_code(
+            code in 200u16..600,
+            status in prop::option::of((0u16..1000, 0u16..1000)),
+            lines in prop::collection::vec("\\PC{0,40}|[ -~\r\n\u{0}\u{85}\u{e4}\u{1f600}]{0,1200}", 0..4),
+            utf8 in any::<bool>(),
+        ) {
+            let reply = Reply::multi(code, status.map(|(b, c)| Status(9, b, c)), lines);
+            let mut out = Vec::new();
+            if utf8 { reply.to_wire_utf8(&mut out) } else { reply.to_wire(&mut out) }
+            let out = String::from_utf8(out).unwrap();
+            prop_assert!(out.ends_with("\r\n"));
+            let count = out.split_inclusive("\r\n").count();
+            for (number, line) in out.split_inclusive("\r\n").enumerate() {
+                prop_assert!(line.len() <= LINE);
+                let separator = if number + 1 == count { ' ' } else { '-' };
+                let begin = format!("{code}{separator}");
+                prop_assert!(line.starts_with(&begin), "{line:?}");
+                let text = line.strip_suffix("\r\n").unwrap();
+                prop_assert!(!text.contains(char::is_control) && (utf8 || text.is_ascii()), "{line:?}");
+            }
+        }
+
+        #[test]
         fn never_fails_on_any_octets(input in prop::collection::vec(any::<u8>(), 0..80)) {
             let _ = Reply::parse(&input);
         }

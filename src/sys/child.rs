@@ -14,6 +14,18 @@ pub fn ignore(signals: &[Signal]) {
     }
 }
 
+extern "C" fn nothing(_: libc::c_int) {}
+
+/// Ignores `signals` from now on, but not in the programs that are started: a caught signal has its default action
+/// there again, an ignored one stays ignored (signal(7)).
+pub fn ignore_but_in_programs(signals: &[Signal]) {
+    let handler: extern "C" fn(libc::c_int) = nothing;
+    for signal in signals {
+        // SAFETY: the handler does nothing, which is safe at any point.
+        let _ = unsafe { libc::signal(*signal as i32, handler as libc::sighandler_t) };
+    }
+}
+
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -32,6 +32,14 @@ fn counted(returned: libc::ssize_t) -> io::Result<usize> {
     usize::try_from(returned).map_err(|_| io::Error::last_os_error())
 }
 
+/// prctl(2) for an option whose one argument is a number. What the kernel reads is as wide as a register, so
+/// every argument is.
+fn prctl(option: libc::c_int, argument: libc::c_ulong) -> io::Result<libc::c_int> {
+    const NONE: libc::c_ulong = 0;
+    // SAFETY: no pointer is passed: callers pass options that take none.
+    checked(unsafe { libc::prctl(option, argument, NONE, NONE, NONE) })
+}
+
 /// Repeats a call that a signal interrupted.
 fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
@@ -42,9 +50,16 @@ fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
+/// Says on the real standard error that `test` is skipped, and why.
+#[cfg(test)]
+fn skip(test: &str, missing: &str) {
+    use io::Write as _;
+    let _ = writeln!(io::stderr(), "skipped: {test}: {missing}");
+}
+
 /// Runs `body` in a forked child and answers how it ended: each probe of the tests is such a child.
 #[cfg(test)]
-fn in_child(body: impl FnOnce() -> i32) -> process::Ended {
+pub(crate) fn in_child(body: impl FnOnce() -> i32) -> process::Ended {
     match process::fork().expect("fork") {
         process::Fork::Child => {
             let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(101);

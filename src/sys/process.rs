@@ -53,7 +53,8 @@ pub fn spawn_sharing_files(first: RawFd) -> io::Result<Fork> {
     let flags = libc::c_long::from(libc::CLONE_FILES | libc::SIGCHLD);
     // SAFETY: without CLONE_VM and with a null stack this is a fork that shares the descriptor table; all
     // pointers are null and unused under these flags. One thread, as for `fork`. It passes libc by, which
-    // matters only to its handlers around fork and to the thread id that it remembers: neither is used here.
+    // matters to its handlers around fork, needed beside other threads alone, and to the thread id that it
+    // remembers: of what is called here only abort(3) uses it, and ends by an illegal instruction then.
     let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0_usize, 0_usize, 0_usize, 0_usize) };
     if pid < 0 {
         return Err(io::Error::last_os_error());
@@ -126,6 +127,11 @@ pub fn wait(child: Pid) -> io::Result<Ended> {
     }
 }
 
+/// Whether a child has ended, or is none any more.
+pub fn has_ended(child: Pid) -> bool {
+    !matches!(wait_for(child.as_raw(), libc::WNOHANG), Ok(None))
+}
+
 fn wait_for(which: libc::pid_t, options: libc::c_int) -> io::Result<Option<(Pid, Ended)>> {
     let mut status = 0;
     // SAFETY: `status` lives through the call.
@@ -159,8 +165,7 @@ pub fn kill(pid: Pid, signal: i32) -> io::Result<()> {
 /// # Errors
 /// What prctl(2) says.
 pub fn set_pdeathsig(signal: i32) -> io::Result<()> {
-    // SAFETY: no pointer is passed.
-    checked(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong, 0, 0, 0) }).map(drop)
+    super::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong).map(drop)
 }
 
 /// Says whether the process may be dumped, hence traced and read by another of its user.
@@ -168,8 +173,7 @@ pub fn set_pdeathsig(signal: i32) -> io::Result<()> {
 /// # Errors
 /// What prctl(2) says.
 pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
-    // SAFETY: no pointer is passed.
-    checked(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(dumpable), 0, 0, 0) }).map(drop)
+    super::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(dumpable)).map(drop)
 }
 
 /// Names the process for ps(1); the kernel keeps 15 octets.

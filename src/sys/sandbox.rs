@@ -94,6 +94,25 @@ pub fn calls(profile: &Profile) -> Vec<&'static str> {
     filter::names(profile.kind)
 }
 
+/// The layers that the kernel lacks; none under [`Mode::Off`]. Enters nothing.
+///
+/// # Errors
+/// Under [`Mode::Require`] when a layer is missing.
+pub fn check(mode: Mode) -> io::Result<Vec<MissingLayer>> {
+    if mode == Mode::Off {
+        return Ok(Vec::new());
+    }
+    let mut missing = missing_layers(landlock_abi());
+    if !seccomp_available() {
+        missing.push("seccomp");
+    }
+    if mode == Mode::Require && !missing.is_empty() {
+        let text = format!("the kernel lacks {}", missing.join(", "));
+        return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+    }
+    Ok(missing)
+}
+
 /// Confines the process, and all that it forks, to `profile`. Answers the layers that the kernel lacks.
 ///
 /// # Errors
@@ -103,22 +122,12 @@ pub fn enter(profile: &Profile, mode: Mode) -> io::Result<Vec<MissingLayer>> {
     if mode == Mode::Off {
         return Ok(Vec::new());
     }
-    let abi = *ABI_OF_KERNEL.get_or_init(landlock_abi);
-    let mut missing = missing_layers(abi);
-    let seccomp = seccomp_available();
-    if !seccomp {
-        missing.push("seccomp");
-    }
-    if mode == Mode::Require && !missing.is_empty() {
-        let text = format!("the kernel lacks {}", missing.join(", "));
-        return Err(io::Error::new(io::ErrorKind::Unsupported, text));
-    }
-    // SAFETY: no pointer is passed.
-    checked(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
-    if abi > 0 {
+    let missing = check(mode)?;
+    super::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
+    if landlock_abi() > 0 {
         enter_landlock(profile).map_err(io::Error::other)?;
     }
-    if seccomp {
+    if seccomp_available() {
         let programs = filter::programs(profile.kind).map_err(io::Error::other)?;
         for program in &programs {
             seccompiler::apply_filter(program).map_err(io::Error::other)?;
@@ -144,16 +153,16 @@ fn missing_layers(abi: i32) -> Vec<MissingLayer> {
         .collect()
 }
 
-/// Asked once, before workers are forked.
-static ABI_OF_KERNEL: OnceLock<i32> = OnceLock::new();
-
-/// The version of Landlock that the kernel offers; 0 for none.
+/// The version of Landlock that the kernel offers; 0 for none. Asked once, before workers are forked.
 fn landlock_abi() -> i32 {
     const VERSION: u32 = 1;
-    let null = std::ptr::null::<libc::c_void>();
-    // SAFETY: with this flag the kernel takes no attributes and only answers its version.
-    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, null, 0_usize, VERSION) };
-    i32::try_from(abi).unwrap_or(0).max(0)
+    static ABI: OnceLock<i32> = OnceLock::new();
+    *ABI.get_or_init(|| {
+        let null = std::ptr::null::<libc::c_void>();
+        // SAFETY: with this flag the kernel takes no attributes and only answers its version.
+        let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, null, 0_usize, VERSION) };
+        i32::try_from(abi).unwrap_or(0).max(0)
+    })
 }
 
 fn seccomp_available() -> bool {
@@ -256,7 +265,7 @@ fn scope_to_self() -> io::Result<Vec<MissingLayer>> {
     }
     const ABSTRACT_UNIX_SOCKET: u64 = 1;
     const SIGNAL: u64 = 2;
-    if *ABI_OF_KERNEL.get_or_init(landlock_abi) < 6 {
+    if landlock_abi() < 6 {
         return Ok(vec!["Landlock's signal scope"]);
     }
     let attributes = Attributes {

@@ -12,6 +12,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 /// `setsockopt`, `shutdown` and a change of the file status flags. It is the last below [`FIRST_CONTROL`].
 pub const CLIENT_FD: RawFd = 63;
 
+/// The first descriptor number of what workers share with the master: listeners and the configuration directory,
+/// from here to below [`CLIENT_FD`]. The sandbox lets nobody give those another number, least of all the client's.
+pub const FIRST_SHARED: RawFd = 32;
+
 /// The first descriptor number on which the sandbox allows `sendmsg`, the call that can pass descriptors.
 pub const FIRST_CONTROL: RawFd = 64;
 
@@ -274,9 +278,18 @@ pub fn move_fd_at_least(fd: OwnedFd, min: RawFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() >= min {
         return Ok(fd);
     }
+    duplicate_at_least(&fd, min)
+}
+
+/// Another descriptor of the same file, with the lowest free number from `min` on.
+///
+/// # Errors
+/// What fcntl(2) says.
+pub fn duplicate_at_least(fd: impl AsFd, min: RawFd) -> io::Result<OwnedFd> {
+    let number = fd.as_fd().as_raw_fd();
     // SAFETY: no pointer is passed.
     Ok(owned(checked(unsafe {
-        libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, min)
+        libc::fcntl(number, libc::F_DUPFD_CLOEXEC, min)
     })?))
 }
 

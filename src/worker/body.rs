@@ -6,30 +6,32 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt as _;
 use std::rc::Rc;
-use std::time::Duration;
 
 use crate::chain::{BodySink, DeliveryError, DeliveryPort};
-use crate::delivery::client::{Client, Error};
+use crate::delivery::client::{Client, Error, PATIENCE};
 use crate::ipc::delivery::{Body, Commit, INLINE_BODY, Outcome};
 use crate::ipc::link::Role;
 
 use super::link::Link;
 
-/// How long to wait for delivery to begin a body or to settle a message; below the ten minutes that a
-/// client waits for the reply after the data (RFC 5321 §4.5.3.2.6).
-pub const PATIENCE: Duration = Duration::from_secs(540);
-
-/// The door, opened again when delivery was restarted in between.
+/// The door, opened again when delivery was restarted or replaced in between.
 pub struct Delivery {
     door: Option<Client>,
+    /// The file of the body under way, to be copied if its door closes before the message was taken.
+    staged: Option<File>,
     link: Rc<Link>,
 }
 
 impl Delivery {
     /// Uses `door`, and `link` to ask for another one.
     pub fn new(door: Client, link: Rc<Link>) -> Delivery {
-        Delivery { door: Some(door), link }
+        Delivery {
+            door: Some(door),
+            staged: None,
+            link,
+        }
     }
 
     /// The door, if it is still open; else a new one.
@@ -42,8 +44,14 @@ impl Delivery {
 
     /// A file for a body; 452 territory when there is no space.
     fn begin(&mut self) -> io::Result<File> {
-        let door = self.door()?;
-        let file = door.begin(0).map_err(|error| match error {
+        let mut door = self.door()?;
+        let mut begun = door.begin(0);
+        if matches!(begun, Err(Error::Channel(_))) {
+            // A delivery process that was replaced or died just now: nothing is lost yet.
+            door = self.door()?;
+            begun = door.begin(0);
+        }
+        let file = begun.map_err(|error| match error {
             Error::Full => io::ErrorKind::StorageFull.into(),
             other => io::Error::other(other),
         })?;
@@ -62,12 +70,44 @@ impl Delivery {
                 self.door().map_err(|error| DeliveryError::new(error.to_string()))?
             }
         };
-        let outcome = door
-            .commit(commit)
-            .map_err(|error| DeliveryError::new(error.to_string()))?;
+        let (door, outcome) = match door.commit(commit) {
+            Err(Error::Untaken(commit)) => self
+                .offer_again(*commit)
+                .map_err(|error| DeliveryError::new(error.to_string()))?,
+            other => (door, other),
+        };
+        let outcome = outcome.map_err(|error| DeliveryError::new(error.to_string()))?;
         self.door = Some(door);
         Ok(outcome)
     }
+
+    /// Offers a message that surely was not taken to the delivery process that has come since.
+    fn offer_again(&mut self, commit: Commit) -> io::Result<(Client, Result<Outcome, Error>)> {
+        let Body::Staged { length } = commit.body else {
+            let door = self.door()?;
+            let outcome = door.commit(commit);
+            return Ok((door, outcome));
+        };
+        let before = self.staged.take().ok_or(io::ErrorKind::NotConnected)?;
+        let mut after = self.begin()?;
+        copy(&before, &mut after, length)?;
+        let door = self.door.take().ok_or(io::ErrorKind::NotConnected)?;
+        let outcome = door.commit(commit);
+        Ok((door, outcome))
+    }
+}
+
+/// Copies `length` octets by plain reads and writes, which the sandbox has.
+fn copy(from: &File, to: &mut File, length: u64) -> io::Result<()> {
+    let mut buffer = vec![0; 64 * 1024];
+    let mut at = 0;
+    while at < length {
+        let read = from.read_at(&mut buffer, at)?;
+        let octets = buffer.get(..read).filter(|octets| !octets.is_empty());
+        to.write_all(octets.ok_or(io::ErrorKind::UnexpectedEof)?)?;
+        at += read as u64;
+    }
+    Ok(())
 }
 
 impl DeliveryPort for Rc<RefCell<Delivery>> {
@@ -110,6 +150,15 @@ impl Staging {
     }
 }
 
+impl Drop for Staging {
+    /// A file that no message took is given up with its door: delivery would keep it until the next one.
+    fn drop(&mut self) {
+        if let (Store::File { .. }, Ok(mut delivery)) = (&self.store, self.delivery.try_borrow_mut()) {
+            delivery.door = None;
+        }
+    }
+}
+
 impl BodySink for Staging {
     fn write(&mut self, octets: &[u8]) -> io::Result<()> {
         if let Store::Memory(bytes) = &mut self.store
@@ -128,11 +177,15 @@ impl BodySink for Staging {
     fn finish(&mut self) -> io::Result<Body> {
         match std::mem::replace(&mut self.store, Store::Memory(Vec::new())) {
             Store::Memory(bytes) => Ok(Body::Inline(bytes)),
-            Store::File { length, .. } => Ok(Body::Staged { length }),
+            Store::File { file, length } => {
+                self.delivery.borrow_mut().staged = Some(file);
+                Ok(Body::Staged { length })
+            }
         }
     }
 
     fn reset(&mut self) {
+        self.delivery.borrow_mut().staged = None;
         self.store = Store::Memory(Vec::new());
     }
 }

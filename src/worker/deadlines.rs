@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 /// The configured patience.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// For the next command.
+    /// For the next command, from our last reply to its last octet.
     pub command: Duration,
     /// For the next block of a message.
     pub data: Duration,
     /// For the whole connection.
     pub session: Duration,
-    /// Octets a second that a message must reach on average, after the first [`GRACE`]; 0 for none.
+    /// Octets a second that a message must reach on average, after the first grace; 0 for none.
     pub data_rate: u64,
 }
 
@@ -51,9 +51,10 @@ impl Deadlines {
 
     /// `octets` came from the client.
     pub fn heard(&mut self, octets: usize, now: Instant) {
-        self.heard = now;
+        // A command has to be complete in time: one that drips octet by octet would hold a worker for ever.
         if let Some((_, sum)) = &mut self.body {
-            *sum += octets as u64;
+            *sum = sum.saturating_add(octets as u64);
+            self.heard = now;
         }
     }
 
@@ -66,9 +67,10 @@ impl Deadlines {
     pub fn in_body(&mut self, body: bool, now: Instant) {
         match (body, self.body) {
             (true, None) => self.body = Some((now, 0)),
-            (false, _) => self.body = None,
-            (true, Some(_)) => {}
+            (false, Some(_)) => self.body = None,
+            (true, Some(_)) | (false, None) => return,
         }
+        self.heard = now;
     }
 
     /// When the client will be late, if nothing more comes.
@@ -132,6 +134,19 @@ mod tests {
         assert_eq!(deadlines.late(now + Duration::from_secs(60)), Some(Late::TooSlow));
         deadlines.heard(100_000, now + Duration::from_secs(60));
         assert_eq!(deadlines.late(now + Duration::from_secs(61)), None);
+    }
+
+    #[test]
+    fn a_dripping_command_is_late_after_its_step() {
+        let now = Instant::now();
+        let mut deadlines = Deadlines::new(PATIENCE, now);
+        for second in 0..300 {
+            assert_eq!(deadlines.late(now + Duration::from_secs(second)), None);
+            deadlines.heard(1, now + Duration::from_secs(second));
+        }
+        assert_eq!(deadlines.late(now + Duration::from_secs(300)), Some(Late::Silent));
+        deadlines.answered(now + Duration::from_secs(300));
+        assert_eq!(deadlines.late(now + Duration::from_secs(599)), None);
     }
 
     #[test]

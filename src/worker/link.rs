@@ -1,12 +1,14 @@
 //! The worker's end of its Link to the master.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::link::{FromWorker, Role, ToWorker};
+use crate::logger::client::Client as Log;
 
 /// What the master wants of this worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,17 +25,21 @@ pub enum Order {
 #[derive(Debug)]
 pub struct Link {
     channel: Channel<FromWorker, ToWorker>,
+    log: Rc<Log>,
     order: Cell<Order>,
     gone: Cell<bool>,
+    refused: RefCell<Option<String>>,
 }
 
 impl Link {
-    /// Speaks over `fd`.
-    pub fn new(fd: OwnedFd) -> Link {
+    /// Speaks over `fd`; `log` gets a new way to the logger when the master sends one.
+    pub fn new(fd: OwnedFd, log: Rc<Log>) -> Link {
         Link {
             channel: Channel::new(fd),
+            log,
             order: Cell::new(Order::Serve),
             gone: Cell::new(false),
+            refused: RefCell::new(None),
         }
     }
 
@@ -59,11 +65,16 @@ impl Link {
         self.order.get()
     }
 
+    /// Whether the client of `session` is one too many. An order about an earlier session means nothing.
+    pub fn refuses(&self, session: &str) -> bool {
+        self.refused.borrow().as_deref() == Some(session)
+    }
+
     /// Takes what the master has said, without waiting.
     pub fn listen(&self) {
         loop {
             match self.channel.receive_nowait() {
-                Ok((order, _)) => self.note(&order),
+                Ok((order, fd)) => self.note(&order, fd),
                 Err(Fault::WouldBlock) => return,
                 Err(_) => return self.lose(),
             }
@@ -80,30 +91,35 @@ impl Link {
             match self.channel.receive_within(Duration::from_secs(5)) {
                 Ok((ToWorker::Door, Some(fd))) => return Ok(fd),
                 Ok((ToWorker::Door, None)) => return Err(io::ErrorKind::NotConnected.into()),
-                Ok((order, _)) => self.note(&order),
+                Ok((order, fd)) => self.note(&order, fd),
                 Err(error) => return Err(io::Error::other(error)),
             }
         }
     }
 
-    fn note(&self, order: &ToWorker) {
+    fn note(&self, order: &ToWorker, fd: Option<OwnedFd>) {
         let order = match order {
             ToWorker::Retire => Order::Retire,
-            ToWorker::Refuse => Order::Leave,
+            ToWorker::Voice => return fd.map(|fd| self.log.rejoin(fd)).unwrap_or_default(),
+            ToWorker::Drain => Order::Leave,
+            ToWorker::Refuse { session } => {
+                *self.refused.borrow_mut() = Some(session.clone());
+                return;
+            }
             ToWorker::Door => return,
         };
         self.order.set(self.order.get().max(order));
     }
 }
 
-impl AsRawFd for Link {
-    fn as_raw_fd(&self) -> RawFd {
-        self.channel.as_raw_fd()
-    }
-}
-
 impl AsFd for Link {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
+    }
+}
+
+impl AsRawFd for Link {
+    fn as_raw_fd(&self) -> RawFd {
+        self.channel.as_raw_fd()
     }
 }

@@ -6,6 +6,8 @@
 mod body;
 mod deadlines;
 mod link;
+mod panics;
+pub mod refuse;
 pub mod served;
 mod talk;
 mod transport;
@@ -15,12 +17,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 use std::rc::Rc;
+use std::time::Instant;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::delivery::client::Client as DeliveryClient;
+use crate::delivery::client::{Client as DeliveryClient, PATIENCE};
+use crate::helper::EX_SOFTWARE;
 use crate::ipc::link::FromWorker;
+use crate::ipc::sources::View;
 use crate::log::{Event, Level};
 use crate::logger;
 use crate::sys::{process, socket};
@@ -41,22 +46,23 @@ pub struct Inherited<'a> {
     pub logger: OwnedFd,
     /// The configuration directory.
     pub directory: &'a OwnedFd,
+    /// The sources that are refused.
+    pub refused: &'a View,
 }
 
 const LINK: Token = Token(usize::MAX);
 
 /// Serves up to the configured number of connections; the exit status of the process.
 pub fn run(inherited: Inherited<'_>, served: &Served) -> i32 {
-    let log = logger::client::Client::new(inherited.logger, served.log_level());
+    let log = Rc::new(logger::client::Client::new(inherited.logger, served.log_level()));
+    let ends = Ends {
+        listeners: inherited.listeners,
+        directory: inherited.directory,
+        refused: inherited.refused,
+    };
+    panics::remember();
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        life(
-            inherited.listeners,
-            inherited.link,
-            inherited.delivery,
-            inherited.directory,
-            &log,
-            served,
-        )
+        life(&ends, inherited.link, inherited.delivery, &log, served)
     })) {
         Ok(Ok(())) => 0,
         Ok(Err(error)) => {
@@ -64,37 +70,41 @@ pub fn run(inherited: Inherited<'_>, served: &Served) -> i32 {
                 Level::Error,
                 Event::new("worker-failed").quoted("error", error.to_string().as_bytes()),
             );
-            70
+            EX_SOFTWARE
         }
         Err(_) => {
-            log.say(Level::Critical, Event::new("worker-panicked"));
-            70
+            log.say(
+                Level::Critical,
+                Event::new("worker-panicked").quoted("at", panics::place().as_bytes()),
+            );
+            EX_SOFTWARE
         }
     }
 }
 
+/// What a worker shares with its siblings.
+struct Ends<'a> {
+    listeners: &'a [OwnedFd],
+    directory: &'a OwnedFd,
+    refused: &'a View,
+}
+
 fn life(
-    listeners: &[OwnedFd],
+    ends: &Ends<'_>,
     link: OwnedFd,
     delivery: OwnedFd,
-    directory: &OwnedFd,
-    log: &logger::client::Client,
+    log: &Rc<logger::client::Client>,
     served: &Served,
 ) -> io::Result<()> {
-    for layer in served.confine()? {
-        log.say(
-            Level::Warning,
-            Event::new("sandbox-layer-missing").field("layer", layer),
-        );
-    }
-    let link = Rc::new(Link::new(link));
+    served.confine()?; // what the kernel lacks, the master has said once for all
+    let link = Rc::new(Link::new(link, Rc::clone(log)));
     link.report(&FromWorker::Ready);
     let delivery = Rc::new(RefCell::new(body::Delivery::new(
-        DeliveryClient::new(delivery, body::PATIENCE),
+        DeliveryClient::new(delivery, PATIENCE),
         Rc::clone(&link),
     )));
     let connections = served.daemon.workers.connections_per_worker;
-    let mut waiting = Waiting::new(listeners, &link)?;
+    let mut waiting = Waiting::new(ends, &link)?;
     for number in 1..=connections {
         let Some((client, peer, listener)) = waiting.accept(&link)? else {
             return Ok(());
@@ -108,7 +118,7 @@ fn life(
             peer,
             session: session.clone(),
         });
-        let served = served.current(directory.as_fd(), |fingerprint| {
+        let served = served.current(ends.directory.as_fd(), |fingerprint| {
             link.report(&FromWorker::Changed { fingerprint })
         });
         let local = socket::local_addr(&client)?;
@@ -131,11 +141,19 @@ fn life(
         }
         drop(ended);
         link.report(&FromWorker::Done);
-        if link.order() != Order::Serve {
+        link.listen();
+        if link.order() != Order::Serve || is_worn() {
             return Ok(());
         }
+        link.report(&FromWorker::Ready);
     }
     Ok(())
+}
+
+/// Whether this process has used so much of its processor time that the next client might see the end of it.
+fn is_worn() -> bool {
+    let used = nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID);
+    used.map_or(true, |used| used.tv_sec() > (served::CPU_SECONDS / 2) as i64)
 }
 
 /// The listeners and the Link, waited on together.
@@ -143,24 +161,28 @@ struct Waiting<'a> {
     poll: Poll,
     events: Events,
     listeners: &'a [OwnedFd],
+    refused: &'a View,
 }
 
 impl<'a> Waiting<'a> {
-    fn new(listeners: &'a [OwnedFd], link: &Link) -> io::Result<Waiting<'a>> {
+    fn new(ends: &Ends<'a>, link: &Link) -> io::Result<Waiting<'a>> {
         let poll = Poll::new()?;
         poll.registry()
             .register(&mut SourceFd(&link.as_raw_fd()), LINK, Interest::READABLE)?;
-        for (number, listener) in listeners.iter().enumerate() {
+        for (number, listener) in ends.listeners.iter().enumerate() {
             socket::add_exclusive(poll.as_raw_fd(), listener, number as u64)?;
         }
         Ok(Waiting {
             poll,
             events: Events::with_capacity(8),
-            listeners,
+            listeners: ends.listeners,
+            refused: ends.refused,
         })
     }
 
     /// The next client, where it came from and on which listener; none when the master wants us to leave.
+    /// A client whose source is refused is turned away here. That costs no life of a worker, though it be its
+    /// only one, because nothing is read from that client.
     fn accept(&mut self, link: &Link) -> io::Result<Option<(OwnedFd, SocketAddr, usize)>> {
         loop {
             match self.poll.poll(&mut self.events, None) {
@@ -177,6 +199,11 @@ impl<'a> Waiting<'a> {
                     match socket::accept(listener) {
                         Ok((client, peer)) => {
                             let client = socket::place_client(client)?;
+                            if let Some(limit) = self.refused.refuses(peer.ip(), Instant::now()) {
+                                refuse::client(client, refuse::SOURCE);
+                                link.report(&FromWorker::Refused { peer, limit });
+                                continue;
+                            }
                             return Ok(Some((client, peer, event.token().0)));
                         }
                         Err(error) if is_passing(&error) => {}
@@ -196,7 +223,8 @@ impl<'a> Waiting<'a> {
     }
 }
 
-/// Whether accept(2) may be tried again: another spare was faster, or the client has left.
+/// Whether accept(2) may be tried again: another spare was faster, the client has left, or the listener was closed
+/// for all (EINVAL), of which the master has told us or is about to.
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
     matches!(
@@ -204,6 +232,6 @@ fn is_passing(error: &io::Error) -> bool {
         WouldBlock | ConnectionAborted | ConnectionReset | Interrupted
     ) || matches!(
         error.raw_os_error(),
-        Some(libc::EPROTO | libc::ENETDOWN | libc::EHOSTUNREACH | libc::ENETUNREACH)
+        Some(libc::EINVAL | libc::EPROTO | libc::ENETDOWN | libc::EHOSTUNREACH | libc::ENETUNREACH)
     )
 }

@@ -1,5 +1,6 @@
 //! One generation of the configuration, with the chains built from it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
@@ -8,9 +9,10 @@ use std::path::Path;
 use std::rc::Rc;
 
 use crate::chain::{Chain, Limits, configured};
-use crate::config::{self, Configuration, Daemon, Faults, Fingerprint};
+use crate::config::{self, Configuration, Daemon, Faults, Fingerprint, Overrides};
 use crate::log::Level;
 use crate::smtp::{self, receiver::LineEndings};
+use crate::sys::memory;
 use crate::sys::sandbox::{self, MissingLayer, Mode};
 
 use super::deadlines::Patience;
@@ -18,12 +20,15 @@ use super::deadlines::Patience;
 /// Address space of a worker, in octets.
 const ADDRESS_SPACE: u64 = 512 << 20;
 /// Processor time of a worker, in seconds: far more than a session of an hour needs.
-const CPU_SECONDS: u64 = 600;
+pub(super) const CPU_SECONDS: u64 = 600;
 
 /// What is served: made before the fork, read-only in every worker.
 pub struct Served {
     configuration: Configuration,
     chains: Vec<Rc<Chain>>,
+    /// Positions, among the configured socket addresses, of those that only the next start will listen on.
+    absent: BTreeSet<usize>,
+    said: Overrides,
     /// Of rsmtpd.yaml, with the command line's say.
     pub daemon: Daemon,
     /// How much sandbox there must be.
@@ -32,6 +37,18 @@ pub struct Served {
     pub generation: u64,
     /// Of the files this was read from.
     pub fingerprint: u64,
+}
+
+/// The level that a configuration names.
+pub fn level(named: config::LogLevel) -> Level {
+    match named {
+        config::LogLevel::Critical => Level::Critical,
+        config::LogLevel::Error => Level::Error,
+        config::LogLevel::Warning => Level::Warning,
+        config::LogLevel::Notice => Level::Notice,
+        config::LogLevel::Info => Level::Info,
+        config::LogLevel::Debug => Level::Debug,
+    }
 }
 
 /// The set a connection is served with: the one of the fork, or one read for this connection.
@@ -62,35 +79,53 @@ pub fn build(configuration: &Configuration, name: Option<&str>) -> Result<Chain,
 }
 
 /// One chain for each socket address, in the order of [`Served::addresses`].
-fn chains(configuration: &Configuration, daemon: &Daemon) -> Result<Vec<Rc<Chain>>, Faults> {
+fn chains(configuration: &Configuration, daemon: &Daemon, absent: &BTreeSet<usize>) -> Result<Vec<Rc<Chain>>, Faults> {
     let mut chains = Vec::new();
     for listener in daemon.listening() {
         let chain = Rc::new(build(configuration, listener.chain.as_deref())?);
         chains.extend(listener.addresses().iter().map(|_| Rc::clone(&chain)));
     }
-    Ok(chains)
+    Ok(present(chains, absent))
+}
+
+/// Those whose positions are not in `absent`.
+fn present<T>(all: impl IntoIterator<Item = T>, absent: &BTreeSet<usize>) -> Vec<T> {
+    let numbered = all.into_iter().enumerate();
+    numbered
+        .filter(|(position, _)| !absent.contains(position))
+        .map(|(_, item)| item)
+        .collect()
 }
 
 impl Served {
-    /// Builds the chains that `configuration` names.
+    /// Builds the chains that `configuration` names; `said` is what the command line has put into it.
     ///
     /// # Errors
     /// What is wrong with them.
-    pub fn new(configuration: Configuration, directory: BorrowedFd<'_>) -> Result<Served, Faults> {
+    pub fn new(configuration: Configuration, said: Overrides, directory: BorrowedFd<'_>) -> Result<Served, Faults> {
         let fingerprint = Fingerprint::of(directory, &configuration.files).number();
-        Served::of(configuration, fingerprint, 1)
+        Served::of(configuration, said, BTreeSet::new(), fingerprint, 1)
     }
 
-    fn of(configuration: Configuration, fingerprint: u64, generation: u64) -> Result<Served, Faults> {
+    fn of(
+        configuration: Configuration,
+        said: Overrides,
+        absent: BTreeSet<usize>,
+        fingerprint: u64,
+        generation: u64,
+    ) -> Result<Served, Faults> {
         let daemon = configuration.daemon.clone();
-        let chains = chains(&configuration, &daemon)?;
+        let chains = chains(&configuration, &daemon, &absent)?;
         let sandbox = match daemon.sandbox {
             config::SandboxMode::Require => Mode::Require,
             config::SandboxMode::BestEffort => Mode::BestEffort,
             config::SandboxMode::Off => Mode::Off,
         };
+        memory::trim();
         Ok(Served {
             chains,
+            absent,
+            said,
             sandbox,
             generation,
             fingerprint,
@@ -111,6 +146,11 @@ impl Served {
             .map_or(Current::Same(self), |served| Current::Fresh(Box::new(served)))
     }
 
+    /// The fingerprint of the files as they are now.
+    pub fn found(&self, directory: BorrowedFd<'_>) -> u64 {
+        Fingerprint::of(directory, &self.configuration.files).number()
+    }
+
     /// Reads again what a connection may read again: worker.yaml, the chains, the handlers' files.
     ///
     /// # Errors
@@ -127,43 +167,77 @@ impl Served {
         } else {
             Fingerprint::of(directory, &configuration.files).number()
         };
-        Served::of(configuration, fingerprint, self.generation + 1)
+        Served::of(
+            configuration,
+            self.said.clone(),
+            self.absent.clone(),
+            fingerprint,
+            self.generation + 1,
+        )
     }
 
-    /// Reads everything again, for a reload; listeners stay as they are.
+    /// Reads everything again, for a reload. What only a start can put into force stays as it is; the second value
+    /// names such keys that differ.
     ///
     /// # Errors
-    /// What is wrong with the files.
-    pub fn reload(&self, path: &Path, directory: BorrowedFd<'_>) -> Result<Served, Faults> {
-        let mut configuration = Configuration::load(path)?;
-        configuration.daemon.address.clone_from(&self.daemon.address);
-        configuration.daemon.port = self.daemon.port;
-        configuration.daemon.listeners.clone_from(&self.daemon.listeners);
+    /// What is wrong with the files, or that another directory stands in the place of ours.
+    pub fn reload(&self, path: &Path, directory: BorrowedFd<'_>) -> Result<(Served, Vec<&'static str>), Faults> {
+        config::still_there(directory, path)?;
+        let mut configuration = Configuration::load_opened(directory, path, &[])?;
+        self.said.apply(&mut configuration.daemon);
+        let keys = self.keep_what_needs_a_restart(&mut configuration);
         let fingerprint = Fingerprint::of(directory, &configuration.files).number();
-        Served::of(configuration, fingerprint, self.generation + 1)
+        let served = Served::of(
+            configuration,
+            self.said.clone(),
+            BTreeSet::new(),
+            fingerprint,
+            self.generation + 1,
+        )?;
+        Ok((served, keys))
     }
 
-    /// Keys that differ in `next` and that only a start can put into force.
-    pub fn needs_restart(&self, next: &Served) -> Vec<&'static str> {
-        let (a, b) = (&self.daemon, &next.daemon);
+    /// Puts the values in force back where only a start can change them; the keys that differed.
+    fn keep_what_needs_a_restart(&self, next: &mut Configuration) -> Vec<&'static str> {
         let mut keys = Vec::new();
-        let pairs = [
-            ("user", a.user != b.user || a.group != b.group),
-            ("log_path", a.log_path != b.log_path),
-            ("state", a.state != b.state),
-            ("sandbox", a.sandbox != b.sandbox),
-        ];
-        keys.extend(pairs.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key));
+        let mut keep = |key, differs: bool| {
+            if differs {
+                keys.push(key);
+            }
+        };
+        let (a, b) = (&self.daemon, &mut next.daemon);
+        keep("user", a.user != b.user);
+        keep("group", a.group != b.group);
+        keep("background", a.background != b.background);
+        keep("log_path", a.log_path != b.log_path);
+        keep("state", a.state != b.state);
+        keep("sandbox", a.sandbox != b.sandbox);
+        b.user.clone_from(&a.user);
+        b.group.clone_from(&a.group);
+        b.background = a.background;
+        b.log_path.clone_from(&a.log_path);
+        b.state.clone_from(&a.state);
+        b.sandbox = a.sandbox;
+        let (a, b) = (&self.configuration.delivery, &mut next.delivery);
+        keep("delivery.yaml user", a.user != b.user);
+        keep("delivery.yaml group", a.group != b.group);
+        b.user.clone_from(&a.user);
+        b.group.clone_from(&a.group);
         keys
+    }
+
+    /// The same without the listeners at these positions among the configured socket addresses.
+    #[must_use]
+    pub fn without(mut self, absent: BTreeSet<usize>) -> Served {
+        self.chains = present(self.chains, &absent);
+        self.absent = absent;
+        self
     }
 
     /// Where the listeners are to be.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.daemon
-            .listening()
-            .iter()
-            .flat_map(config::Listener::addresses)
-            .collect()
+        let all = self.daemon.listening();
+        present(all.iter().flat_map(config::Listener::addresses), &self.absent)
     }
 
     /// The chain of a listener, by its number in [`Served::addresses`].
@@ -183,14 +257,12 @@ impl Served {
 
     /// The least grave events that are logged.
     pub fn log_level(&self) -> Level {
-        match self.daemon.log_level {
-            config::LogLevel::Critical => Level::Critical,
-            config::LogLevel::Error => Level::Error,
-            config::LogLevel::Warning => Level::Warning,
-            config::LogLevel::Notice => Level::Notice,
-            config::LogLevel::Info => Level::Info,
-            config::LogLevel::Debug => Level::Debug,
-        }
+        level(self.daemon.log_level)
+    }
+
+    /// What the command line said.
+    pub fn said(&self) -> &Overrides {
+        &self.said
     }
 
     /// The name this server gives itself: the configured one, or the host's.
@@ -238,6 +310,7 @@ impl Served {
             maximum_errors: worker.maximum_errors,
             maximum_unknown_commands: worker.maximum_unknown_commands,
             maximum_received: small(worker.maximum_received),
+            tolerate_unadvertised_params: worker.tolerate_unadvertised_params,
             line_endings: self.line_endings(),
         }
     }

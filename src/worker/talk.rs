@@ -6,10 +6,12 @@ use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::chain::{Action, Conversation, Next, Ports};
+use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
 use crate::session::{Anomaly, Session};
 use crate::smtp::receiver::{Event as Input, Receiver};
@@ -84,6 +86,9 @@ pub struct Ended<'a> {
 ///
 /// # Errors
 /// The client's socket cannot be used. A broken connection is no error but an end.
+///
+/// # Panics
+/// With a panic of the session, after the client was told.
 pub fn serve<'a>(
     client: OwnedFd,
     ends: Ends,
@@ -96,7 +101,7 @@ pub fn serve<'a>(
     let Some(chain) = served.chain(ends.listener) else {
         return Ok(Ended { _talk: None });
     };
-    let mut talk = Talk {
+    let talk = Talk {
         transport: Transport::new(client, Rc::clone(link))?,
         receiver: Receiver::new(served.receiver_limits()),
         conversation: Conversation::new(session, chain, served.limits()),
@@ -108,16 +113,29 @@ pub fn serve<'a>(
         log,
         in_body: false,
     };
-    let reason = match talk.run() {
-        Ok(reason) => reason,
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => "timeout",
-        Err(_) => "lost",
+    Ok(Ended {
+        _talk: Some(converse(talk)),
+    })
+}
+
+/// The whole dialogue and its last lines in the log.
+fn converse(mut talk: Talk<'_>) -> Talk<'_> {
+    let reason = match catch_unwind(AssertUnwindSafe(|| talk.run())) {
+        Ok(Ok(reason)) => reason,
+        Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => "timeout",
+        Ok(Err(_)) => "lost",
+        Err(panic) => {
+            // What was answered before stays: a 250 among it is a promise. The process ends of this.
+            let _ = talk.farewell(421, "4.3.0 Internal error, closing connection", "panicked");
+            talk.transport.finish();
+            resume_unwind(panic);
+        }
     };
     talk.transport.finish();
     for (level, line) in talk.conversation.close(reason).lines {
-        log.line(level, line);
+        talk.log.line(level, line);
     }
-    Ok(Ended { _talk: Some(talk) })
+    talk
 }
 
 impl Talk<'_> {
@@ -134,6 +152,9 @@ impl Talk<'_> {
         let mut buffer = vec![0; BUFFER];
         loop {
             self.flush()?;
+            if self.link.refuses(&self.conversation.session().id) && !self.in_body {
+                return self.farewell(421, "4.3.2 Too many connections from your network", "refused");
+            }
             if self.link.order() == Order::Leave && !self.in_body {
                 return self.farewell(421, "4.3.2 Service shutting down", "shutdown");
             }
@@ -147,6 +168,8 @@ impl Talk<'_> {
                         self.flush()?;
                         return Ok(reason);
                     }
+                    // What took us long is not the client's fault: its time begins with our reply.
+                    self.flush()?;
                     if let Some(late) = self.deadlines.late(Instant::now()) {
                         return self.give_up(late);
                     }
@@ -177,13 +200,18 @@ impl Talk<'_> {
                 now,
             };
             let action = match event {
-                Input::Command(line) => self.conversation.command(line, !input.is_empty(), &mut ports),
+                Input::Command(line) => {
+                    trace_command(self.log, &self.conversation.session().id, &line.bytes);
+                    let pipelined = !input.is_empty() || self.transport.has_input();
+                    self.conversation.command(line, pipelined, &mut ports)
+                }
                 Input::BodyChunk(octets) => {
                     self.conversation.chunk(&octets, &mut ports);
                     continue;
                 }
                 Input::BodyEnd(end) => {
-                    if !input.is_empty() && !self.conversation.session().offers("PIPELINING") {
+                    let more = !input.is_empty() || self.transport.has_input();
+                    if more && !self.conversation.session().offers("PIPELINING") {
                         self.conversation.observe(Anomaly::TalkedAfterDot);
                     }
                     self.flush()?;
@@ -221,6 +249,7 @@ impl Talk<'_> {
             self.log.line(level, line);
         }
         if let Some(reply) = action.reply {
+            trace_reply(self.log, &self.conversation.session().id, &reply);
             reply.to_wire(&mut self.out);
         }
         if action.message_ended {
@@ -273,3 +302,27 @@ impl Talk<'_> {
         Ok(reason)
     }
 }
+
+/// For debugging: the command as it came. What an AUTH command says is a password.
+fn trace_command(log: &Log, session: &str, line: &[u8]) {
+    if log.says(Level::Debug) {
+        let verb = line.split(|octet| *octet == b' ').next().unwrap_or_default();
+        let shown = if verb.eq_ignore_ascii_case(b"AUTH") { verb } else { line };
+        log.say(
+            Level::Debug,
+            Event::new("command").field("session", session).quoted("line", shown),
+        );
+    }
+}
+
+/// For debugging: the reply, its first line.
+fn trace_reply(log: &Log, session: &str, reply: &Reply) {
+    if log.says(Level::Debug) {
+        let event = Event::new("reply").field("session", session).field("code", reply.code);
+        let text = reply.lines.first().map_or("", String::as_str);
+        log.say(Level::Debug, event.quoted("text", text.as_bytes()));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,10 @@
 #![allow(dead_code, unreachable_pub)] // each test file uses a part of it
 
 pub mod messages;
+pub mod processes;
+pub mod service;
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -108,6 +111,11 @@ pub fn wait_until(mut ready: impl FnMut() -> bool) -> bool {
 pub struct Setup {
     directory: TempDir,
     port: u16,
+    low: bool,
+    state: Option<PathBuf>,
+    launcher: Vec<OsString>,
+    arguments: Vec<OsString>,
+    environment: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -127,7 +135,15 @@ impl Setup {
                 fs::copy(&from, to).expect("copy of a shipped file");
             }
         }
-        let mut setup = Setup { directory, port: 0 };
+        let mut setup = Setup {
+            directory,
+            port: 0,
+            low: false,
+            state: None,
+            launcher: Vec::new(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+        };
         setup.write("simple_recipient_validator.yaml", RECIPIENTS);
         setup.set("worker.yaml", "maximum_errors", "100");
         setup.set("worker.yaml", "maximum_unknown_commands", "100");
@@ -136,7 +152,7 @@ impl Setup {
     }
 
     fn renew_port(&mut self) {
-        self.port = free_port();
+        self.port = if self.low { free_low_port() } else { free_port() };
         let text = format!(
             "address: 127.0.0.1\nport: {}\nserver_name: mail.example.com\nstate: {}\n",
             self.port,
@@ -153,7 +169,8 @@ impl Setup {
 
     /// Where the mail goes.
     pub fn state(&self) -> PathBuf {
-        self.directory.path().join("state")
+        let usual = || self.directory.path().join("state");
+        self.state.clone().unwrap_or_else(usual)
     }
 
     /// A file of the configuration, "" if there is none.
@@ -192,17 +209,117 @@ impl Setup {
         }
     }
 
+    /// Listens on a port that only root may bind.
+    pub fn low_port(mut self) -> Setup {
+        self.low = true;
+        self.renew_port();
+        self
+    }
+
+    /// Puts a program and its arguments in front, which ends in an exec of what follows.
+    pub fn under<T: Into<OsString>>(mut self, launcher: impl IntoIterator<Item = T>) -> Setup {
+        self.launcher = launcher.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Puts a further program between what is in front already and the daemon.
+    pub fn then_under<T: Into<OsString>>(mut self, launcher: impl IntoIterator<Item = T>) -> Setup {
+        self.launcher.extend(launcher.into_iter().map(Into::into));
+        self
+    }
+
+    /// Puts the state directory elsewhere.
+    pub fn place_state(&mut self, state: &Path) {
+        self.state = Some(state.to_path_buf());
+        self.renew_port();
+    }
+
+    /// Arguments of the daemon beside the configuration directory.
+    pub fn arguments<T: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = T>) -> Setup {
+        self.arguments = arguments.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Sets a variable of the server's environment.
+    pub fn variable(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Where it listens unless told otherwise.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A directory for what the test needs beside configuration and state.
+    pub fn aside(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Starts the server with rsmtpd.yaml as it is, and waits until it greets at `address`.
+    pub fn start_as_written(self, address: SocketAddr) -> Server {
+        let text = self.read("rsmtpd.yaml");
+        Server::start_with(self, &text, address)
+    }
+
+    /// Runs the server, which is expected to end by itself: its exit status and what it said.
+    pub fn refuse(&self) -> (Option<i32>, String) {
+        let mut child = self
+            .command()
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let mut said = child.stderr.take().expect("piped");
+        let reader = thread::spawn(move || {
+            let mut text = Vec::new();
+            let _ = said.read_to_end(&mut text);
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        if !wait_until(|| !matches!(child.try_wait(), Ok(None))) {
+            let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
+        }
+        let status = child.wait().ok().and_then(|status| status.code());
+        (status, reader.join().unwrap_or_default())
+    }
+
+    /// Runs the binary once more as it would start, but with another subcommand: whether it succeeded and all
+    /// that it wrote.
+    pub fn run(&self, subcommand: &str) -> (bool, String) {
+        run(&mut self.command_of(subcommand), b"")
+    }
+
+    fn command(&self) -> Command {
+        self.command_of("serve")
+    }
+
+    fn command_of(&self, subcommand: &str) -> Command {
+        let binary = OsString::from(env!("CARGO_BIN_EXE_rsmtpd"));
+        let mut words = self.launcher.iter().chain([&binary]);
+        let mut command = Command::new(words.next().expect("at least the binary"));
+        command
+            .args(words)
+            .arg("-c")
+            .arg(self.config())
+            .args(&self.arguments)
+            .arg(subcommand)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .env_remove("NOTIFY_SOCKET")
+            .envs(self.environment.clone())
+            .current_dir(self.directory.path())
+            .process_group(0);
+        command
+    }
+
     /// Starts the server and waits until it greets.
     pub fn start(mut self) -> Server {
         for _ in 0..3 {
-            match Server::launch(self) {
+            let (setup, said) = match Server::launch(self) {
                 Ok(server) => return server,
-                Err((setup, said)) if said.contains("in use") => {
-                    self = setup; // somebody else took the port meanwhile
-                    self.renew_port();
-                }
-                Err((_, said)) => panic!("rsmtpd did not start; it said:\n{said}"),
-            }
+                Err(failed) => *failed,
+            };
+            assert!(said.contains("in use"), "rsmtpd did not start; it said:\n{said}");
+            self = setup; // somebody else took the port meanwhile
+            self.renew_port();
         }
         panic!("no free port");
     }
@@ -230,9 +347,30 @@ fn free_port() -> u16 {
     listener.local_addr().expect("address").port()
 }
 
+/// A process of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its id.
+    pub pid: i32,
+    /// Its name.
+    pub name: String,
+    /// Its parent's id.
+    pub parent: i32,
+}
+
+/// A free port that only root may bind, chosen by this process's id so that two rarely choose the same.
+fn free_low_port() -> u16 {
+    let first = std::process::id() % 300;
+    (0..300)
+        .map(|step| 700 + ((first + step) % 300) as u16)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port below 1024")
+}
+
 /// A running server; ends with all its processes when dropped.
 pub struct Server {
     setup: Setup,
+    address: SocketAddr,
     child: Child,
     said: Arc<Mutex<String>>,
 }
@@ -243,24 +381,27 @@ impl Server {
         Setup::new().start()
     }
 
-    fn launch(setup: Setup) -> Result<Server, (Setup, String)> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_rsmtpd"))
-            .arg("-c")
-            .arg(setup.config())
-            .arg("serve")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
+    fn launch(setup: Setup) -> Result<Server, Box<(Setup, String)>> {
+        let address = SocketAddr::from(([127, 0, 0, 1], setup.port));
+        Server::launch_at(setup, address)
+    }
+
+    fn launch_at(setup: Setup, address: SocketAddr) -> Result<Server, Box<(Setup, String)>> {
+        let mut child = setup
+            .command()
             .stderr(Stdio::piped())
-            .env_remove("NOTIFY_SOCKET")
-            .current_dir(setup.directory.path())
-            .process_group(0)
             .spawn()
             .expect("the binary starts");
         let said = Arc::new(Mutex::new(String::new()));
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
         let sink = Arc::clone(&said);
         thread::spawn(move || collect(stderr, &sink));
-        let mut server = Server { setup, child, said };
+        let mut server = Server {
+            setup,
+            address,
+            child,
+            said,
+        };
         let listening = format!("listening on {}", server.address());
         let up = wait_until(|| server.said().contains(&listening) || server.has_ended());
         if up && !server.has_ended() && server.greets() {
@@ -268,7 +409,16 @@ impl Server {
         }
         thread::sleep(Duration::from_millis(50)); // let the last words arrive
         let said = server.said();
-        Err((server.take_setup(), said))
+        Err(Box::new((server.take_setup(), said)))
+    }
+
+    /// With `text` as rsmtpd.yaml, which listens on `address` at least, its last one.
+    pub fn start_with(setup: Setup, text: &str, address: SocketAddr) -> Server {
+        setup.write("rsmtpd.yaml", text);
+        match Server::launch_at(setup, address) {
+            Ok(server) => server,
+            Err(failed) => panic!("rsmtpd did not start; it said:\n{}", failed.1),
+        }
     }
 
     fn take_setup(mut self) -> Setup {
@@ -276,8 +426,63 @@ impl Server {
         let fresh = Setup {
             directory: tempfile::tempdir().expect("temporary directory"),
             port: 0,
+            low: false,
+            state: None,
+            launcher: Vec::new(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
         };
         std::mem::replace(&mut self.setup, fresh)
+    }
+
+    /// Ends it in good order; its configuration and its state are there for another start.
+    pub fn into_setup(mut self) -> Setup {
+        if !self.has_ended() {
+            self.signal(Signal::SIGTERM);
+            self.wait();
+        }
+        self.take_setup()
+    }
+
+    /// All its processes, with their names as in /proc/PID/comm and their parents; programs it runs are not among them.
+    pub fn processes(&self) -> Vec<Process> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let Some((front, rest)) = stat.rsplit_once(')') else {
+                continue;
+            };
+            let Some((pid, name)) = front.split_once(" (") else {
+                continue;
+            };
+            let fields: Vec<&str> = rest.split_whitespace().collect();
+            let number = |at: usize| fields.get(at).and_then(|field| field.parse::<i32>().ok());
+            if let (Ok(pid), Some(parent), Some(group)) = (pid.parse(), number(1), number(2))
+                && group == self.pid()
+                && fields.first() != Some(&"Z")
+            {
+                let name = name.to_owned();
+                found.push(Process { pid, name, parent });
+            }
+        }
+        found
+    }
+
+    /// The working half of a helper, e.g. "delivery"; waits until there is one.
+    pub fn working_half(&self, role: &str) -> i32 {
+        let comm: String = format!("rsmtpd: {role}").chars().take(15).collect();
+        let mut found = None;
+        wait_until(|| {
+            let all = self.processes();
+            let parents: Vec<i32> = all
+                .iter()
+                .filter(|one| one.parent == self.pid() && one.name == comm)
+                .map(|one| one.pid)
+                .collect();
+            found = all.iter().find(|one| parents.contains(&one.parent)).map(|one| one.pid);
+            found.is_some()
+        });
+        found.expect("a working half")
     }
 
     fn greets(&self) -> bool {
@@ -311,9 +516,42 @@ impl Server {
         self.child.try_wait().ok().flatten().and_then(|s| s.code())
     }
 
+    /// The processes of this name ("rsmtpd: worker"; the kernel keeps 15 octets) whose parent is `parent`.
+    pub fn children(&self, parent: i32, name: &str) -> Vec<i32> {
+        let name: String = name.chars().take(15).collect();
+        let all = self.processes().into_iter();
+        all.filter(|one| one.parent == parent && one.name == name)
+            .map(|one| one.pid)
+            .collect()
+    }
+
+    /// The two halves of a helper, e.g. "logger": its parent, and the one that works.
+    pub fn helper(&self, role: &str) -> (i32, i32) {
+        let working = self.working_half(role);
+        let parent = self.processes().into_iter().find(|one| one.pid == working);
+        (parent.expect("it lives").parent, working)
+    }
+
+    /// Waits until it has said these words `count` times in all.
+    pub fn await_said(&self, words: &str, count: usize) {
+        let heard = wait_until(|| self.said().matches(words).count() >= count);
+        let said = self.said();
+        assert!(heard, "it never said {words:?} {count} times; it said:\n{said}");
+    }
+
+    /// Ends it; its configuration and state stay until it is dropped.
+    pub fn stop(&mut self) {
+        self.end();
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.setup.port))
+        self.address
+    }
+
+    /// Where its mail is.
+    pub fn state(&self) -> PathBuf {
+        self.setup.state()
     }
 
     /// Its configuration, to be edited while it runs.
@@ -337,6 +575,13 @@ impl Server {
         assert_eq!(client.reply().code, 220);
         assert_eq!(client.command("EHLO client.example").code, 250);
         client
+    }
+
+    /// What EHLO is answered on a new connection.
+    pub fn hello_text(&self) -> String {
+        let mut client = self.connect();
+        assert_eq!(client.reply().code, 220);
+        client.command("EHLO client.example").text()
     }
 
     /// The Maildir of a mailbox, e.g. `mail/example.com/test`.
@@ -518,6 +763,9 @@ impl Client {
                 return Err(bad("a reply line ends in CRLF and has at most 512 octets"));
             }
             let text = shown.trim_end_matches("\r\n");
+            if text.contains(|c: char| c.is_control() || !c.is_ascii()) {
+                return Err(bad("a reply is printable ASCII"));
+            }
             let code = text.get(..3).and_then(|c| c.parse().ok());
             let code: u16 = code.ok_or_else(|| bad("no reply code"))?;
             if reply.code != 0 && reply.code != code {

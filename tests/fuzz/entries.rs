@@ -134,6 +134,7 @@ fn begin(receiver: &mut Receiver, line: &CommandLine, body: &mut Option<Vec<u8>>
         smtputf8: true,
         eightbit: true,
         chunking: true,
+        tolerant: false,
     };
     let command = parse(line, &all);
     match (command.verb.name(), command.parsed) {
@@ -295,6 +296,7 @@ fn advertised(choice: u8) -> Advertised {
         smtputf8: choice & 2 != 0,
         eightbit: choice & 4 != 0,
         chunking: choice & 8 != 0,
+        tolerant: false,
     }
 }
 
@@ -536,6 +538,7 @@ impl<'c> Connection<'c> {
             maximum_errors: 8,
             maximum_unknown_commands: 4,
             maximum_received: 2,
+            tolerate_unadvertised_params: choice & 128 != 0,
             line_endings: line_endings(choice >> 3),
         };
         let receiver = Receiver::new(Limits {

@@ -89,6 +89,29 @@ impl Conversation<'_> {
         if end.has_nul {
             self.session.observe(Anomaly::Nul);
         }
+        if self.limits.line_endings == LineEndings::Note {
+            self.note_line_endings(end);
+        }
+    }
+
+    /// With `line_endings: note`: what bare CR and LF there was, as evidence with offsets.
+    fn note_line_endings(&mut self, end: &BodyEnd) {
+        let first = end.first_bare.unwrap_or(0);
+        let bare = [("BARE_LF", end.bare_lf), ("BARE_CR", end.bare_cr)];
+        let bare = bare.into_iter().filter(|(_, count)| *count > 0);
+        let bare = bare.map(|(symbol, count)| (symbol, format!("count={count} offset={first}")));
+        let lookalikes = end
+            .lookalikes
+            .iter()
+            .map(|offset| ("EOD_LOOKALIKE", format!("offset={offset}")));
+        for (symbol, value) in bare.chain(lookalikes) {
+            let line = self
+                .event("evidence")
+                .field("by", "protocol")
+                .field("symbol", symbol)
+                .quoted("value", value.as_bytes());
+            self.log.push((Level::Info, line.text()));
+        }
     }
 
     fn observe_size(&mut self, received: u64) {
@@ -215,7 +238,14 @@ impl Conversation<'_> {
                 self.log_taken(&copies, taken.results());
                 Ok(taken.reply(&id))
             }
-            Err(reply) => Err(reply),
+            Err(refusal) => {
+                if let Some(fault) = refusal.fault {
+                    let line = self.event("delivery-failed").field("id", &id);
+                    self.log
+                        .push((Level::Error, line.quoted("error", fault.as_bytes()).text()));
+                }
+                Err(refusal.reply)
+            }
         }
     }
 

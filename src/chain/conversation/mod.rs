@@ -17,8 +17,9 @@ use super::limits::Limits;
 use super::ports::{BodySink, DeliveryError, DeliveryPort, Ports};
 use crate::ipc::delivery::{Body, Commit, Outcome};
 use crate::log::{Event, Level};
+use crate::session::order::bad_sequence;
 use crate::session::{Anomaly, Counters, Exchange, Session, Verdict, order};
-use crate::smtp::command::{Advertised, Verb, parse};
+use crate::smtp::command::{Advertised, Arguments, Command, Oddity, Verb, parse};
 use crate::smtp::line::{CommandLine, LineEnding};
 use crate::smtp::receiver::{BodyEnd, LineEndings};
 use crate::smtp::reply::Reply;
@@ -83,6 +84,10 @@ pub struct Conversation<'c> {
     in_body: bool,
     now: i64,
     ended: bool,
+    /// QUIT was accepted.
+    quit: bool,
+    /// The greeting refused the client, which has only QUIT left (RFC 5321 §3.1).
+    turned_away: bool,
     message_ended: bool,
     by: Option<String>,
     log: Vec<(Level, String)>,
@@ -101,6 +106,8 @@ impl<'c> Conversation<'c> {
             in_body: false,
             now: 0,
             ended: false,
+            quit: false,
+            turned_away: false,
             message_ended: false,
             by: None,
             log: Vec::new(),
@@ -117,7 +124,7 @@ impl<'c> Conversation<'c> {
         self.session.observe(anomaly);
     }
 
-    /// The greeting, by `__OPEN__`. Without one the client is told 554 and asked to leave.
+    /// The greeting, by `__OPEN__`. A client that it rejects is kept until its QUIT (RFC 5321 §3.1).
     pub fn open(&mut self, ports: &mut Ports<'_>) -> Action {
         self.session.began = ports.now;
         self.now = ports.now;
@@ -130,13 +137,17 @@ impl<'c> Conversation<'c> {
         let (verdict, reply) = (ran.decision.verdict, ran.decision.reply.clone());
         self.keep(Stage::Open, &ran);
         let positive = Reply::new(220, None, format!("{} service ready", self.session.server_name));
-        let reply = match verdict {
+        let mut reply = match verdict {
             Verdict::Accept | Verdict::Quarantine => Some(reply.unwrap_or(positive)),
             Verdict::Drop => None,
             Verdict::None => Some(Reply::new(421, Some(Status(4, 3, 0)), "service not available")),
             _ => Some(reply.unwrap_or_else(|| Reply::new(554, Some(Status(5, 7, 1)), "no service for you"))),
         };
-        let next = if verdict.is_positive() {
+        if let Some(reply) = &mut reply {
+            reply.status = None; // RFC 2034 §3
+        }
+        self.turned_away = verdict == Verdict::Reject;
+        let next = if verdict.is_positive() || self.turned_away {
             Next::Command
         } else {
             Next::Close
@@ -152,21 +163,23 @@ impl<'c> Conversation<'c> {
             return self.act(None, Next::Close);
         }
         self.session.counters.commands = self.session.counters.commands.saturating_add(1);
-        let advertised = Advertised {
-            size_limit: self.limits.message_size,
-            smtputf8: true,
-            eightbit: true,
-            chunking: self.serves_chunks(),
-        };
-        let command = parse(&line, &advertised);
+        let command = parse(&line, &self.advertised());
         for oddity in &command.oddities {
             self.session.observe(Anomaly::Command(oddity.clone()));
+        }
+        self.note_line_ending(&command);
+        if self.session.hello.as_ref().is_some_and(|hello| !hello.esmtp) {
+            self.observe_unoffered(&command);
         }
         if pipelined && self.is_illegal_pipelining(&command.verb) {
             self.session
                 .observe(Anomaly::IllegalPipelining(command.verb.name().to_owned()));
         }
-        let fault = order(&self.session, &command);
+        let fault = if self.turned_away && command.verb != Verb::Quit {
+            bad_sequence("no service for you, QUIT is all that is left")
+        } else {
+            order(&self.session, &command)
+        };
         let exchange = Exchange {
             command,
             ending: line.ending,
@@ -174,7 +187,11 @@ impl<'c> Conversation<'c> {
             fault,
         };
         if self.limits.line_endings == LineEndings::Strict && line.ending == LineEnding::Lf {
-            return self.act(Some(bare_line_ending()), Next::Close);
+            return self.finish(&exchange, Some(bare_line_ending()), Next::Close, ports);
+        }
+        if self.turned_away && exchange.fault.is_some() {
+            let fault = exchange.fault.clone();
+            return self.finish(&exchange, fault, Next::Command, ports);
         }
         self.step(exchange, ports)
     }
@@ -224,6 +241,7 @@ impl<'c> Conversation<'c> {
             body: &mut body,
             now: self.now,
         };
+        let reason = if self.quit { "quit" } else { reason };
         if reason == "lost" {
             self.session.observe(Anomaly::NoQuit);
         }
@@ -240,6 +258,7 @@ impl<'c> Conversation<'c> {
             .field("refused", counters.rejected_recipients)
             .field("errors", counters.errors)
             .field("anomalies", self.session.anomalies.len())
+            .field("odd", self.session.odd())
             .field("ms", ports.now.saturating_sub(self.session.began).max(0) / 1000);
         self.log.push((Level::Info, line.text()));
         self.ended = true;
@@ -247,6 +266,49 @@ impl<'c> Conversation<'c> {
         Summary {
             counters,
             lines: std::mem::take(&mut self.log),
+        }
+    }
+
+    /// What the client may use at this point. SMTPUTF8 is asked for by MAIL and holds for its transaction
+    /// (RFC 6531 §3.5).
+    fn advertised(&self) -> Advertised {
+        let transaction = self.session.transaction.as_ref();
+        Advertised {
+            size_limit: self.limits.message_size,
+            smtputf8: transaction.is_none_or(|transaction| transaction.parameters.smtputf8),
+            eightbit: true,
+            chunking: self.serves_chunks(),
+            tolerant: self.limits.tolerate_unadvertised_params,
+        }
+    }
+
+    /// Extensions are served after HELO too; who uses them then was never offered them.
+    fn observe_unoffered(&mut self, command: &Command) {
+        let used = match &command.parsed {
+            Ok(Arguments::Mail { parameters, .. }) => [
+                ("SIZE", parameters.size.is_some()),
+                ("BODY", parameters.body.is_some()),
+                ("SMTPUTF8", parameters.smtputf8),
+            ],
+            Ok(Arguments::Bdat { .. }) => [("BDAT", true), ("", false), ("", false)],
+            _ => return,
+        };
+        for (keyword, _) in used.iter().filter(|(_, used)| *used) {
+            self.session.observe(Anomaly::NotOffered((*keyword).to_owned()));
+        }
+    }
+
+    /// With `line_endings: note`, what a command had of bare CR and LF goes to the log as evidence.
+    fn note_line_ending(&mut self, command: &Command) {
+        if self.limits.line_endings != LineEndings::Note {
+            return;
+        }
+        for (oddity, symbol) in [(Oddity::BareLf, "BARE_LF"), (Oddity::BareCr, "BARE_CR")] {
+            if command.oddities.contains(&oddity) {
+                let line = self.event("evidence").field("by", "protocol").field("symbol", symbol);
+                let line = line.quoted("verb", command.verb.name().as_bytes());
+                self.log.push((Level::Info, line.text()));
+            }
         }
     }
 

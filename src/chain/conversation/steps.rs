@@ -9,9 +9,18 @@ use crate::chain::ports::Ports;
 use crate::chain::{Action, Found, Link};
 use crate::log::Level;
 use crate::session::{Anomaly, At, BodyFacts, Disposition, Exchange, Hello, Kept, Recipient, Transaction, Verdict};
-use crate::smtp::command::{Arguments, Verb};
+use crate::smtp::command::{Arguments, Fault, Verb};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
+
+/// Recipients of a session that may be put off by full transactions before each counts as an error.
+const OVERSHOOT: u32 = 1000;
+
+/// Whether the transaction had no room for the recipient.
+fn is_put_off(exchange: &Exchange) -> bool {
+    let status = exchange.fault.as_ref().and_then(|fault| fault.status);
+    status == Some(Status::TOO_MANY_RECIPIENTS)
+}
 
 fn stage_of(verb: &Verb) -> Stage {
     match verb {
@@ -177,7 +186,11 @@ impl<'c> Conversation<'c> {
                 {
                     transaction.refused = transaction.refused.saturating_add(1);
                 }
-                self.session.counters.rejected_recipients = self.session.counters.rejected_recipients.saturating_add(1);
+                let counters = &mut self.session.counters;
+                counters.rejected_recipients = counters.rejected_recipients.saturating_add(1);
+                if is_put_off(exchange) {
+                    counters.put_off_recipients = counters.put_off_recipients.saturating_add(1);
+                }
             }
         }
         self.finish(exchange, reply, next, ports)
@@ -277,6 +290,7 @@ impl<'c> Conversation<'c> {
             self.forget_transaction(ports);
         }
         if done && *verb == Verb::Quit {
+            self.quit = true;
             next = Next::Close;
         }
         self.keep(Stage::Other, ran);
@@ -317,8 +331,10 @@ impl<'c> Conversation<'c> {
     fn answer(&self, exchange: &Exchange, ran: &Ran, ok: &Reply) -> (Verdict, Option<Reply>, Next) {
         let decision = &ran.decision;
         let verdict = decision.verdict;
+        // What is no command at all is not the chain's to judge.
+        let no_command = exchange.command.parsed == Err(Fault::BAD_OCTET);
         if let Some(fault) = &exchange.fault
-            && verdict <= Verdict::Quarantine
+            && (verdict <= Verdict::Quarantine || no_command)
         {
             return (Verdict::None, Some(fault.clone()), Next::Command);
         }
@@ -347,15 +363,7 @@ impl<'c> Conversation<'c> {
             self.log_refusal(verb.name(), exchange, reply.as_ref());
         }
         let negative = reply.as_ref().is_some_and(|reply| reply.code >= 400);
-        // Refused recipients count once they are more than a transaction may have: RFC 5321 §4.5.3.1.10.
-        let counts = match verb {
-            Verb::Rcpt => {
-                let refused = self.session.counters.rejected_recipients;
-                exchange.command.parsed.is_err() || refused > self.limits.maximum_recipients
-            }
-            _ => true,
-        };
-        if negative && counts {
+        if negative && self.is_error(exchange) {
             self.session.counters.errors = self.session.counters.errors.saturating_add(1);
         }
         let counters = self.session.counters;
@@ -371,7 +379,25 @@ impl<'c> Conversation<'c> {
             next = Next::Close;
             self.forget_transaction(ports);
         }
+        if let (Verb::Helo | Verb::Ehlo, Some(reply)) = (verb, &mut reply) {
+            reply.status = None; // RFC 2034 §3
+        }
         self.act(reply, next)
+    }
+
+    /// Whether a refusal counts as the client's error. Recipients do once more are refused than a transaction may have,
+    /// and those beyond the limit, which a client may send in good faith (RFC 5321 §4.5.3.1.10), only far beyond it.
+    fn is_error(&self, exchange: &Exchange) -> bool {
+        let counters = self.session.counters;
+        match exchange.command.verb {
+            Verb::Rcpt if exchange.command.parsed.is_err() => true,
+            Verb::Rcpt if is_put_off(exchange) => counters.put_off_recipients > OVERSHOOT,
+            Verb::Rcpt => {
+                let refused = counters.rejected_recipients.saturating_sub(counters.put_off_recipients);
+                refused > self.limits.maximum_recipients
+            }
+            _ => true,
+        }
     }
 
     fn log_refusal(&mut self, verb: &str, exchange: &Exchange, reply: Option<&Reply>) {
@@ -392,7 +418,10 @@ impl<'c> Conversation<'c> {
             Some(by) => event.field("by", by),
             None => event.field("by", "protocol"),
         };
-        event = event.quoted("argument", &exchange.command.argument);
+        // What a client says with AUTH is a password.
+        if !verb.eq_ignore_ascii_case("AUTH") && !exchange.command.argument.is_empty() {
+            event = event.quoted("argument", &exchange.command.argument);
+        }
         self.log.push((Level::Info, event.text()));
     }
 }

@@ -125,6 +125,7 @@ impl Peer {
             maximum_errors: 6,
             maximum_unknown_commands: 2,
             maximum_received: 2,
+            tolerate_unadvertised_params: false,
             line_endings: LineEndings::Normalize,
         };
         change(&mut limits);
@@ -323,12 +324,12 @@ fn a_message_is_delivered_and_the_next_has_nothing_of_it() {
     let mut peer = Peer::with_recipient();
     assert_eq!(
         peer.data("Subject: 1\r\n\r\n..dot\r\n"),
-        "250 2.0.0 6f1c.1 accepted\r\n"
+        "250 2.0.0 6f1c-1 accepted\r\n"
     );
     assert_eq!(peer.text(0), "Subject: 1\r\n\r\n.dot\r\n");
     assert!(peer.say("RCPT TO:<user@example.com>").starts_with("503"));
     peer.begin(&["other"]);
-    assert_eq!(peer.data("2\r\n"), "250 2.0.0 6f1c.2 accepted\r\n");
+    assert_eq!(peer.data("2\r\n"), "250 2.0.0 6f1c-2 accepted\r\n");
     assert_eq!(peer.copies(1), [("other".to_owned(), Disposition::Deliver)]);
     assert_eq!(peer.text(1), "2\r\n");
 }
@@ -433,7 +434,7 @@ fn chunks_make_a_message() {
     assert!(peer.say("MAIL FROM:<>").starts_with("503 5.5.1"));
     assert!(
         peer.send(b"BDAT 2\r\n\r\nBDAT 0 LAST\r\n")
-            .ends_with("250 2.0.0 6f1c.1 accepted\r\n")
+            .ends_with("250 2.0.0 6f1c-1 accepted\r\n")
     );
     assert_eq!(peer.text(0), "ab\r\n.\r\n");
     assert_eq!(codes(&peer.send(b"BDAT 4 LAST\r\nQUITNOOP\r\n")), ["503", "250"]);
@@ -497,4 +498,5 @@ fn a_faulty_layout_tells_every_fault() {
     }
 }
 
+mod protocol;
 mod verdicts;

@@ -4,9 +4,9 @@
 //! tries new calls first and falls back.
 
 use super::Kind;
-use crate::sys::socket::{CLIENT_FD, FIRST_CONTROL};
+use crate::sys::socket::{CLIENT_FD, FIRST_CONTROL, FIRST_SHARED};
 use seccompiler::SeccompCmpArgLen::{Dword, Qword};
-use seccompiler::SeccompCmpOp::{Eq, Ge, MaskedEq, Ne};
+use seccompiler::SeccompCmpOp::{Eq, Ge, Gt, Lt, MaskedEq, Ne};
 use seccompiler::{BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule, sock_filter};
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ macro_rules! calls {
 /// Calls of every profile, with any argument.
 const COMMON: &[Call] = calls! {
     SYS_accept4, SYS_brk, SYS_clock_getres, SYS_clock_gettime, SYS_clock_nanosleep, SYS_close,
-    SYS_close_range, SYS_dup, SYS_dup3, SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_pwait2,
+    SYS_close_range, SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_pwait2,
     SYS_eventfd2, SYS_exit, SYS_exit_group, SYS_faccessat, SYS_faccessat2, SYS_fallocate, SYS_fdatasync,
     SYS_fstat, SYS_fsync, SYS_ftruncate, SYS_futex, SYS_getcwd, SYS_getdents64, SYS_getegid, SYS_geteuid,
     SYS_getgid, SYS_getpeername, SYS_getpid, SYS_getppid, SYS_getrandom, SYS_getresgid, SYS_getresuid,
@@ -41,7 +41,7 @@ const COMMON: &[Call] = calls! {
 /// Older forms of calls of [`COMMON`], which C libraries still use where the architecture has them.
 #[cfg(target_arch = "x86_64")]
 const OLDER: &[Call] = calls! {
-    SYS_access, SYS_dup2, SYS_epoll_wait, SYS_fork, SYS_getrlimit, SYS_pipe, SYS_poll, SYS_readlink,
+    SYS_access, SYS_epoll_wait, SYS_fork, SYS_getrlimit, SYS_pipe, SYS_poll, SYS_readlink,
     SYS_select, SYS_time,
 };
 #[cfg(not(target_arch = "x86_64"))]
@@ -49,13 +49,13 @@ const OLDER: &[Call] = &[];
 
 /// What the logger and delivery do to files, in the directories that Landlock leaves them.
 const FILES: &[Call] = calls! {
-    SYS_chdir, SYS_copy_file_range, SYS_fchdir, SYS_fchmod, SYS_fchmodat, SYS_fchown, SYS_fadvise64,
+    SYS_chdir, SYS_copy_file_range, SYS_dup, SYS_dup3, SYS_fchdir, SYS_fchmod, SYS_fchmodat, SYS_fchown, SYS_fadvise64,
     SYS_flock, SYS_fstatfs, SYS_getgroups, SYS_linkat, SYS_mkdirat, SYS_openat, SYS_renameat2, SYS_sendfile,
     SYS_statfs, SYS_symlinkat, SYS_unlinkat, SYS_utimensat,
 };
 #[cfg(target_arch = "x86_64")]
 const OLDER_FILES: &[Call] = calls! {
-    SYS_chmod, SYS_link, SYS_mkdir, SYS_open, SYS_rename, SYS_renameat, SYS_rmdir, SYS_stat, SYS_lstat,
+    SYS_chmod, SYS_dup2, SYS_link, SYS_mkdir, SYS_open, SYS_rename, SYS_renameat, SYS_rmdir, SYS_stat, SYS_lstat,
     SYS_unlink,
 };
 #[cfg(not(target_arch = "x86_64"))]
@@ -121,8 +121,12 @@ pub(super) fn programs(kind: Kind) -> Result<Vec<BpfProgram>, seccompiler::Backe
     let first_own = if kind == Kind::MasterAndWorker { CLIENT_FD } else { 0 };
     by_argument(&mut rules, first_own)?;
     match kind {
-        Kind::MasterAndWorker => worker_sockets(&mut rules)?,
+        Kind::MasterAndWorker => {
+            duplicates(&mut rules, vec![int(0, Gt, 2)?, int(0, Lt, FIRST_SHARED.into())?])?;
+            worker_sockets(&mut rules)?;
+        }
         Kind::Logger | Kind::Delivery | Kind::DeliveryWithPrograms => {
+            duplicates(&mut rules, Vec::new())?;
             allow(&mut rules, &[FILES, OLDER_FILES, LOCAL_SOCKETS]);
             rules.insert(
                 libc::SYS_socket,
@@ -258,8 +262,6 @@ fn by_argument(rules: &mut Rules, first_own: i32) -> Result<(), seccompiler::Bac
         libc::F_GETFD,
         libc::F_SETFD,
         libc::F_GETFL,
-        libc::F_DUPFD,
-        libc::F_DUPFD_CLOEXEC,
         libc::F_ADD_SEALS,
         libc::F_GET_SEALS,
     ] {
@@ -290,6 +292,17 @@ fn by_argument(rules: &mut Rules, first_own: i32) -> Result<(), seccompiler::Bac
         prctl.push(rule(vec![int(0, Eq, option.into())?])?);
     }
     rules.insert(libc::SYS_prctl, prctl);
+    Ok(())
+}
+
+/// Another number for a descriptor of which `which` holds. A worker that could give a listener the number of
+/// the client could shut it down for all.
+fn duplicates(rules: &mut Rules, which: Vec<SeccompCondition>) -> Result<(), seccompiler::BackendError> {
+    let fcntl = rules.entry(libc::SYS_fcntl).or_default();
+    for command in [libc::F_DUPFD, libc::F_DUPFD_CLOEXEC] {
+        let command = vec![int(1, Eq, command.into())?];
+        fcntl.push(rule([which.clone(), command].concat())?);
+    }
     Ok(())
 }
 

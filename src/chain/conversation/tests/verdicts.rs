@@ -6,7 +6,7 @@ use crate::chain::handler::{Effect, Facts, Handler, HandlerError, Outcome};
 use crate::chain::{Chain, Context, Link};
 use crate::session::{At, Verdict};
 
-type Judge = fn(&Context<'_>) -> Result<Outcome, HandlerError>;
+pub(super) type Judge = fn(&Context<'_>) -> Result<Outcome, HandlerError>;
 
 struct Policy(Judge);
 
@@ -30,7 +30,7 @@ impl Handler for Policy {
 }
 
 /// The standard chain with a policy in front of the entries of a verb.
-fn peer(verb: &str, mode: Mode, judge: Judge) -> Peer {
+pub(super) fn peer(verb: &str, mode: Mode, judge: Judge) -> Peer {
     let directory: Arc<dyn crate::chain::Directory> = Arc::new(FakeDirectory);
     let Ok(mut chain) = Chain::build(&Layout::standard(), &|_| None, &directory) else {
         panic!("chain")
@@ -49,7 +49,7 @@ fn peer(verb: &str, mode: Mode, judge: Judge) -> Peer {
     Peer::on(chain, |limits| limits.maximum_errors = 50)
 }
 
-fn reject(at: At) -> Outcome {
+pub(super) fn reject(at: At) -> Outcome {
     Outcome {
         at,
         ..Outcome::reject(Reply::new(550, Some(Status(5, 7, 1)), "policy"))

@@ -1,0 +1,94 @@
+//! What helpers say on their control channels, and what the master does about it.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use mio::unix::SourceFd;
+
+use crate::ipc::channel::Fault;
+use crate::ipc::control::{FromHelper, ToHelper};
+use crate::ipc::link::{Role, ToWorker};
+use crate::log::{Event, Level};
+
+use super::helpers::Helpers;
+use super::{Master, workers};
+
+impl Master {
+    /// Takes what a helper has said.
+    pub(super) fn hear_helper(&mut self, number: usize) {
+        let Some(role) = Helpers::ROLES.get(number).copied() else {
+            return;
+        };
+        loop {
+            let Some(helper) = self.ready.helpers.of(role) else {
+                return;
+            };
+            match helper.hear() {
+                Ok(FromHelper::Ready) => self.started_again(role),
+                Ok(FromHelper::Failed { reason, .. }) => {
+                    for line in reason.lines() {
+                        let event = Event::new("helper-not-renewed").field("role", role.name());
+                        self.say(Level::Error, event.quoted("fault", line.as_bytes()));
+                    }
+                }
+                Ok(FromHelper::Died(how)) if role == Role::Logger => self.unsaid = Some(how),
+                Ok(FromHelper::Died(how)) => self.tell_death(role, &how),
+                Err(Fault::TimedOut | Fault::WouldBlock) => return,
+                Err(_) => {
+                    let _ = self.poll.registry().deregister(&mut SourceFd(&helper.as_raw_fd()));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn tell_death(&self, role: Role, how: &str) {
+        let event = Event::new("helper-died").field("role", role.name()).field("how", how);
+        self.say(Level::Critical, event);
+    }
+
+    /// A helper's working process was forked again, or replaced: makes the ways to the logger anew that it needs.
+    fn started_again(&mut self, role: Role) {
+        if role != Role::Logger {
+            self.give_voice(role);
+            return;
+        }
+        if let Ok((ours, theirs)) = workers::pair() {
+            let own = ToHelper::Door {
+                worker: 0,
+                pid: nix::unistd::Pid::this().as_raw(),
+            };
+            if self.ready.helpers.logger.tell(&own, &[theirs.as_fd()]) {
+                self.ready.log.rejoin(ours);
+            }
+        }
+        for other in Helpers::ROLES {
+            if other != Role::Logger {
+                self.give_voice(other);
+            }
+        }
+        for (number, worker) in self.workers.iter() {
+            let Ok((ours, theirs)) = workers::pair() else { break };
+            let door = ToHelper::Door {
+                worker: number,
+                pid: worker.pid.as_raw(),
+            };
+            if self.ready.helpers.logger.tell(&door, &[ours.as_fd()]) {
+                let _ = worker.link.send_nowait(&ToWorker::Voice, &[theirs.as_fd()]);
+            }
+        }
+        if let Some(how) = self.unsaid.take() {
+            self.tell_death(role, &how);
+        }
+    }
+
+    fn give_voice(&self, role: Role) {
+        if let (Some(helper), Ok((ours, theirs))) = (self.ready.helpers.of(role), workers::pair()) {
+            let door = ToHelper::Door {
+                worker: 0,
+                pid: helper.pid.as_raw(),
+            };
+            self.ready.helpers.logger.tell(&door, &[ours.as_fd()]);
+            helper.tell(&ToHelper::Voice, &[theirs.as_fd()]);
+        }
+    }
+}

@@ -1,0 +1,477 @@
+//! Kills at any moment and at named steps: each message that was answered 250 is found afterwards, and what is there
+//! although nobody was told is at most one message for each process that was killed.
+
+mod common;
+
+use common::{Client, Server, Setup, needs_root, tool, wait_until};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const SENDERS: usize = 6;
+
+/// What senders were told, by the number of the message.
+#[derive(Default)]
+struct Told {
+    accepted: BTreeSet<usize>,
+    refused: BTreeMap<usize, u16>,
+    unanswered: BTreeSet<usize>,
+}
+
+/// Kills so far, by what was killed.
+#[derive(Debug, Default)]
+struct Kills {
+    workers: usize,
+    delivery: usize,
+    logger: usize,
+    everything: usize,
+}
+
+/// A small generator, so that a failure can be had again.
+struct Dice(u64);
+
+impl Dice {
+    fn throw(&mut self, sides: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+fn message(number: usize) -> Vec<u8> {
+    // every twentieth is too long to travel inside a frame
+    let lines = if number.is_multiple_of(20) { 1_500 } else { 10 };
+    let mut text = format!("Subject: number {number}.\r\n\r\n").into_bytes();
+    text.extend(
+        (0..lines)
+            .flat_map(|line| format!("line {line} of message {number}, fifty octets or so long\r\n").into_bytes()),
+    );
+    text
+}
+
+fn recipients(number: usize) -> &'static [&'static str] {
+    match number % 5 {
+        0 => &["test@example.com", "other@example.com"],
+        1 => &["soft@example.net"],
+        2 => &["other@example.com", "soft@example.net"],
+        _ => &["test@example.com"],
+    }
+}
+
+fn mailboxes(number: usize) -> Vec<&'static str> {
+    let place = |to: &&'static str| match *to {
+        "test@example.com" => "mail/example.com/test",
+        "other@example.com" => "mail/example.com/other",
+        _ => "quarantine/example.net/soft",
+    };
+    recipients(number).iter().map(place).collect()
+}
+
+/// Sends numbers until there are none left, over connections that may end at any time.
+fn send(address: SocketAddr, next: &AtomicUsize, count: usize, told: &Mutex<Told>) {
+    let mut client: Option<Client> = None;
+    loop {
+        let number = next.fetch_add(1, Ordering::SeqCst);
+        if number >= count {
+            return;
+        }
+        let mut one = client.take().unwrap_or_else(|| connected(address));
+        let result = offer(&mut one, number);
+        let mut told = told.lock().expect("lock");
+        match result {
+            Ok(250) => told.accepted.insert(number),
+            Ok(code) => told.refused.insert(number, code).is_none(),
+            Err(_) => told.unanswered.insert(number),
+        };
+        if result.is_ok_and(|code| code != 421) {
+            client = Some(one);
+        }
+    }
+}
+
+/// A connection that has been greeted, however long that takes.
+fn connected(address: SocketAddr) -> Client {
+    let end = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < end {
+        if let Ok(stream) = TcpStream::connect(address) {
+            let mut client = Client::over(stream);
+            if client.try_reply().is_ok_and(|reply| reply.code == 220) {
+                client.send(b"EHLO client.example\r\n");
+                if client.try_reply().is_ok_and(|reply| reply.code == 250) {
+                    return client;
+                }
+            }
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    panic!("no greeting for a minute");
+}
+
+/// One transaction; the code that ended it, or that there was no reply.
+fn offer(client: &mut Client, number: usize) -> Result<u16, ()> {
+    let mut say = |text: &[u8]| {
+        client.send(text);
+        client.try_reply().map(|reply| reply.code).map_err(drop)
+    };
+    let code = say(b"MAIL FROM:<sender@example.org>\r\n")?;
+    if code != 250 {
+        return Ok(code);
+    }
+    for recipient in recipients(number) {
+        let code = say(format!("RCPT TO:<{recipient}>\r\n").as_bytes())?;
+        if code != 250 {
+            return Ok(code);
+        }
+    }
+    let code = say(b"DATA\r\n")?;
+    if code != 354 {
+        return Ok(code);
+    }
+    let mut text = message(number);
+    text.extend(b".\r\n");
+    say(&text)
+}
+
+/// Where each message is, how often; and the identifiers by which the server knows it.
+struct Found {
+    copies: BTreeMap<(usize, String), usize>,
+    ids: BTreeMap<usize, BTreeSet<String>>,
+}
+
+fn find(state: &Path) -> Found {
+    let (mut copies, mut ids) = (BTreeMap::new(), BTreeMap::<_, BTreeSet<_>>::new());
+    for mailbox in [
+        "mail/example.com/test",
+        "mail/example.com/other",
+        "quarantine/example.net/soft",
+    ] {
+        for text in common::messages_below(&state.join(mailbox)) {
+            let text = String::from_utf8(text).expect("text");
+            let number = text
+                .split("Subject: number ")
+                .nth(1)
+                .and_then(|rest| rest.split('.').next());
+            let number: usize = number.and_then(|n| n.parse().ok()).expect("a number");
+            let sent = String::from_utf8(message(number)).expect("text");
+            assert!(text.ends_with(&sent), "message {number} is damaged");
+            *copies.entry((number, mailbox.to_owned())).or_insert(0) += 1;
+            let id = text
+                .split(" id ")
+                .nth(1)
+                .map(|rest| rest.split([';', ' ', '\r']).next().unwrap_or_default());
+            ids.entry(number).or_default().insert(id.expect("an id").to_owned());
+        }
+    }
+    Found { copies, ids }
+}
+
+fn setup(delivery: &str) -> Setup {
+    let mut setup = Setup::new();
+    setup.write(
+        "delivery.yaml",
+        &format!("{delivery}\nretry: {{first: 1s, longest: 1s}}\n"),
+    );
+    setup.set("worker.yaml", "maximum_errors", "10000");
+    setup
+}
+
+fn slain(pid: i32) -> bool {
+    kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok()
+}
+
+/// Kills something until `over`, and starts again what has ended; the server at the end, what it said, what was killed.
+fn slay(mut server: Server, over: &AtomicBool, dice: &mut Dice) -> (Server, String, Kills) {
+    let mut kills = Kills::default();
+    let mut said = String::new();
+    while !over.load(Ordering::SeqCst) {
+        thread::sleep(Duration::from_millis(40 + dice.throw(160)));
+        match dice.throw(20) {
+            0..=8 => {
+                let all = server.processes();
+                let workers: Vec<_> = all.iter().filter(|one| one.name == "rsmtpd: worker").collect();
+                let at = dice.throw(workers.len().max(1) as u64) as usize;
+                kills.workers += usize::from(workers.get(at).is_some_and(|worker| slain(worker.pid)));
+            }
+            9..=16 => kills.delivery += usize::from(slain(server.working_half("delivery"))),
+            17 | 18 => kills.logger += usize::from(slain(server.working_half("logger"))),
+            _ => {
+                let group = Pid::from_raw(server.pid());
+                let _ = killpg(group, Signal::SIGKILL);
+                kills.everything += 1;
+                said += &server.said();
+                server = server.into_setup().start();
+            }
+        }
+    }
+    (server, said, kills)
+}
+
+/// Lines that tell of an interrupted message, by its identifier.
+fn interrupted(said: &str) -> BTreeSet<String> {
+    let lines = said.lines().filter(|line| line.contains("event=interrupted "));
+    lines
+        .filter_map(|line| line.split(" id=").nth(1))
+        .map(|rest| rest.split(' ').next().unwrap_or_default().to_owned())
+        .collect()
+}
+
+fn under_kills(delivery: &str, count: usize, seed: u64) -> (Told, Found, Kills, BTreeSet<String>) {
+    let server = setup(delivery).start();
+    let address = server.address();
+    let (next, over, told) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(Told::default()));
+    let (server, mut said, kills) = thread::scope(|scope| {
+        let slayer = scope.spawn(|| slay(server, &over, &mut Dice(seed)));
+        let senders: Vec<_> = (0..SENDERS)
+            .map(|_| scope.spawn(|| send(address, &next, count, &told)))
+            .collect();
+        for sender in senders {
+            sender.join().expect("a sender");
+        }
+        over.store(true, Ordering::SeqCst);
+        slayer.join().expect("the slayer")
+    });
+    let spooled = |server: &Server| {
+        let entries = fs::read_dir(server.state().join("spool"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        entries.filter(|entry| entry.path().is_file()).count()
+    };
+    let _ = server.working_half("delivery");
+    assert!(
+        wait_until(|| spooled(&server) == 0),
+        "the spool is not empty:\n{}",
+        server.said()
+    );
+    let state = server.state();
+    server.signal(Signal::SIGTERM);
+    let mut server = server;
+    server.wait();
+    assert!(fs::read_dir(state.join("failed")).expect("failed").next().is_none());
+    said += &server.said();
+    let found = find(&state);
+    (told.into_inner().expect("lock"), found, kills, interrupted(&said))
+}
+
+/// Every 250 is there; the two kinds of what kills may leave are counted apart, and bounded.
+fn account(told: &Told, found: &Found, kills: &Kills, interrupted: &BTreeSet<String>, spooled: bool) {
+    for &number in &told.accepted {
+        for mailbox in mailboxes(number) {
+            let there = found.copies.contains_key(&(number, mailbox.to_owned()));
+            assert!(
+                there,
+                "message {number} was answered 250 and is not in {mailbox}; {kills:?}"
+            );
+        }
+    }
+    for (number, mailbox) in found.copies.keys() {
+        assert!(
+            mailboxes(*number).contains(&mailbox.as_str()),
+            "message {number} in {mailbox}"
+        );
+    }
+    let known = |number: usize| found.ids.get(&number).is_some_and(|ids| !ids.is_disjoint(interrupted));
+    let twice: BTreeSet<usize> = found
+        .copies
+        .iter()
+        .filter(|(_, n)| **n > 1)
+        .map(|((number, _), _)| *number)
+        .collect();
+    let untold: BTreeSet<usize> = found
+        .ids
+        .keys()
+        .copied()
+        .filter(|number| !told.accepted.contains(number))
+        .collect();
+    let unlogged = untold.iter().filter(|number| !known(**number)).count();
+    println!(
+        "{} accepted, {} refused, {} unanswered; {} twice, {} there without a 250 ({unlogged} of them not in the log); {kills:?}",
+        told.accepted.len(),
+        told.refused.len(),
+        told.unanswered.len(),
+        twice.len(),
+        untold.len(),
+    );
+    // each process killed had one message at most between its record and the sender's reading of it
+    let processes = kills.workers + kills.delivery + kills.everything * (SENDERS + 1);
+    assert!(untold.len() <= processes, "{untold:?} without a 250; {kills:?}");
+    // that of a killed worker is in the log as delivered, not as interrupted; a killed logger loses lines
+    let excused = kills.workers + kills.everything * SENDERS + kills.logger * SENDERS;
+    assert!(unlogged <= excused, "{unlogged} are not in the log; {kills:?}");
+    if spooled {
+        let silent: Vec<_> = twice.iter().filter(|number| !known(**number)).collect();
+        assert!(
+            silent.len() <= kills.logger + kills.everything,
+            "{silent:?} are there twice and not in the log; {kills:?}"
+        );
+    } else {
+        assert!(twice.is_empty(), "{twice:?} are there twice without any retry");
+    }
+    assert!(kills.delivery > 0 && kills.workers > 0, "{kills:?}");
+}
+
+#[test]
+fn ten_thousand_messages_under_kills() {
+    let (told, found, kills, interrupted) = under_kills("agent: maildir", 10_000, 1);
+    assert!(
+        told.accepted.len() > 8_000,
+        "{} accepted; {kills:?}",
+        told.accepted.len()
+    );
+    account(&told, &found, &kills, &interrupted, false);
+}
+
+#[test]
+fn the_spool_under_kills() {
+    let (told, found, kills, interrupted) = under_kills("agent: maildir\nacknowledge: spooled", 2_000, 2);
+    assert!(
+        told.accepted.len() > 1_000,
+        "{} accepted; {kills:?}",
+        told.accepted.len()
+    );
+    account(&told, &found, &kills, &interrupted, true);
+}
+
+#[test]
+fn without_kills_the_sums_are_exact() {
+    for delivery in ["agent: maildir", "agent: maildir\nacknowledge: spooled"] {
+        let server = setup(delivery).start();
+        let address = server.address();
+        let (next, told) = (AtomicUsize::new(0), Mutex::new(Told::default()));
+        thread::scope(|scope| {
+            for _ in 0..SENDERS {
+                scope.spawn(|| send(address, &next, 1_000, &told));
+            }
+        });
+        let told = told.into_inner().expect("lock");
+        assert_eq!(
+            (told.accepted.len(), told.refused.len(), told.unanswered.len()),
+            (1_000, 0, 0)
+        );
+        let expected: BTreeMap<_, _> = (0..1_000)
+            .flat_map(|number| {
+                mailboxes(number)
+                    .into_iter()
+                    .map(move |mailbox| ((number, mailbox.to_owned()), 1))
+            })
+            .collect();
+        assert!(wait_until(|| find(&server.state()).copies == expected), "{delivery}");
+    }
+}
+
+/// Kills delivery when it enters a system call for the `nth` time in one message: no moment is left out.
+#[test]
+fn killed_at_each_step() {
+    const NAME: &str = "crash::killed_at_each_step";
+    let Some(strace) = tool(NAME, "strace") else { return };
+    if !needs_root(NAME) {
+        return;
+    }
+    for delivery in ["agent: maildir", "agent: maildir\nacknowledge: spooled"] {
+        let server = setup(delivery).start();
+        let mut number = 0;
+        let mut killed = BTreeSet::new();
+        let mut told = BTreeSet::new();
+        for (call, most) in [
+            ("openat", 3),
+            ("write", 3),
+            ("pwrite64", 5),
+            ("linkat", 3),
+            ("fsync", 3),
+            ("sendmsg", 4),
+        ] {
+            for nth in 1..=most {
+                number += 1;
+                if killed_at(&server, &strace, call, nth, number, &mut told) {
+                    killed.insert((call, nth));
+                }
+            }
+        }
+        assert!(killed.len() > 8, "{delivery}: only killed at {killed:?}");
+        let _ = server.working_half("delivery");
+        let state = server.state();
+        let spool = state.join("spool");
+        let waits = || {
+            fs::read_dir(&spool)
+                .expect("spool")
+                .flatten()
+                .any(|entry| entry.path().is_file())
+        };
+        assert!(wait_until(|| !waits()), "{}", server.said());
+        let found = find(&state);
+        for number in 1..=number {
+            for mailbox in mailboxes(number) {
+                let copies = found.copies.get(&(number, mailbox.to_owned())).copied().unwrap_or(0);
+                let log = || {
+                    found
+                        .ids
+                        .get(&number)
+                        .is_some_and(|ids| !ids.is_disjoint(&interrupted(&server.said())))
+                };
+                if told.contains(&number) {
+                    assert!(
+                        copies == 1 || (copies == 2 && log()),
+                        "{delivery}: {number} {copies} times in {mailbox}"
+                    );
+                } else if copies > 0 {
+                    assert!(
+                        wait_until(log),
+                        "{delivery}: {number} is there without a word: {}",
+                        server.said()
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn killed_at(
+    server: &Server,
+    strace: &PathBuf,
+    call: &str,
+    nth: usize,
+    number: usize,
+    told: &mut BTreeSet<usize>,
+) -> bool {
+    let half = server.working_half("delivery");
+    let mut client = connected(server.address());
+    let threads = fs::read_dir(format!("/proc/{half}/task")).map_or(0, Iterator::count);
+    let mut tracer = Command::new(strace)
+        .args(["-f", "-qq", "-o", "/dev/null", "-p", &half.to_string()])
+        .args(["-e", &format!("trace={call}")])
+        .args(["-e", &format!("inject={call}:signal=SIGKILL:when={nth}")])
+        .spawn()
+        .expect("strace");
+    let traced = || {
+        let tasks = fs::read_dir(format!("/proc/{half}/task"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let status = tasks.map(|task| fs::read_to_string(task.path().join("status")).unwrap_or_default());
+        status.filter(|text| !text.contains("TracerPid:\t0")).count()
+    };
+    assert!(wait_until(|| traced() >= threads), "strace does not attach");
+    if offer(&mut client, number) == Ok(250) {
+        told.insert(number);
+    }
+    let gone = || !Path::new(&format!("/proc/{half}")).exists();
+    // the answer comes before the last steps
+    let end = Instant::now() + Duration::from_millis(500);
+    while !gone() && Instant::now() < end {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let killed = gone();
+    let _ = kill(Pid::from_raw(i32::try_from(tracer.id()).expect("pid")), Signal::SIGINT);
+    let _ = tracer.wait();
+    killed
+}

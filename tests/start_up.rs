@@ -1,0 +1,320 @@
+//! Start-up that cannot succeed: each step says what is wrong and ends with its own exit status, and leaves
+//! nothing running. And what start-up makes of a kernel that lacks a layer of the sandbox.
+
+mod common;
+
+use common::processes::Process;
+use common::{Server, Setup, is_root, skip, wait_until};
+use rsmtpd::sys::sandbox;
+use seccompiler::{SeccompAction, SeccompFilter};
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+
+/// sysexits(3), as the manual names them.
+const USAGE: i32 = 64;
+const OSERR: i32 = 71;
+const NOPERM: i32 = 77;
+const CONFIG: i32 = 78;
+
+/// A setup whose directories every user can reach.
+fn setup() -> Setup {
+    let setup = Setup::new();
+    let parent = setup.config().parent().expect("parent").to_path_buf();
+    fs::set_permissions(parent, fs::Permissions::from_mode(0o755)).expect("mode");
+    setup
+}
+
+/// That `setup` ends with `status` and says each of `words`, in one message without a backtrace.
+fn assert_refuses(name: &str, setup: &Setup, status: i32, words: &[&str]) {
+    let (ended, said) = setup.refuse();
+    assert_eq!(ended, Some(status), "{name}: {said}");
+    for word in words {
+        assert!(said.contains(word), "{name}: no {word:?} in: {said}");
+    }
+    assert!(
+        !said.contains("panicked") && !said.contains("listening on"),
+        "{name}: {said}"
+    );
+    let lines = said
+        .lines()
+        .filter(|l| !l.contains("warning: not started as root") && !l.ends_with(": 1 fault"));
+    assert_eq!(lines.count(), 1, "{name}: {said}");
+}
+
+#[test]
+fn arguments_and_files() {
+    let broken = setup().arguments(["--no-such-option"]);
+    let (status, said) = broken.refuse();
+    assert_eq!(
+        (status, said.contains("--no-such-option")),
+        (Some(USAGE), true),
+        "{said}"
+    );
+    let setup = setup();
+    fs::remove_file(setup.config().join("worker.yaml")).expect("removed");
+    fs::write(
+        setup.config().join("hello.yaml"),
+        "advertise_pipelining_extension: maybe\n",
+    )
+    .expect("written");
+    let (status, said) = setup.refuse();
+    assert_eq!(status, Some(CONFIG), "{said}");
+    assert!(
+        said.contains("hello.yaml:1:33: advertise_pipelining_extension: expected"),
+        "{said}"
+    );
+    fs::remove_dir_all(setup.config()).expect("removed");
+    let directory = setup.config().display().to_string();
+    assert_refuses("no configuration", &setup, CONFIG, &[&directory]);
+}
+
+#[test]
+fn addresses() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("port");
+    let port = taken.local_addr().expect("address").port().to_string();
+    let place = format!("127.0.0.1:{port}");
+    let busy = setup().arguments(["-p", &port]);
+    assert_refuses("port in use", &busy, OSERR, &[&place, "in use"]);
+    let foreign = setup().arguments(["-a", "192.0.2.1"]);
+    assert_refuses("address of another", &foreign, OSERR, &["192.0.2.1", "cannot listen"]);
+    let many = setup();
+    let items: Vec<String> = (1..=31).map(|n| format!("{{address: 127.0.1.{n}, port: 1}}")).collect();
+    many.write("rsmtpd.yaml", &format!("listeners: [{}]\n", items.join(", ")));
+    assert_refuses(
+        "too many",
+        &many,
+        CONFIG,
+        &["listeners", "at most 30 sockets, found 31"],
+    );
+    if is_root() {
+        return skip("start_up::addresses", "root may bind any port");
+    }
+    let low = setup().arguments(["-p", "25"]);
+    assert_refuses("low port", &low, NOPERM, &["127.0.0.1:25", "Permission denied"]);
+}
+
+#[test]
+fn thirty_listeners_work() {
+    let setup = setup();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .and_then(|l| l.local_addr())
+        .expect("port")
+        .port();
+    let state = setup.state().display().to_string();
+    let mut items = format!("state: {state}\nlisteners:\n");
+    for last in 1..=30 {
+        items += &format!("  - {{address: 127.0.1.{last}, port: {port}}}\n");
+    }
+    let server = Server::start_with(setup, &items, ([127, 0, 1, 30], port).into());
+    let mut client = server.hello();
+    let reply = client.deliver("a@example.org", &["test@example.com"], b"Subject: x\r\n\r\nx\r\n");
+    assert_eq!(reply.code, 250, "{reply:?}");
+}
+
+#[test]
+fn state_directory() {
+    let parent = setup();
+    let file = parent.config().join("hello.yaml").join("state");
+    parent.write(
+        "rsmtpd.yaml",
+        &format!("address: 127.0.0.1\nport: 0\nstate: {}\n", file.display()),
+    );
+    assert_refuses(
+        "below a file",
+        &parent,
+        OSERR,
+        &[&file.parent().expect("parent").display().to_string()],
+    );
+
+    let server = setup().start();
+    let state = server.state().display().to_string();
+    let second = setup();
+    second.write("rsmtpd.yaml", &format!("address: 127.0.0.1\nport: 0\nstate: {state}\n"));
+    assert_refuses(
+        "held by another",
+        &second,
+        OSERR,
+        &[&state, "another rsmtpd holds the lock"],
+    );
+
+    let closed = setup();
+    fs::create_dir(closed.state()).expect("state");
+    fs::set_permissions(closed.state(), fs::Permissions::from_mode(0o500)).expect("mode");
+    let state = closed.state().display().to_string();
+    let mut words = vec![state.as_str(), "Permission denied"];
+    if is_root() {
+        words.push("belongs to user id 0");
+    }
+    assert_refuses("not writable", &closed, NOPERM, &words);
+}
+
+#[test]
+fn log_file() {
+    let missing = setup().arguments(["-l", "/nonexistent/rsmtpd.log"]);
+    assert_refuses(
+        "no directory",
+        &missing,
+        OSERR,
+        &["/nonexistent/rsmtpd.log", "No such file"],
+    );
+    let setup = setup();
+    let log = setup.config().with_file_name("log");
+    fs::create_dir(&log).expect("log");
+    let name = log.display().to_string();
+    assert_refuses(
+        "a directory",
+        &setup.arguments(["-l", &name]),
+        OSERR,
+        &[&name, "s a directory"],
+    );
+    if is_root() {
+        return;
+    }
+    let denied = self::setup().arguments(["-l", "/etc/rsmtpd-test.log"]);
+    assert_refuses(
+        "denied",
+        &denied,
+        NOPERM,
+        &["/etc/rsmtpd-test.log", "Permission denied"],
+    );
+}
+
+#[test]
+fn users() {
+    if !common::needs_root("start_up::users") {
+        return;
+    }
+    let unknown = setup().arguments(["--user", "no-such-user"]);
+    assert_refuses(
+        "user",
+        &unknown,
+        CONFIG,
+        &["user: expected an existing user", "no-such-user"],
+    );
+    let root = setup().arguments(["--user", "root"]);
+    assert_refuses("root", &root, CONFIG, &["no role may run as root", "\"root\""]);
+    let unknown = setup().arguments(["--user", "nobody", "--group", "no-such-group"]);
+    assert_refuses("group", &unknown, CONFIG, &["existing group", "no-such-group"]);
+    let group = setup().arguments(["--user", "nobody", "--group", "root"]);
+    assert_refuses("root's group", &group, CONFIG, &["no role may run as root"]);
+    let mut unknown = setup();
+    unknown.set("delivery.yaml", "user", "no-such-user");
+    assert_refuses("delivery", &unknown, CONFIG, &["delivery.yaml: user", "no-such-user"]);
+}
+
+/// Runs `work` as on a kernel that has none of these calls: here and in all that is started from here.
+fn without<T: Send>(calls: &[i64], work: impl FnOnce() -> T + Send) -> T {
+    let rules: BTreeMap<i64, Vec<_>> = calls.iter().map(|call| (*call, Vec::new())).collect();
+    let absent = SeccompAction::Errno(nix::libc::ENOSYS as u32);
+    let architecture = std::env::consts::ARCH.try_into().expect("architecture");
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, absent, architecture).expect("filter");
+    let program: seccompiler::BpfProgram = filter.try_into().expect("program");
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            seccompiler::apply_filter(&program).expect("filtered");
+            work()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+const LAYERS: [(&str, i64); 2] = [
+    ("Landlock", nix::libc::SYS_landlock_create_ruleset),
+    ("seccomp", nix::libc::SYS_seccomp),
+];
+
+/// Whether this kernel has every layer, so that a missing one is the test's doing.
+fn complete(test: &str) -> bool {
+    let complete = sandbox::check(sandbox::Mode::Require);
+    if let Err(error) = &complete {
+        skip(test, &error.to_string());
+    }
+    complete.is_ok()
+}
+
+#[test]
+fn a_missing_layer_stops_require() {
+    if !complete("start_up::a_missing_layer_stops_require") {
+        return;
+    }
+    for (layer, call) in LAYERS {
+        without(&[call], || {
+            let mut setup = setup();
+            setup.set("rsmtpd.yaml", "sandbox", "require");
+            let began = std::time::Instant::now();
+            assert_refuses(layer, &setup, OSERR, &["sandbox: require", "the kernel lacks", layer]);
+            assert!(began.elapsed().as_secs() < 10, "{layer}");
+            assert!(!setup.state().exists(), "{layer}");
+        });
+    }
+}
+
+#[test]
+fn a_missing_layer_is_one_warning() {
+    if !complete("start_up::a_missing_layer_is_one_warning") {
+        return;
+    }
+    for (layer, call) in LAYERS {
+        let server = without(&[call], || setup().start());
+        assert_delivers(&server);
+        let said = server.said();
+        let warnings: Vec<&str> = said.lines().filter(|l| l.contains("sandbox-layer-missing")).collect();
+        assert_eq!(warnings.len(), 1, "{layer}: {said}");
+        assert!(warnings[0].ends_with(&format!("layer=\"{layer}\"")), "{said}");
+        // The other layers are there. One filter is the test's own.
+        let filters = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap_or_default();
+        let expected = if layer == "seccomp" {
+            "Seccomp_filters:\t1"
+        } else {
+            "Seccomp_filters:\t2"
+        };
+        assert!(filters.contains(expected), "{layer}: {filters}");
+    }
+}
+
+#[test]
+fn whole_or_off_says_nothing() {
+    if !complete("start_up::whole_or_off_says_nothing") {
+        return;
+    }
+    for (mode, seccomp) in [("require", 2), ("best_effort", 2), ("off", 0)] {
+        let mut setup = setup();
+        setup.set("rsmtpd.yaml", "sandbox", mode);
+        let server = setup.start();
+        assert_delivers(&server);
+        let processes = Process::tree(server.pid());
+        let worker = |p: &&Process| p.name == "rsmtpd: worker";
+        assert!(processes.iter().any(|p| worker(&p)), "{processes:?}");
+        for process in processes.iter().filter(worker) {
+            assert_eq!(process.seccomp, seccomp, "{mode}: {process:?}");
+        }
+        assert!(!server.said().contains("sandbox"), "{}", server.said());
+    }
+}
+
+fn assert_delivers(server: &Server) {
+    let mut client = server.hello();
+    let reply = client.deliver("a@example.org", &["test@example.com"], b"Subject: x\r\n\r\nx\r\n");
+    assert_eq!(reply.code, 250, "{reply:?}");
+    let _ = client.command("QUIT");
+    assert_eq!(server.await_mail("test@example.com", 1).len(), 1);
+    assert!(wait_until(|| server.said().contains("event=disconnect")));
+}
+
+#[test]
+fn a_worker_of_several_connections_keeps_its_sandbox() {
+    let mut setup = setup();
+    let workers = "{min_spare: 1, max_spare: 1, connections_per_worker: 3}";
+    setup.set("rsmtpd.yaml", "workers", workers);
+    let server = setup.start();
+    for _ in 0..7 {
+        let mut client = server.hello();
+        let reply = client.deliver("a@example.org", &["test@example.com"], b"Subject: x\r\n\r\nx\r\n");
+        assert_eq!((reply.code, client.command("QUIT").code), (250, 221), "{reply:?}");
+        assert!(client.is_closed());
+    }
+    assert_eq!(server.await_mail("test@example.com", 7).len(), 7);
+    assert!(!server.said().contains("worker-crashed"), "{}", server.said());
+}
