@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Instant;
 
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::ipc::channel::Channel;
@@ -314,6 +315,8 @@ fn become_worker(lent: [OwnedFd; 3], served: &Served, near: &Near<'_>) -> ! {
 /// A worker has the master's signals; it is told to end over its Link, and has no children.
 fn deafen() -> io::Result<()> {
     child::ignore(&SIGNALS);
+    // Caught by the standard library, to tell of a stack overflow.
+    child::reset(&[Signal::SIGSEGV, Signal::SIGBUS]);
     signals::unblock_in_child()?;
     process::set_name("rsmtpd: worker")
 }
