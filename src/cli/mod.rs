@@ -157,6 +157,7 @@ enum Command {
 
 /// Runs the command that `arguments` name; the exit status.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    crate::sys::arena::lasting();
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -10,7 +10,7 @@ use crate::config;
 use crate::logger::Destination;
 use crate::master::startup::{self, Plan};
 use crate::master::{self, Ready};
-use crate::sys::detach;
+use crate::sys::{arena, detach};
 use crate::worker::served::Served;
 
 use super::{Failure, Overrides, check, exit};
@@ -51,6 +51,7 @@ pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> 
     if let Some(waiting) = waiting {
         waiting.release();
     }
+    arena::ordinary();
     match master::run(ready) {
         Ok(0) => Ok(()),
         Ok(status) => Err(Failure::new(status, "")),

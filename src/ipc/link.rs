@@ -60,7 +60,7 @@ pub enum FromWorker {
         /// Which one.
         helper: Role,
     },
-    /// The client is gone; the worker ends, or says that it is ready again.
+    /// The client is gone; the worker ends, or says that it is ready again. After its last one it just ends.
     Done,
 }
 

@@ -9,7 +9,7 @@ mod sink;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -30,6 +30,10 @@ type Door = Channel<(), ToLogger>;
 const CONTROL: Token = Token(usize::MAX);
 /// Lines taken from one door before the others have their turn.
 const TURN: usize = 64;
+/// A pause between two rounds of lines that follow each other within [`BUSY`]: under load the lines of many sessions
+/// are taken in one go, and no speaker has to wake us for each.
+const REST: Duration = Duration::from_millis(5);
+const BUSY: Duration = Duration::from_millis(20);
 
 struct Speaker {
     door: Door,
@@ -79,7 +83,11 @@ impl Logger {
     fn serve(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(256);
         let mut ending = false;
+        let mut rounds = Instant::now();
         loop {
+            if !ending && self.ready.is_empty() && rounds.elapsed() < BUSY {
+                std::thread::sleep(REST);
+            }
             let timeout = (ending || !self.ready.is_empty()).then_some(Duration::ZERO);
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -97,8 +105,13 @@ impl Logger {
             if control && !ending {
                 ending = !self.hear_master()?;
             }
+            let mut lines = false;
             for number in std::mem::take(&mut self.ready) {
-                self.hear_speaker(number);
+                lines |= self.hear_speaker(number);
+            }
+            self.sink.flush();
+            if lines {
+                rounds = Instant::now();
             }
             if ending && self.ready.is_empty() {
                 return Ok(());
@@ -144,11 +157,12 @@ impl Logger {
         Ok(())
     }
 
-    fn hear_speaker(&mut self, number: usize) {
+    /// Writes what a speaker has said; whether it was anything.
+    fn hear_speaker(&mut self, number: usize) -> bool {
         let Some(speaker) = self.speakers.get_mut(&number) else {
-            return;
+            return false;
         };
-        for _ in 0..TURN {
+        for turn in 0..TURN {
             match speaker.door.receive_nowait() {
                 Ok((ToLogger::Line { level, text }, _)) => {
                     let level = Level::from_number(level);
@@ -156,14 +170,15 @@ impl Logger {
                         self.sink.write(level, speaker.pid, &one_line(&text));
                     }
                 }
-                Err(Fault::WouldBlock) => return,
+                Err(Fault::WouldBlock) => return turn > 0,
                 Err(_) => {
                     self.speakers.remove(&number);
-                    return;
+                    return turn > 0;
                 }
             }
         }
         self.ready.insert(number);
+        true
     }
 }
 

@@ -3,6 +3,7 @@
 //! A sink never blocks and never fails towards its caller: what cannot be written is counted, and the
 //! count is written with the first line that goes through again.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -55,12 +56,18 @@ impl Destination {
 /// Pause between attempts to reach a syslog daemon that is away.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Octets of lines that are held at most.
+const HELD_MAX: usize = 64 * 1024;
+
 /// An open destination.
 pub struct Sink {
     destination: Destination,
     target: Target,
     lost: u64,
     retry_at: Option<Instant>,
+    /// Lines for a file or standard error that [`Sink::flush`] writes, and how many.
+    held: Vec<u8>,
+    holding: u64,
 }
 
 enum Target {
@@ -88,6 +95,8 @@ impl Sink {
             target,
             lost: 0,
             retry_at,
+            held: Vec::new(),
+            holding: 0,
         })
     }
 
@@ -96,13 +105,14 @@ impl Sink {
     /// # Errors
     /// The log file cannot be opened.
     pub fn reopen(&mut self) -> io::Result<()> {
+        self.flush();
         if let Destination::File(path) = &self.destination {
             self.target = Target::File(append(path)?);
         }
         Ok(())
     }
 
-    /// Writes one line that process `pid` said.
+    /// Writes one line that process `pid` said; to a file or standard error at the next [`Sink::flush`].
     pub fn write(&mut self, level: Level, pid: u32, text: &str) {
         self.reconnect();
         if self.lost > 0 {
@@ -123,7 +133,10 @@ impl Sink {
             && at <= Instant::now()
         {
             match connect(path) {
-                Ok(logger) => (self.target, self.retry_at) = (Target::Syslog(logger), None),
+                Ok(logger) => {
+                    self.flush();
+                    (self.target, self.retry_at) = (Target::Syslog(logger), None);
+                }
                 Err(_) => self.retry_at = Some(Instant::now() + RETRY),
             }
         }
@@ -151,15 +164,38 @@ impl Sink {
                 }
                 true
             }
-            Target::File(file) => {
-                let now = jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%.6f%:z").to_string();
-                file.write_all(format!("{now} {} rsmtpd[{pid}]: {text}\n", level.name()).as_bytes())
-                    .is_ok()
+            Target::File(_) => {
+                let now = jiff::Zoned::now();
+                let now = now.strftime("%Y-%m-%dT%H:%M:%S%.6f%:z");
+                self.hold(format_args!("{now} {} rsmtpd[{pid}]: {text}\n", level.name()))
             }
-            Target::Stderr => io::stderr()
-                .write_all(format!("rsmtpd[{pid}]: {text}\n").as_bytes())
-                .is_ok(),
+            Target::Stderr => self.hold(format_args!("rsmtpd[{pid}]: {text}\n")),
         }
+    }
+
+    fn hold(&mut self, line: fmt::Arguments<'_>) -> bool {
+        let held = self.held.write_fmt(line).is_ok();
+        self.holding += 1;
+        if self.held.len() > HELD_MAX {
+            self.flush();
+        }
+        held
+    }
+
+    /// Writes what is held, in one call.
+    pub fn flush(&mut self) {
+        if self.held.is_empty() {
+            return;
+        }
+        let written = match &mut self.target {
+            Target::File(file) => file.write_all(&self.held),
+            Target::Syslog(_) | Target::Stderr => io::stderr().write_all(&self.held),
+        };
+        if written.is_err() {
+            self.lost += self.holding;
+        }
+        self.held.clear();
+        self.holding = 0;
     }
 }
 
@@ -240,6 +276,7 @@ mod tests {
         std::fs::rename(&path, dir.path().join("rsmtpd.log.1")).unwrap();
         sink.reopen().unwrap();
         sink.write(Level::Info, 7, "event=new");
+        sink.flush();
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(
             text.ends_with(" info rsmtpd[7]: event=new\n") && !text.contains("old"),

@@ -32,12 +32,11 @@ impl Master {
             match worker.link.receive_nowait() {
                 Ok((message, _)) => self.heard(number, message),
                 Err(Fault::WouldBlock) => return,
-                Err(fault) => {
+                // The kernel tells of its end once; it is buried as a child.
+                Err(Fault::Closed) => return,
+                Err(_) => {
                     let _ = self.poll.registry().deregister(&mut SourceFd(&worker.link.as_raw_fd()));
-                    if !matches!(fault, Fault::Closed) {
-                        self.breach(number, "frame");
-                    }
-                    return;
+                    return self.breach(number, "frame");
                 }
             }
         }
@@ -135,7 +134,7 @@ impl Master {
         let Some(worker) = self.workers.remove(number) else {
             return;
         };
-        let _ = self.poll.registry().deregister(&mut SourceFd(&worker.link.as_raw_fd()));
+        // Closing its Link, which has no other descriptor, ends the watch over it.
         if how == Ended::Exited(0) || worker.dismissed {
             return;
         }

@@ -12,7 +12,7 @@ use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::link::Role;
 use crate::sys::privilege::{self, Identity};
-use crate::sys::{process, signals};
+use crate::sys::{arena, process, signals};
 
 use super::workers::pair;
 
@@ -46,6 +46,7 @@ impl Helper {
         match process::fork()? {
             process::Fork::Child => {
                 std::mem::forget((blocked, ours));
+                arena::ordinary();
                 let mut kept = vec![0, 1, 2, theirs.as_raw_fd()];
                 kept.extend(lent);
                 if helper::become_child(&format!("rsmtpd: {}", role.name())).is_err()

@@ -105,6 +105,8 @@ struct Master {
 /// # Errors
 /// The event loop cannot be made.
 pub fn run(ready: Ready) -> io::Result<u8> {
+    // What a first use sets up for all later ones is set up here, not in every worker.
+    getrandom::u64().map_err(io::Error::other)?;
     let poll = Poll::new()?;
     poll.registry()
         .register(&mut SourceFd(&ready.signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
@@ -153,7 +155,7 @@ fn pool_sizes(served: &Served) -> pool::Sizes {
 
 impl Master {
     fn serve(&mut self) -> io::Result<u8> {
-        let mut events = Events::with_capacity(512);
+        let mut events = Events::with_capacity(64);
         loop {
             let now = Instant::now();
             if let Some(status) = self.ended(now) {
@@ -240,7 +242,7 @@ impl Master {
             .pool
             .advise(self.workers.spares(generation), self.workers.busy(generation), now);
         self.workers.retire(advice.retire);
-        for _ in 0..advice.fork {
+        for _ in 0..advice.fork.min(self.workers.startable()) {
             let near = Near {
                 listeners: &self.ready.listeners,
                 directory: &self.ready.directory,

@@ -37,6 +37,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_FAILED: Duration = Duration::from_secs(10);
 /// and to here where workers crash: the other clients still want theirs.
 const PAUSE_CRASHED: Duration = Duration::from_secs(1);
+/// Spares taken are replaced several at once, as that costs less for each, unless it has been quiet for so long.
+const REFILL_AFTER: Duration = Duration::from_millis(10);
 /// After so long without either, pauses begin anew.
 const QUIET: Duration = Duration::from_secs(60);
 
@@ -108,12 +110,14 @@ impl Pool {
         let room = self.sizes.max.saturating_sub(spares + busy);
         let missing = self.wanted.saturating_sub(spares).min(room);
         let paused = self.paused_until.filter(|&until| until > now);
+        let quiet = self.last_busy + REFILL_AFTER;
+        let later = (missing * 4 < self.wanted && missing > 0 && quiet > now).then_some(quiet);
         let shrink = (self.wanted > self.sizes.min_spare).then(|| self.last_busy + SHRINK_AFTER + PAUSE_MIN);
         Advice {
-            fork: if paused.is_some() { 0 } else { missing },
+            fork: if paused.or(later).is_some() { 0 } else { missing },
             retire: spares.saturating_sub(self.sizes.max_spare.max(self.wanted)),
             refuse: spares == 0 && (room == 0 || paused.is_some()),
-            again: paused.or(shrink),
+            again: paused.or(later).or(shrink),
         }
     }
 }
@@ -142,6 +146,19 @@ mod tests {
                 again: None
             }
         );
+    }
+
+    #[test]
+    fn few_missing_spares_are_replaced_together_or_when_it_is_quiet() {
+        let now = Instant::now();
+        let sizes = Sizes { min_spare: 8, ..SIZES };
+        let mut pool = Pool::new(sizes, now);
+        pool.taken(7, now);
+        let advice = pool.advise(7, 1, now);
+        assert_eq!((advice.fork, advice.again), (0, Some(now + REFILL_AFTER)));
+        pool.taken(6, now);
+        assert_eq!(pool.advise(6, 2, now).fork, 2);
+        assert_eq!(pool.advise(7, 1, now + REFILL_AFTER).fork, 1);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::config;
 use crate::helper::{EX_CONFIG, EX_SOFTWARE, Seat};
+use crate::ipc::channel::Channel;
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::link::Role;
 use crate::log::{Event, Level};
@@ -21,15 +22,25 @@ use crate::logger::{self, Destination, Sink, client::Client as Log};
 use crate::sys::notify::Notify;
 use crate::sys::privilege::{self, Identity};
 use crate::sys::signals::Signals;
-use crate::sys::{detach, process, sandbox, socket};
+use crate::sys::{detach, process, sandbox, signals, socket};
 use nix::fcntl::AtFlags;
 use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
 
 use super::Ready;
 use super::helpers::{Helper, Helpers};
 use super::start_delivery;
 use super::workers::{MASTER_DESCRIPTORS, pair};
 use crate::worker::served::Served;
+
+/// What the master catches.
+pub const SIGNALS: [Signal; 5] = [
+    Signal::SIGHUP,
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGCHLD,
+    Signal::SIGUSR1,
+];
 
 /// What the command line says beside the configuration.
 #[derive(Debug, Clone)]
@@ -48,6 +59,7 @@ pub struct Plan {
 pub struct Misconfigured(String);
 
 /// Users of the roles; None where we were not started as root and stay who we are.
+#[derive(Serialize, Deserialize)]
 struct Users {
     service: Option<Identity>,
     logger: Option<Identity>,
@@ -62,23 +74,15 @@ struct Users {
 pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     detach::raise_descriptor_limit();
     process::set_name("rsmtpd: master")?;
+    signals::ignore_write_failures();
     let missing = sandbox::check(served.sandbox)
         .context("sandbox: require (rsmtpd.yaml; with `sandbox: best_effort` it runs without what the kernel lacks)")?;
     let directory = socket::move_fd_at_least(directory, socket::FIRST_SHARED)?;
     let (listeners, closers, addresses) = bind(&served)?;
-    let signals = Signals::new(
-        &[
-            Signal::SIGHUP,
-            Signal::SIGTERM,
-            Signal::SIGINT,
-            Signal::SIGCHLD,
-            Signal::SIGUSR1,
-        ],
-        MASTER_DESCRIPTORS,
-    )?;
+    let signals = Signals::new(&SIGNALS, MASTER_DESCRIPTORS)?;
     let notify = Notify::from_env()?.moved(MASTER_DESCRIPTORS)?;
     let state = plan.state.clone();
-    let users = Users::choose(&served, &state)?;
+    let users = Users::choose_apart(&served, &state)?;
     prepare_state(&state, users.delivery.as_ref())?;
 
     let (voice, logger) = start_logger(&served, plan, users.logger.as_ref())?;
@@ -153,6 +157,28 @@ fn bind(served: &Served) -> Result<(Vec<OwnedFd>, Vec<OwnedFd>, Vec<SocketAddr>)
 }
 
 impl Users {
+    /// [`Users::choose`] in a child: the C library loads whole families of libraries to look up a user, which every
+    /// worker would inherit and each fork would pay for.
+    fn choose_apart(served: &Served, state: &Path) -> Result<Users> {
+        let (ours, theirs) = pair()?;
+        let blocked = signals::block_for_fork()?;
+        match process::fork()? {
+            process::Fork::Child => {
+                std::mem::forget(blocked);
+                let answer = Users::choose(served, state).map_err(|error| format!("{error:#}"));
+                let said = Channel::<_, ()>::new(theirs).send(&answer);
+                process::exit_now(i32::from(said.is_err()))
+            }
+            process::Fork::Parent(child) => {
+                drop((theirs, blocked));
+                let answer = Channel::<(), Result<Users, String>>::new(ours).receive();
+                process::wait(child)?;
+                let (users, _) = answer.context("looking up the users of the roles")?;
+                users.map_err(anyhow::Error::msg)
+            }
+        }
+    }
+
     fn choose(served: &Served, state: &Path) -> Result<Users> {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("rsmtpd: warning: not started as root, so all processes run as one user");

@@ -8,21 +8,26 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Instant;
 
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::helper;
 use crate::ipc::channel::Channel;
 use crate::ipc::control::ToHelper;
 use crate::ipc::link::{FromWorker, ToWorker};
 use crate::ipc::sources::{Source, View};
-use crate::sys::{process, signals, socket};
+use crate::sys::{arena, child, process, signals, socket};
 use crate::worker::{self, Inherited};
 
 use super::helpers::Helpers;
+use super::startup::SIGNALS;
 use crate::worker::served::Served;
 
 /// Descriptors below this are the ones a worker may keep; the master moves its own to this and above.
 pub const MASTER_DESCRIPTORS: RawFd = 64;
+
+/// Workers that may be on their way from fork to their first word at once: each takes descriptors that it must find
+/// below [`FIRST_SHARED`](socket::FIRST_SHARED).
+const STARTING: usize = 6;
 
 /// What a worker does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +67,8 @@ pub struct Worker {
     retired: bool,
     /// Whether it was ended on purpose, so that its death is no crash.
     pub dismissed: bool,
+    /// Its own descriptors, until it has said that it has a table of them.
+    lent: Option<[OwnedFd; 3]>,
 }
 
 impl Worker {
@@ -83,6 +90,7 @@ pub struct Workers {
     by_pid: HashMap<Pid, u32>,
     /// By generation; those with none are left out.
     spares: BTreeMap<u64, usize>,
+    starting: usize,
     next: u32,
 }
 
@@ -90,6 +98,11 @@ impl Workers {
     /// Spares, starting ones included, of `generation`.
     pub fn spares(&self, generation: u64) -> usize {
         self.spares.get(&generation).copied().unwrap_or(0)
+    }
+
+    /// How many may be forked before one of those under way has begun.
+    pub fn startable(&self) -> usize {
+        STARTING.saturating_sub(self.starting)
     }
 
     /// Workers that have not ended and are not spares of `generation`.
@@ -127,6 +140,7 @@ impl Workers {
         let worker = self.table.get_mut(&number)?;
         let was_spare = worker.is_spare();
         let before = std::mem::replace(&mut worker.state, state);
+        self.starting -= usize::from(worker.lent.take().is_some());
         worker.since = Instant::now();
         let (is_spare, generation) = (worker.is_spare(), worker.generation);
         self.count(generation, was_spare, is_spare);
@@ -150,6 +164,7 @@ impl Workers {
     pub fn remove(&mut self, number: u32) -> Option<Worker> {
         let worker = self.table.remove(&number)?;
         self.by_pid.remove(&worker.pid);
+        self.starting -= usize::from(worker.lent.is_some());
         self.count(worker.generation, worker.is_spare(), false);
         Some(worker)
     }
@@ -214,12 +229,15 @@ impl Workers {
     /// Forks a worker; its number. Never returns in the child.
     ///
     /// # Errors
-    /// No descriptors, no process, or no memory.
+    /// No descriptors, no process, or no memory; more under way than [`Workers::startable`] allows.
     pub fn fork(&mut self, served: &Served, near: &Near<'_>, helpers: &Helpers) -> io::Result<u32> {
         let (link, worker_link) = pair()?;
-        let (delivery, worker_delivery) = pair()?;
-        let (logger, worker_logger) = pair()?;
+        let (delivery, worker_delivery) = socket::seqpacket_pair()?;
+        let (logger, worker_logger) = socket::seqpacket_pair()?;
         let lent = [worker_link, worker_delivery, worker_logger];
+        if lent.iter().any(|fd| fd.as_raw_fd() >= socket::FIRST_SHARED) {
+            return Err(io::Error::other("the descriptors that a worker may have are used up"));
+        }
         let blocked = signals::block_for_fork()?;
         match process::spawn_sharing_files(MASTER_DESCRIPTORS)? {
             process::Fork::Child => {
@@ -246,7 +264,9 @@ impl Workers {
                     doors: 0,
                     retired: false,
                     dismissed: false,
+                    lent: Some(lent),
                 };
+                self.starting += 1;
                 self.count(worker.generation, false, true);
                 self.by_pid.insert(pid, number);
                 self.table.insert(number, worker);
@@ -274,9 +294,10 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// The child's side of the fork: keeps its own descriptors, loses all others, and serves.
 fn become_worker(lent: [OwnedFd; 3], served: &Served, near: &Near<'_>) -> ! {
+    arena::worker();
     let mut keep: Vec<RawFd> = vec![0, 1, 2, near.directory.as_raw_fd()];
     keep.extend(near.listeners.iter().chain(&lent).map(AsRawFd::as_raw_fd));
-    if process::close_range_except(&keep).is_err() || helper::become_child("rsmtpd: worker").is_err() {
+    if process::close_range_except(&keep).is_err() || deafen().is_err() {
         process::exit_now(71);
     }
     let [link, delivery, logger] = lent;
@@ -289,4 +310,13 @@ fn become_worker(lent: [OwnedFd; 3], served: &Served, near: &Near<'_>) -> ! {
         refused: near.refused,
     };
     process::exit_now(worker::run(inherited, served))
+}
+
+/// A worker has the master's signals; it is told to end over its Link, and has no children.
+fn deafen() -> io::Result<()> {
+    child::ignore(&SIGNALS);
+    // Caught by the standard library, to tell of a stack overflow.
+    child::reset(&[Signal::SIGSEGV, Signal::SIGBUS]);
+    signals::unblock_in_child()?;
+    process::set_name("rsmtpd: worker")
 }

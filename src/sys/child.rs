@@ -26,6 +26,14 @@ pub fn ignore_but_in_programs(signals: &[Signal]) {
     }
 }
 
+/// Gives `signals` their default action.
+pub fn reset(signals: &[Signal]) {
+    for signal in signals {
+        // SAFETY: the default action runs no code of ours.
+        let _ = unsafe { libc::signal(*signal as i32, libc::SIG_DFL) };
+    }
+}
+
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

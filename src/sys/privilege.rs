@@ -12,7 +12,7 @@ use std::io;
 const DYNAMIC: std::ops::RangeInclusive<u32> = 61_184..=65_519;
 
 /// A user to run as.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Identity {
     /// The numeric user id.
     pub uid: u32,

@@ -6,7 +6,7 @@
 use super::{checked, uninterrupted};
 use nix::unistd::Pid;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 
 /// Which of the two processes the caller is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,14 +41,15 @@ pub fn fork() -> io::Result<Fork> {
 }
 
 /// Forks at a cost that does not grow with the number of open descriptors: the child is cloned with the
-/// parent's table and takes a table of its own without the descriptors from `first` on, before either
-/// process goes on. What the child is to have must be numbered below `first`.
+/// parent's table and takes a table of its own without the descriptors from `first` on, as its first act.
+///
+/// The parent does not wait for that (it would wait for the scheduler, at every connection): until the child has
+/// said something or is dead, the parent must not close what the child is to have, which must be numbered below
+/// `first`. What the parent opens meanwhile the child may have, too: it should close all but its own.
 ///
 /// # Errors
-/// What eventfd(2) and clone(2) say; an error when the child died before it had its table.
+/// What clone(2) says.
 pub fn spawn_sharing_files(first: RawFd) -> io::Result<Fork> {
-    // SAFETY: no pointer is passed; the descriptor made is owned by nobody else.
-    let settled = unsafe { OwnedFd::from_raw_fd(checked(libc::eventfd(0, libc::EFD_CLOEXEC))?) };
     let flags = libc::c_long::from(libc::CLONE_FILES | libc::SIGCHLD);
     // SAFETY: without CLONE_VM and with a null stack this is a fork that shares the descriptor table; all
     // pointers are null and unused under these flags. One thread, as for `fork`. It passes libc by, which
@@ -59,51 +60,12 @@ pub fn spawn_sharing_files(first: RawFd) -> io::Result<Fork> {
         return Err(io::Error::last_os_error());
     }
     if pid == 0 {
-        if close_from_unshare(first).is_err() || raise(settled.as_raw_fd()).is_err() {
+        if close_from_unshare(first).is_err() {
             exit_now(71);
         }
         return Ok(Fork::Child);
     }
-    let pid = Pid::from_raw(pid as libc::pid_t);
-    await_table(settled.as_raw_fd(), pid)?;
-    Ok(Fork::Parent(pid))
-}
-
-fn raise(event: RawFd) -> io::Result<()> {
-    let one = 1_u64;
-    // SAFETY: eventfd takes eight octets, which `one` has.
-    super::counted(unsafe { libc::write(event, (&raw const one).cast(), 8) }).map(drop)
-}
-
-/// Waits until the child has its own table or is dead.
-fn await_table(event: RawFd, child: Pid) -> io::Result<()> {
-    let mut watched = libc::pollfd {
-        fd: event,
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    loop {
-        // SAFETY: one live pollfd is passed and its count.
-        let ready = uninterrupted(|| checked(unsafe { libc::poll(&raw mut watched, 1, 100) }))?;
-        if ready > 0 {
-            return Ok(());
-        }
-        // SAFETY: siginfo_t is plain data; WNOWAIT leaves the child to be reaped.
-        let gone = unsafe {
-            let mut info: libc::siginfo_t = std::mem::zeroed();
-            let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-            checked(libc::waitid(
-                libc::P_PID,
-                child.as_raw() as libc::id_t,
-                &raw mut info,
-                options,
-            ))?;
-            info.si_pid() != 0
-        };
-        if gone {
-            return Err(io::Error::other("the child died before it had its descriptors"));
-        }
-    }
+    Ok(Fork::Parent(Pid::from_raw(pid as libc::pid_t)))
 }
 
 /// Closes every descriptor from `first` on, after taking a descriptor table of its own if it is shared.
@@ -240,7 +202,7 @@ pub fn parent_id() -> Pid {
 mod tests {
     use super::super::{in_child, socket};
     use super::*;
-    use std::os::fd::AsFd;
+    use std::os::fd::{AsFd, AsRawFd};
 
     fn is_open(fd: RawFd) -> bool {
         // SAFETY: no pointer is passed.
@@ -272,9 +234,9 @@ mod tests {
                 exit_now(i32::from(sent.is_err()))
             }
             Fork::Parent(pid) => {
-                drop(child_end);
                 let mut buffer = [0; 16];
                 let (length, _) = socket::recv_frame(&parent_end, &mut buffer).unwrap();
+                drop(child_end);
                 assert_eq!(&buffer[..length], b"own");
                 assert!(is_open(number));
                 assert_eq!(wait(pid).unwrap(), Ended::Exited(0));

@@ -13,6 +13,7 @@ use landlock::{
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 /// What to do when the kernel lacks a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,13 +153,16 @@ fn missing_layers(abi: i32) -> Vec<MissingLayer> {
         .collect()
 }
 
-/// The version of Landlock that the kernel offers; 0 for none.
+/// The version of Landlock that the kernel offers; 0 for none. Asked once, before workers are forked.
 fn landlock_abi() -> i32 {
     const VERSION: u32 = 1;
-    let null = std::ptr::null::<libc::c_void>();
-    // SAFETY: with this flag the kernel takes no attributes and only answers its version.
-    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, null, 0_usize, VERSION) };
-    i32::try_from(abi).unwrap_or(0).max(0)
+    static ABI: OnceLock<i32> = OnceLock::new();
+    *ABI.get_or_init(|| {
+        let null = std::ptr::null::<libc::c_void>();
+        // SAFETY: with this flag the kernel takes no attributes and only answers its version.
+        let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, null, 0_usize, VERSION) };
+        i32::try_from(abi).unwrap_or(0).max(0)
+    })
 }
 
 fn seccomp_available() -> bool {
@@ -231,23 +235,23 @@ pub fn worker_layer(limits: &Limits) -> io::Result<Vec<MissingLayer>> {
     Ok(missing)
 }
 
-/// Sets soft and hard limit to `limit`, or to the hard limit where that is lower already.
+/// Sets soft and hard limit to `limit`, or to the hard limit where that is lower already (then, and only then, the
+/// first attempt is refused).
 fn lower_limit(
     get: impl FnOnce(&mut libc::rlimit) -> io::Result<libc::c_int>,
     limit: libc::rlim_t,
-    set: impl FnOnce(&libc::rlimit) -> io::Result<libc::c_int>,
+    set: impl Fn(&libc::rlimit) -> io::Result<libc::c_int>,
 ) -> io::Result<()> {
-    let mut current = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    get(&mut current)?;
-    let limit = limit.min(current.rlim_max);
-    set(&libc::rlimit {
+    let both = |limit| libc::rlimit {
         rlim_cur: limit,
         rlim_max: limit,
-    })
-    .map(drop)
+    };
+    if set(&both(limit)).is_ok() {
+        return Ok(());
+    }
+    let mut current = both(0);
+    get(&mut current)?;
+    set(&both(limit.min(current.rlim_max))).map(drop)
 }
 
 /// A Landlock domain with the scopes alone. By its two calls: this is paid at every connection.

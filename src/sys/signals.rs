@@ -89,6 +89,14 @@ pub fn reset_in_child() -> io::Result<()> {
         }
     }
     ignore_write_failures();
+    unblock_in_child()
+}
+
+/// Gives a child an empty mask. Forget a [`Blocked`] that it inherited.
+///
+/// # Errors
+/// What sigprocmask(2) says.
+pub fn unblock_in_child() -> io::Result<()> {
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(())
 }

@@ -28,7 +28,7 @@ use crate::ipc::link::FromWorker;
 use crate::ipc::sources::View;
 use crate::log::{Event, Level};
 use crate::logger;
-use crate::sys::socket;
+use crate::sys::{process, socket};
 
 pub use deadlines::Patience;
 use link::{Link, Order};
@@ -109,7 +109,8 @@ fn life(
         let Some((client, peer, listener)) = waiting.accept(&link)? else {
             return Ok(());
         };
-        if number == connections {
+        let last = number == connections;
+        if last {
             waiting.close();
         }
         let session = talk::identifier()?;
@@ -121,7 +122,7 @@ fn life(
             link.report(&FromWorker::Changed { fingerprint })
         });
         let local = socket::local_addr(&client)?;
-        talk::serve(
+        let ended = talk::serve(
             client,
             talk::Ends {
                 session,
@@ -134,9 +135,14 @@ fn life(
             &delivery,
             log,
         )?;
+        if last {
+            // The master takes our death for the report; the kernel clears away faster than we could.
+            process::exit_now(0);
+        }
+        drop(ended);
         link.report(&FromWorker::Done);
         link.listen();
-        if number == connections || link.order() != Order::Serve || is_worn() {
+        if link.order() != Order::Serve || is_worn() {
             return Ok(());
         }
         link.report(&FromWorker::Ready);

@@ -79,26 +79,31 @@ struct Talk<'a> {
     in_body: bool,
 }
 
+/// What is left of a connection; a process that ends need not clear it away.
+pub struct Ended<'a> {
+    _talk: Option<Talk<'a>>,
+}
+
 /// Serves `client` until it or we end it.
 ///
 /// # Errors
-/// The event loop cannot be made. A broken connection is no error but an end.
+/// The client's socket cannot be used. A broken connection is no error but an end.
 ///
 /// # Panics
 /// With a panic of the session, after the client was told.
-pub fn serve(
+pub fn serve<'a>(
     client: OwnedFd,
     ends: Ends,
-    served: &Served,
-    link: &Rc<Link>,
+    served: &'a Served,
+    link: &'a Rc<Link>,
     delivery: &Rc<RefCell<Delivery>>,
-    log: &Log,
-) -> io::Result<()> {
+    log: &'a Log,
+) -> io::Result<Ended<'a>> {
     let session = Session::new(ends.session, ends.peer, ends.local, served.server_name());
     let Some(chain) = served.chain(ends.listener) else {
-        return Ok(());
+        return Ok(Ended { _talk: None });
     };
-    converse(Talk {
+    let talk = Talk {
         transport: Transport::new(client, link.as_ref())?,
         receiver: Receiver::new(served.receiver_limits()),
         conversation: Conversation::new(session, chain, served.limits()),
@@ -109,12 +114,14 @@ pub fn serve(
         link,
         log,
         in_body: false,
-    });
-    Ok(())
+    };
+    Ok(Ended {
+        _talk: Some(converse(talk)),
+    })
 }
 
 /// The whole dialogue and its last lines in the log.
-fn converse(mut talk: Talk<'_>) {
+fn converse(mut talk: Talk<'_>) -> Talk<'_> {
     let reason = match catch_unwind(AssertUnwindSafe(|| talk.run())) {
         Ok(Ok(reason)) => reason,
         Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => "timeout",
@@ -130,6 +137,7 @@ fn converse(mut talk: Talk<'_>) {
     for (level, line) in talk.conversation.close(reason).lines {
         talk.log.line(level, line);
     }
+    talk
 }
 
 impl Talk<'_> {

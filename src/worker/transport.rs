@@ -29,6 +29,12 @@ pub struct Transport {
     stream: TcpStream,
     poll: Poll,
     events: Events,
+    /// The last read did not take all there is, or the client has closed its side.
+    more: bool,
+    /// The client has closed its side: nothing will announce that again.
+    closed: bool,
+    /// Events tell when there is room to write.
+    watches_room: bool,
     link_ready: bool,
     /// Both directions are closed: nothing can be said any more.
     broken: bool,
@@ -43,35 +49,43 @@ impl Transport {
         socket::set_nodelay(&stream)?;
         let mut stream = TcpStream::from_std(stream.into());
         let poll = Poll::new()?;
-        poll.registry()
-            .register(&mut stream, CLIENT, Interest::READABLE | Interest::WRITABLE)?;
+        poll.registry().register(&mut stream, CLIENT, Interest::READABLE)?;
         poll.registry()
             .register(&mut SourceFd(&link.as_raw_fd()), LINK, Interest::READABLE)?;
         Ok(Transport {
             stream,
             poll,
             events: Events::with_capacity(4),
+            more: false,
+            closed: false,
+            watches_room: false,
             link_ready: false,
             broken: false,
         })
     }
 
-    /// Reads into `buffer`, waiting until `deadline` at most.
+    /// Reads into `buffer`, waiting until `deadline` at most. It waits first: a client that keeps in step has said
+    /// nothing yet.
     ///
     /// # Errors
     /// The connection broke.
     pub fn read(&mut self, buffer: &mut [u8], deadline: Instant) -> io::Result<Heard> {
         loop {
-            match self.stream.read(buffer) {
-                Ok(length) => return Ok(Heard::Octets(length)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
+            if std::mem::take(&mut self.more) {
+                match self.stream.read(buffer) {
+                    Ok(length) => {
+                        self.more = self.closed || length == buffer.len();
+                        return Ok(Heard::Octets(length));
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => self.more = true,
+                    Err(error) => return Err(error),
+                }
             }
             if std::mem::take(&mut self.link_ready) {
                 return Ok(Heard::Master);
             }
-            if !self.wait(deadline)? {
+            if !self.more && !self.wait(deadline)? {
                 return Ok(Heard::Late);
             }
         }
@@ -92,6 +106,7 @@ impl Transport {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(length) => octets = octets.get(length..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.watch_for_room()?;
                     if !self.wait(deadline)? {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
@@ -134,6 +149,16 @@ impl Transport {
         }
     }
 
+    /// From now on events also say that the client takes more. Few replies are ever so long, so this is not asked
+    /// for from the beginning.
+    fn watch_for_room(&mut self) -> io::Result<()> {
+        if !std::mem::replace(&mut self.watches_room, true) {
+            let both = Interest::READABLE | Interest::WRITABLE;
+            self.poll.registry().reregister(&mut self.stream, CLIENT, both)?;
+        }
+        Ok(())
+    }
+
     /// Waits for an event; false when `deadline` came first.
     fn wait(&mut self, deadline: Instant) -> io::Result<bool> {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -146,6 +171,10 @@ impl Transport {
         }
         let gone = |event: &mio::event::Event| event.token() == CLIENT && (event.is_error() || event.is_write_closed());
         self.broken |= self.events.iter().any(gone);
+        for event in self.events.iter().filter(|event| event.token() == CLIENT) {
+            self.more |= event.is_readable() || event.is_error();
+            self.closed |= event.is_read_closed();
+        }
         self.link_ready |= self.events.iter().any(|event| event.token() == LINK);
         Ok(true)
     }

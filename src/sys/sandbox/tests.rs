@@ -238,9 +238,10 @@ fn the_work_of_master_and_worker_goes_on() {
                 process::exit_now(0);
             }
             Fork::Parent(worker) => {
-                drop((theirs, blocked));
+                drop(blocked);
                 socket::send_frame(&ours, b"Staged", &[std::os::fd::AsFd::as_fd(&spool)]).unwrap();
                 assert_eq!(socket::recv_frame(&ours, &mut [0; 32]).unwrap().0, 4);
+                drop(theirs);
                 let mut events = mio::Events::with_capacity(8);
                 // The handler may interrupt the wait that it ends.
                 let patience = Some(std::time::Duration::from_secs(5));

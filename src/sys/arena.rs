@@ -1,0 +1,255 @@
+//! Memory by purpose, so that a fork copies few pages: what lasts, what the master changes, what a worker needs.
+//!
+//! After a fork every page that either process writes is copied, and a heap that has read the configuration has its
+//! free blocks scattered over all its pages. So what is allocated at start, and lasts, comes from one block, upwards;
+//! the heap is then empty when the master begins to serve, and what it changes lies close together; and a worker
+//! allocates from a block that nobody has touched. What does not fit comes from the system's allocator, so that a
+//! long session is bounded as ever.
+//!
+//! It must never hand out memory twice. What is given back inside a block is used again only if it was the last.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::UnsafeCell;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+/// Octets for what lasts.
+const LASTING: usize = 1024 * 1024;
+/// Where a worker's block ends: its read buffer and an ordinary session several times over. Unused pages cost nothing.
+const SIZE: usize = LASTING + 256 * 1024;
+/// Longer ones come from the system's allocator, which gives them back when they are freed.
+const LONGEST: usize = 80 * 1024;
+
+#[repr(C, align(4096))]
+struct Block(UnsafeCell<[u8; SIZE]>);
+
+// SAFETY: memory of the block is reached only through pointers that `Arena` has handed out, each to one owner.
+unsafe impl Sync for Block {}
+
+static BLOCK: Block = Block(UnsafeCell::new([0; SIZE]));
+
+/// The allocator of the program. All offsets are into [`BLOCK`].
+struct Arena {
+    /// Of the first free octet.
+    next: AtomicUsize,
+    /// Where the part in use ends; 0 for none.
+    end: AtomicUsize,
+    /// From here on nothing was ever handed out: zeroes.
+    fresh: AtomicUsize,
+}
+
+#[global_allocator]
+static ARENA: Arena = Arena {
+    next: AtomicUsize::new(0),
+    end: AtomicUsize::new(0),
+    fresh: AtomicUsize::new(0),
+};
+
+/// What is allocated from now on lasts as long as the process.
+pub fn lasting() {
+    ARENA.end.store(LASTING, SeqCst);
+}
+
+/// What is allocated from now on comes from the system's allocator.
+pub fn ordinary() {
+    ARENA.end.store(0, SeqCst);
+}
+
+/// What is allocated from now on is a worker's: called once, right after the fork.
+pub fn worker() {
+    ARENA.next.store(LASTING, SeqCst);
+    ARENA.fresh.store(LASTING, SeqCst);
+    ARENA.end.store(SIZE, SeqCst);
+}
+
+impl Arena {
+    /// The offset of memory of the block.
+    fn offset(pointer: *mut u8) -> Option<usize> {
+        let offset = pointer.addr().wrapping_sub(BLOCK.0.get().addr());
+        (offset < SIZE).then_some(offset)
+    }
+
+    /// Takes memory of the block; with it the number of its first octets that may not be zero.
+    fn take(&self, layout: Layout) -> Option<(*mut u8, usize)> {
+        if layout.size() > LONGEST || layout.align() > 4096 {
+            return None;
+        }
+        let limit = self.end.load(SeqCst);
+        let place = |next: usize| {
+            let start = next.next_multiple_of(layout.align());
+            let end = start.checked_add(layout.size())?;
+            (end < limit).then_some((start, end))
+        };
+        let next = self
+            .next
+            .fetch_update(SeqCst, SeqCst, |next| place(next).map(|(_, end)| end));
+        let (start, end) = place(next.ok()?)?;
+        // Whoever used this memory before has raised the mark before giving it back.
+        let used = self
+            .fresh
+            .fetch_max(end, SeqCst)
+            .saturating_sub(start)
+            .min(layout.size());
+        // SAFETY: start lies inside the block.
+        let pointer = unsafe { BLOCK.0.get().cast::<u8>().add(start) };
+        Some((pointer, used))
+    }
+
+    /// Moves the end of a part that was the last; whether it was.
+    fn resize(&self, end: usize, new: usize) -> bool {
+        let moved = self.next.compare_exchange(end, new, SeqCst, SeqCst).is_ok();
+        if moved {
+            self.fresh.fetch_max(new, SeqCst);
+        }
+        moved
+    }
+}
+
+// SAFETY: memory comes from the system's allocator or from the block. In the block each part lies between `next`
+// before and after it was taken, and `next` goes back only over the last part, when that is given back: no two overlap.
+unsafe impl GlobalAlloc for Arena {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        match self.take(layout) {
+            Some((pointer, _)) => pointer,
+            // SAFETY: the caller's promise.
+            None => unsafe { System.alloc(layout) },
+        }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        match self.take(layout) {
+            Some((pointer, used)) => {
+                // SAFETY: `take` gave at least that many octets.
+                unsafe { pointer.write_bytes(0, used) };
+                pointer
+            }
+            // SAFETY: the caller's promise.
+            None => unsafe { System.alloc_zeroed(layout) },
+        }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        match Arena::offset(pointer) {
+            Some(start) => {
+                self.resize(start + layout.size(), start);
+            }
+            // SAFETY: what is not of the block is the system's; the rest is the caller's promise.
+            None => unsafe { System.dealloc(pointer, layout) },
+        }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        let Some(start) = Arena::offset(pointer) else {
+            // SAFETY: what is not of the block is the system's; the rest is the caller's promise.
+            return unsafe { System.realloc(pointer, layout, size) };
+        };
+        let end = start + layout.size();
+        if size <= layout.size() {
+            self.resize(end, start + size);
+            return pointer;
+        }
+        if size <= LONGEST && start + size < self.end.load(SeqCst) && self.resize(end, start + size) {
+            return pointer;
+        }
+        // SAFETY: the caller's promises: the alignment is one, and size is not too long for it.
+        unsafe {
+            let other = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
+            if !other.is_null() {
+                other.copy_from_nonoverlapping(pointer, layout.size());
+                self.dealloc(pointer, layout);
+            }
+            other
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::in_child;
+    use super::super::process::Ended;
+    use super::*;
+
+    #[test]
+    fn memory_is_whole_apart_and_zeroed_and_the_system_follows() {
+        let before = vec![7_u8; 100];
+        let ended = in_child(move || {
+            worker();
+            let mut all: Vec<Vec<u8>> = Vec::new();
+            let mut inside = 0;
+            for number in 0..2000_usize {
+                let mut one = vec![0; number % 700];
+                if one.iter().any(|&octet| octet != 0) {
+                    return 1;
+                }
+                one.fill(number as u8);
+                inside += usize::from(Arena::offset(one.as_mut_ptr()).is_some());
+                all.push(one);
+                if number % 3 == 0 {
+                    all.swap_remove(number % all.len());
+                }
+            }
+            let mut grown: Vec<u8> = Vec::new();
+            (0..300_000_u32).for_each(|number| grown.push(number as u8));
+            let whole = all.iter().all(|one| one.iter().all(|octet| octet == &one[0]));
+            let counted = grown
+                .iter()
+                .zip(0..300_000_u32)
+                .all(|(octet, number)| *octet == number as u8);
+            let mut inherited = before;
+            inherited.extend_from_slice(&[8; 5000]);
+            let kept = inherited[..100] == [7; 100] && inherited[100..] == [8; 5000];
+            i32::from(!(whole && counted && kept && inside > 100 && inside < 2000))
+        });
+        assert_eq!(ended, Ended::Exited(0));
+    }
+
+    #[test]
+    fn what_was_last_taken_and_given_back_is_taken_again() {
+        let ended = in_child(|| {
+            worker();
+            let first = Box::new([1_u8; 5000]);
+            let address = first.as_ptr().addr();
+            drop(first);
+            let second = Box::new([2_u8; 5000]);
+            i32::from(second.as_ptr().addr() != address)
+        });
+        assert_eq!(ended, Ended::Exited(0));
+    }
+
+    #[test]
+    fn memory_that_lasts_is_apart_from_the_heap_and_from_a_workers() {
+        let mut one = vec![1_u8; 10];
+        assert!(Arena::offset(one.as_mut_ptr()).is_none());
+        let ended = in_child(|| {
+            lasting();
+            let mut lasts = vec![2_u8; 100];
+            ordinary();
+            let mut ordinary = vec![3_u8; 100];
+            worker();
+            let mut workers = vec![0_u8; 64 * 1024];
+            let at = [&mut lasts, &mut ordinary, &mut workers].map(|one| Arena::offset(one.as_mut_ptr()));
+            let apart =
+                at[0].is_some_and(|at| at < LASTING) && at[1].is_none() && at[2].is_some_and(|at| at >= LASTING);
+            lasts.extend_from_slice(&[2; 100]);
+            let whole = lasts == [2; 200] && ordinary == [3; 100] && workers.iter().all(|octet| *octet == 0);
+            i32::from(!(apart && whole))
+        });
+        assert_eq!(ended, Ended::Exited(0));
+    }
+
+    #[test]
+    fn threads_get_memory_of_their_own() {
+        let ended = in_child(|| {
+            lasting();
+            let threads: Vec<_> = (0..4_u8)
+                .map(|mark| {
+                    std::thread::spawn(move || {
+                        let all: Vec<Vec<u8>> = (0..500).map(|length| vec![mark; length % 90]).collect();
+                        all.iter().all(|one| one.iter().all(|octet| *octet == mark))
+                    })
+                })
+                .collect();
+            i32::from(!threads.into_iter().all(|thread| thread.join().unwrap_or(false)))
+        });
+        assert_eq!(ended, Ended::Exited(0));
+    }
+}
