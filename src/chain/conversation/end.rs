@@ -168,7 +168,7 @@ impl Conversation<'_> {
             None => return self.body_refused(Some(unavailable()), Next::Command, ports),
         };
         if ran.decision.would_be >= Verdict::Defer && settled.refused.is_none() {
-            let line = self.event("would_be").field("verdict", ran.decision.would_be.name());
+            let line = self.event("would-be").field("verdict", ran.decision.would_be.name());
             self.log.push((Level::Info, line.text()));
         }
         let taken = if settled.copies.is_empty() {
