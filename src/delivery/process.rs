@@ -133,6 +133,10 @@ impl Shared {
                     self.log(level::ERR, format!("event=door_failed worker={worker} reason={reason}"));
                 }
             }
+            (ToHelper::Door { worker, .. }, None) => {
+                let text = format!("event=door_refused worker={worker} reason=\"no descriptor is free\"");
+                self.log(level::ERR, text);
+            }
             (ToHelper::Voice, Some(fd)) => rejoin(fd),
             (ToHelper::Reload { .. }, _) => seat.ask_to_be_replaced(),
             (ToHelper::Drain, _) => self.draining.store(true, Ordering::SeqCst),
@@ -226,6 +230,7 @@ pub fn run(place: Place) -> i32 {
     for (message, fd) in early {
         shared.obey(&seat, &rejoin, message, fd);
     }
+    let mut status = 0;
     loop {
         let patience = if shared.draining.load(Ordering::SeqCst) {
             100
@@ -236,7 +241,13 @@ pub fn run(place: Place) -> i32 {
             Ok(Heard::Master(message, fd)) => shared.obey(&seat, &rejoin, message, fd),
             Ok(Heard::Leave) => return shared.leave(),
             Err(Fault::TimedOut) => {}
-            Err(_) => break,
+            Err(Fault::Closed) => break,
+            Err(fault) => {
+                let reason = quoted(&fault.to_string());
+                shared.log(level::CRIT, format!("event=control_broken reason={reason}"));
+                status = 70;
+                break;
+            }
         }
         if shared.draining.load(Ordering::SeqCst) && shared.is_idle() {
             return 0;
@@ -253,7 +264,7 @@ pub fn run(place: Place) -> i32 {
     while shared.busy.load(Ordering::SeqCst) > 0 && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(10));
     }
-    0
+    status
 }
 
 /// Waits for the way to the logger; what else the master said meanwhile.
