@@ -158,6 +158,14 @@ fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: libc::c_int) -> io::Res
     Ok((length, received.pop()))
 }
 
+/// Whether the other end of a local socket has not read yet all that this end has sent.
+pub fn has_unread(fd: impl AsFd) -> bool {
+    let mut octets: libc::c_int = 0;
+    // SAFETY: the kernel writes one int, which lives through the call.
+    let asked = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut octets) };
+    asked == 0 && octets > 0
+}
+
 /// Takes ownership of every descriptor in a received message.
 fn descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
     let mut found = Vec::new();
@@ -436,6 +444,16 @@ mod tests {
             i32::from(writer.write(b"x").is_ok()) * 7
         });
         assert_eq!(ended, crate::sys::process::Ended::Exited(0));
+    }
+
+    #[test]
+    fn what_the_other_end_has_not_read_is_known() {
+        let (a, b) = seqpacket_pair().unwrap();
+        assert!(!has_unread(&a));
+        send_frame(&a, b"x", &[b.as_fd()]).unwrap();
+        assert!(has_unread(&a) && !has_unread(&b));
+        recv_frame(&b, &mut [0; 16]).unwrap();
+        assert!(!has_unread(&a));
     }
 
     #[test]

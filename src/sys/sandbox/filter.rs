@@ -271,7 +271,7 @@ fn by_argument(rules: &mut Rules, first_own: i32) -> Result<(), seccompiler::Bac
     let mut ioctl = vec![rule(
         [descriptor(first_own)?, vec![int(1, Eq, libc::FIONBIO as i64)?]].concat(),
     )?];
-    for command in [libc::TCGETS, libc::FIONREAD] {
+    for command in [libc::TCGETS, libc::FIONREAD, libc::TIOCOUTQ] {
         ioctl.push(rule(vec![int(1, Eq, command as i64)?])?);
     }
     rules.insert(libc::SYS_ioctl, ioctl);
