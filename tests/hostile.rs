@@ -58,6 +58,6 @@ fn helpers_without_a_free_descriptor_refuse_doors_and_go_on() {
     drop(idle);
     assert_eq!(server.hello().deliver(FROM, &[TO], MESSAGE).code, 250, "{}", server.said());
     assert_eq!(["delivery", "logger"].map(|role| server.working_half(role)), helpers, "{}", server.said());
-    server.await_said("event=door_refused", 1);
-    server.await_said("event=door-refused", 1);
+    server.await_said("event=door-refused worker=", 1);
+    server.await_said("event=door-refused pid=", 1);
 }

@@ -18,11 +18,12 @@ use crate::helper::{Heard, Seat, Turn};
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::delivery::{FromDelivery, ToDelivery};
+use crate::log::{Event, Level};
 use crate::sys::socket;
 
 use super::agents::{self, Queues};
 use super::journal::{self, Slot};
-use super::{Log, Settings, file, level, maildir, quoted, spool, status, writer};
+use super::{Log, Settings, file, maildir, spool, status, writer};
 
 /// A worker's end, seen from here.
 #[derive(Debug)]
@@ -84,8 +85,8 @@ pub(super) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 const ARMED: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLONESHOT);
 
 impl Shared {
-    pub(super) fn log(&self, level: u8, text: String) {
-        (self.log)(level, text);
+    pub(super) fn log(&self, level: Level, event: Event) {
+        (self.log)(level, event);
     }
 
     /// Waits for the door's next frame.
@@ -112,14 +113,8 @@ impl Shared {
             Ok(()) => true,
             Err(fault) => {
                 if !matches!(fault, Fault::Closed) {
-                    self.log(
-                        level::ERR,
-                        format!(
-                            "event=unanswered worker={} reason={}",
-                            door.worker,
-                            quoted(&fault.to_string())
-                        ),
-                    );
+                    let event = Event::new("unanswered").field("worker", door.worker);
+                    self.log(Level::Error, event.word("reason", &fault.to_string()));
                 }
                 self.close(door);
                 false
@@ -157,21 +152,21 @@ impl Shared {
         match (message, fd) {
             (ToHelper::Door { worker, .. }, Some(fd)) => {
                 if let Err(error) = self.open(fd, worker) {
-                    let reason = quoted(&error.to_string());
-                    self.log(level::ERR, format!("event=door_failed worker={worker} reason={reason}"));
+                    let event = Event::new("door-failed").field("worker", worker);
+                    self.log(Level::Error, event.word("reason", &error.to_string()));
                 }
             }
             (ToHelper::Door { worker, .. }, None) => {
-                let text = format!("event=door_refused worker={worker} reason=\"no descriptor is free\"");
-                self.log(level::ERR, text);
+                let event = Event::new("door-refused").field("worker", worker);
+                self.log(Level::Error, event.word("reason", "no descriptor is free"));
             }
             (ToHelper::Voice, Some(fd)) => rejoin(fd),
             (ToHelper::Reload { .. }, _) => seat.ask_to_be_replaced(),
             (ToHelper::Drain, _) => self.draining.store(true, Ordering::SeqCst),
             (ToHelper::Status { text }, _) => {
                 if let Err(error) = status::write(&self.settings.state, &text) {
-                    let reason = quoted(&error.to_string());
-                    self.log(level::ERR, format!("event=status_failed reason={reason}"));
+                    let event = Event::new("status-failed").word("reason", &error.to_string());
+                    self.log(Level::Error, event);
                 }
             }
             _ => {}
@@ -271,8 +266,8 @@ pub fn run(place: Place) -> i32 {
             Err(Fault::TimedOut) => {}
             Err(Fault::Closed) => break,
             Err(fault) => {
-                let reason = quoted(&fault.to_string());
-                shared.log(level::CRIT, format!("event=control_broken reason={reason}"));
+                let event = Event::new("control-broken").word("reason", &fault.to_string());
+                shared.log(Level::Critical, event);
                 status = 70;
                 break;
             }
@@ -356,10 +351,7 @@ fn write(shared: &Arc<Shared>, slot: &Slot) {
             Ok(0) | Err(Errno::EINTR) => continue,
             Ok(_) => {}
             Err(error) => {
-                shared.log(
-                    level::CRIT,
-                    format!("event=epoll_failed reason={}", quoted(error.desc())),
-                );
+                shared.log(Level::Critical, Event::new("epoll-failed").word("reason", error.desc()));
                 return;
             }
         }
@@ -370,21 +362,15 @@ fn write(shared: &Arc<Shared>, slot: &Slot) {
         let work = shared.work();
         match door.channel.receive() {
             Ok(_) if socket::has_unread(&door.channel) => {
-                shared.log(level::ERR, format!("event=unread worker={}", door.worker));
+                shared.log(Level::Error, Event::new("unread").field("worker", door.worker));
                 shared.close(&door);
             }
             Ok((request, None)) => writer::serve(shared, slot, &door, request),
             Ok((_, Some(_))) => shared.close(&door),
             Err(fault) => {
                 if !matches!(fault, Fault::Closed) {
-                    shared.log(
-                        level::ERR,
-                        format!(
-                            "event=door_broken worker={} reason={}",
-                            door.worker,
-                            quoted(&fault.to_string())
-                        ),
-                    );
+                    let event = Event::new("door-broken").field("worker", door.worker);
+                    shared.log(Level::Error, event.word("reason", &fault.to_string()));
                 }
                 shared.close(&door);
             }

@@ -38,7 +38,10 @@ impl Running {
         let (ours, theirs) = pair();
         let lines = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&lines);
-        let log: Log = Arc::new(move |level, text| sink.lock().unwrap().push(format!("{level} {text}")));
+        let log: Log = Arc::new(move |level, event| {
+            let line = format!("{} {}", level.name(), event.text());
+            sink.lock().unwrap().push(line);
+        });
         let state = settings.state.clone();
         let thread = std::thread::spawn(move || {
             run(Place {
@@ -425,9 +428,9 @@ fn a_spool_survives_a_restart_and_gives_up_into_failed() {
         ..spooled(lda(state.path(), "exit 75"))
     };
     let running = Running::start(give_up);
-    running.await_that("given up", || running.logged("2 event=failed id=m1"));
+    running.await_that("given up", || running.logged("critical event=failed id=m1"));
     running.await_that("moved", || spool::ids(state.path(), "failed").unwrap() == ["m1"]);
-    assert!(running.logged("event=spool_damaged id=half"));
+    assert!(running.logged("event=spool-damaged id=half"));
 }
 
 #[test]

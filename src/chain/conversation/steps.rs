@@ -443,7 +443,7 @@ impl<'c> Conversation<'c> {
             Some(_) => "defer",
         };
         // Client-given: a verb that we do not know may hold anything.
-        let mut event = self.event(name).quoted("verb", verb.as_bytes());
+        let mut event = self.event(name).word("verb", verb);
         if let Some(reply) = reply {
             event = event.field("code", reply.code);
             if let Some(status) = reply.status {
