@@ -18,10 +18,12 @@ use crate::helper::{Heard, Seat, Turn};
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::delivery::{FromDelivery, ToDelivery};
+use crate::log::{Event, Level};
+use crate::sys::socket;
 
 use super::agents::{self, Queues};
 use super::journal::{self, Slot};
-use super::{Log, Settings, file, level, maildir, quoted, spool, status, writer};
+use super::{Log, Settings, file, maildir, spool, status, writer};
 
 /// A worker's end, seen from here.
 #[derive(Debug)]
@@ -31,6 +33,29 @@ pub(super) struct Door {
     pub(super) staged: Mutex<Option<std::fs::File>>,
     token: u64,
     worker: u32,
+}
+
+/// All doors by token, and the newest one of each worker.
+#[derive(Debug, Default)]
+struct Doors {
+    all: HashMap<u64, Arc<Door>>,
+    newest: HashMap<u32, u64>,
+}
+
+impl Doors {
+    /// Takes a door; the one that its worker had before, which it has given up.
+    fn insert(&mut self, door: &Arc<Door>) -> Option<Arc<Door>> {
+        self.all.insert(door.token, Arc::clone(door));
+        let before = self.newest.insert(door.worker, door.token);
+        before.and_then(|token| self.all.remove(&token))
+    }
+
+    fn remove(&mut self, door: &Door) {
+        self.all.remove(&door.token);
+        if self.newest.get(&door.worker) == Some(&door.token) {
+            self.newest.remove(&door.worker);
+        }
+    }
 }
 
 /// What all threads know.
@@ -44,7 +69,7 @@ pub(super) struct Shared {
     /// Held from a message's last record to its answer: a kill falls between the two of one message at most.
     pub(super) answering: Mutex<()>,
     epoll: Epoll,
-    doors: Mutex<HashMap<u64, Arc<Door>>>,
+    doors: Mutex<Doors>,
     next: AtomicU64,
     busy: AtomicUsize,
 }
@@ -60,8 +85,8 @@ pub(super) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 const ARMED: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLONESHOT);
 
 impl Shared {
-    pub(super) fn log(&self, level: u8, text: String) {
-        (self.log)(level, text);
+    pub(super) fn log(&self, level: Level, event: Event) {
+        (self.log)(level, event);
     }
 
     /// Waits for the door's next frame.
@@ -88,14 +113,8 @@ impl Shared {
             Ok(()) => true,
             Err(fault) => {
                 if !matches!(fault, Fault::Closed) {
-                    self.log(
-                        level::ERR,
-                        format!(
-                            "event=unanswered worker={} reason={}",
-                            door.worker,
-                            quoted(&fault.to_string())
-                        ),
-                    );
+                    let event = Event::new("unanswered").field("worker", door.worker);
+                    self.log(Level::Error, event.word("reason", &fault.to_string()));
                 }
                 self.close(door);
                 false
@@ -105,9 +124,10 @@ impl Shared {
 
     pub(super) fn close(&self, door: &Arc<Door>) {
         let _ = self.epoll.delete(&door.channel);
-        held(&self.doors).remove(&door.token);
+        held(&self.doors).remove(door);
     }
 
+    /// Serves a worker through this door, and through no other: what one worker can make us keep is what one door can.
     fn open(&self, fd: OwnedFd, worker: u32) -> io::Result<()> {
         let token = self.next.fetch_add(1, Ordering::Relaxed);
         let door = Arc::new(Door {
@@ -116,11 +136,14 @@ impl Shared {
             token,
             worker,
         });
-        held(&self.doors).insert(token, Arc::clone(&door));
+        let before = held(&self.doors).insert(&door);
+        if let Some(before) = before {
+            let _ = self.epoll.delete(&before.channel);
+        }
         self.epoll
             .add(&door.channel, EpollEvent::new(ARMED, token))
             .map_err(|error| {
-                held(&self.doors).remove(&token);
+                held(&self.doors).remove(&door);
                 io::Error::from(error)
             })
     }
@@ -129,17 +152,21 @@ impl Shared {
         match (message, fd) {
             (ToHelper::Door { worker, .. }, Some(fd)) => {
                 if let Err(error) = self.open(fd, worker) {
-                    let reason = quoted(&error.to_string());
-                    self.log(level::ERR, format!("event=door_failed worker={worker} reason={reason}"));
+                    let event = Event::new("door-failed").field("worker", worker);
+                    self.log(Level::Error, event.word("reason", &error.to_string()));
                 }
+            }
+            (ToHelper::Door { worker, .. }, None) => {
+                let event = Event::new("door-refused").field("worker", worker);
+                self.log(Level::Error, event.word("reason", "no descriptor is free"));
             }
             (ToHelper::Voice, Some(fd)) => rejoin(fd),
             (ToHelper::Reload { .. }, _) => seat.ask_to_be_replaced(),
             (ToHelper::Drain, _) => self.draining.store(true, Ordering::SeqCst),
             (ToHelper::Status { text }, _) => {
                 if let Err(error) = status::write(&self.settings.state, &text) {
-                    let reason = quoted(&error.to_string());
-                    self.log(level::ERR, format!("event=status_failed reason={reason}"));
+                    let event = Event::new("status-failed").word("reason", &error.to_string());
+                    self.log(Level::Error, event);
                 }
             }
             _ => {}
@@ -147,14 +174,14 @@ impl Shared {
     }
 
     fn is_idle(&self) -> bool {
-        self.busy.load(Ordering::SeqCst) == 0 && held(&self.doors).is_empty()
+        self.busy.load(Ordering::SeqCst) == 0 && held(&self.doors).all.is_empty()
     }
 
     /// Another process has taken over: answers what was asked before, takes nothing more, and ends. What a worker
     /// sends from now on fails on its side, so that it knows that it must go to the other.
     fn leave(&self) -> i32 {
         self.draining.store(true, Ordering::SeqCst);
-        let doors: Vec<Arc<Door>> = held(&self.doors).values().cloned().collect();
+        let doors: Vec<Arc<Door>> = held(&self.doors).all.values().cloned().collect();
         for door in doors {
             let _ = shutdown(door.channel.as_raw_fd(), Shutdown::Read);
         }
@@ -230,6 +257,7 @@ pub fn run(place: Place) -> i32 {
     for (message, fd) in early {
         shared.obey(&seat, &rejoin, message, fd);
     }
+    let mut status = 0;
     loop {
         let patience = if shared.draining.load(Ordering::SeqCst) {
             100
@@ -240,7 +268,13 @@ pub fn run(place: Place) -> i32 {
             Ok(Heard::Master(message, fd)) => shared.obey(&seat, &rejoin, message, fd),
             Ok(Heard::Leave) => return shared.leave(),
             Err(Fault::TimedOut) => {}
-            Err(_) => break,
+            Err(Fault::Closed) => break,
+            Err(fault) => {
+                let event = Event::new("control-broken").word("reason", &fault.to_string());
+                shared.log(Level::Critical, event);
+                status = 70;
+                break;
+            }
         }
         if shared.draining.load(Ordering::SeqCst) && shared.is_idle() {
             return 0;
@@ -257,7 +291,7 @@ pub fn run(place: Place) -> i32 {
     while shared.busy.load(Ordering::SeqCst) > 0 && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(10));
     }
-    0
+    status
 }
 
 /// Waits for the way to the logger; what else the master said meanwhile. None when another has taken over already,
@@ -324,31 +358,26 @@ fn write(shared: &Arc<Shared>, slot: &Slot) {
             Ok(0) | Err(Errno::EINTR) => continue,
             Ok(_) => {}
             Err(error) => {
-                shared.log(
-                    level::CRIT,
-                    format!("event=epoll_failed reason={}", quoted(error.desc())),
-                );
+                shared.log(Level::Critical, Event::new("epoll-failed").word("reason", error.desc()));
                 return;
             }
         }
         let token = events.first().map_or(u64::MAX, EpollEvent::data);
-        let Some(door) = held(&shared.doors).get(&token).cloned() else {
+        let Some(door) = held(&shared.doors).all.get(&token).cloned() else {
             continue;
         };
         let work = shared.work();
         match door.channel.receive() {
+            Ok(_) if socket::has_unread(&door.channel) => {
+                shared.log(Level::Error, Event::new("unread").field("worker", door.worker));
+                shared.close(&door);
+            }
             Ok((request, None)) => writer::serve(shared, slot, &door, request),
             Ok((_, Some(_))) => shared.close(&door),
             Err(fault) => {
                 if !matches!(fault, Fault::Closed) {
-                    shared.log(
-                        level::ERR,
-                        format!(
-                            "event=door_broken worker={} reason={}",
-                            door.worker,
-                            quoted(&fault.to_string())
-                        ),
-                    );
+                    let event = Event::new("door-broken").field("worker", door.worker);
+                    shared.log(Level::Error, event.word("reason", &fault.to_string()));
                 }
                 shared.close(&door);
             }

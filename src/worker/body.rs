@@ -14,6 +14,7 @@ use crate::chain::{BodySink, DeliveryError, DeliveryPort};
 use crate::delivery::client::{Client, Error, PATIENCE};
 use crate::ipc::channel::Fault;
 use crate::ipc::delivery::{Body, Commit, INLINE_BODY, Outcome};
+use crate::ipc::frame;
 use crate::ipc::link::Role;
 
 use super::link::Link;
@@ -69,9 +70,25 @@ impl Delivery {
         }
     }
 
+    /// A body that does not fit into a frame beside its envelope goes to a file, as a longer one does.
+    fn room_for(&mut self, mut commit: Commit) -> io::Result<Commit> {
+        if let Body::Inline(bytes) = &commit.body
+            && bytes.len() + commit.envelope_octets() > frame::MAXIMUM
+        {
+            let mut file = self.begin()?;
+            file.write_all(bytes)?;
+            commit.body = Body::Staged {
+                length: bytes.len() as u64,
+            };
+            self.staged = Some(file);
+        }
+        Ok(commit)
+    }
+
     /// After a failure the door is given up: its answers would belong to the wrong message.
-    fn commit(&mut self, mut commit: Commit) -> Result<Outcome, DeliveryError> {
+    fn commit(&mut self, commit: Commit) -> Result<Outcome, DeliveryError> {
         let failed = |error: io::Error| DeliveryError::new(error.to_string());
+        let mut commit = self.room_for(commit).map_err(failed)?;
         let mut door = match (&commit.body, self.door.take()) {
             // The staged file belongs to this very door.
             (Body::Staged { .. }, Some(door)) => door,

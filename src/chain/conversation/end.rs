@@ -168,7 +168,7 @@ impl Conversation<'_> {
             None => return self.body_refused(Some(unavailable()), Next::Command, ports),
         };
         if ran.decision.would_be >= Verdict::Defer && settled.refused.is_none() {
-            let line = self.event("would_be").field("verdict", ran.decision.would_be.name());
+            let line = self.event("would-be").field("verdict", ran.decision.would_be.name());
             self.log.push((Level::Info, line.text()));
         }
         let taken = if settled.copies.is_empty() {
@@ -253,14 +253,18 @@ impl Conversation<'_> {
             return;
         };
         let octets = transaction.body.as_ref().map_or(0, |body| body.octets);
-        let line = self
-            .event("message")
-            .field("id", &transaction.id)
+        let mut event = self.event("message").field("id", &transaction.id);
+        if let Some(hello) = &self.session.hello {
+            event = event.quoted("helo", hello.name.as_bytes());
+        }
+        event = event
             .quoted("from", transaction.reverse_path.to_string().as_bytes())
             .field("octets", octets)
-            .field("recipients", transaction.recipients.len())
-            .quoted("labels", transaction.labels.join(",").as_bytes());
-        let mut lines = vec![(Level::Info, line.text())];
+            .field("recipients", transaction.recipients.len());
+        if !transaction.labels.is_empty() {
+            event = event.quoted("labels", transaction.labels.join(",").as_bytes());
+        }
+        let mut lines = vec![(Level::Info, event.text())];
         for (copy, result) in copies.iter().zip(results) {
             let (word, text) = match result {
                 RecipientResult::Delivered => ("delivered", ""),
