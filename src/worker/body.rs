@@ -137,8 +137,12 @@ impl DeliveryPort for Rc<RefCell<Delivery>> {
 
 enum Store {
     Memory(Vec<u8>),
-    File { file: File, length: u64 },
+    /// What is held is written behind what the file has; the length is that of both.
+    File { file: File, length: u64, held: Vec<u8> },
 }
+
+/// Octets held back at most: a client decides how small the pieces are in which a body comes, not how often we write.
+const HELD: usize = 64 * 1024;
 
 /// Collects one body after the other.
 pub struct Staging {
@@ -157,16 +161,30 @@ impl Staging {
 
     fn spill(&mut self) -> io::Result<&mut Store> {
         if let Store::Memory(bytes) = &mut self.store {
-            let bytes = std::mem::take(bytes);
-            let mut file = self.delivery.borrow_mut().begin()?;
-            file.write_all(&bytes)?;
+            let held = std::mem::take(bytes);
             self.store = Store::File {
-                file,
-                length: bytes.len() as u64,
+                file: self.delivery.borrow_mut().begin()?,
+                length: held.len() as u64,
+                held,
             };
         }
         Ok(&mut self.store)
     }
+}
+
+/// Small pieces are gathered; one that is as long as what would be gathered is not copied.
+fn hold_or_write(file: &mut impl Write, held: &mut Vec<u8>, octets: &[u8]) -> io::Result<()> {
+    if held.len() + octets.len() > HELD {
+        file.write_all(held)?;
+        held.clear();
+    }
+    if octets.len() > HELD / 2 {
+        file.write_all(held)?;
+        held.clear();
+        return file.write_all(octets);
+    }
+    held.extend_from_slice(octets);
+    Ok(())
 }
 
 impl Drop for Staging {
@@ -186,9 +204,9 @@ impl BodySink for Staging {
             bytes.extend_from_slice(octets);
             return Ok(());
         }
-        if let Store::File { file, length } = self.spill()? {
-            file.write_all(octets)?;
+        if let Store::File { file, length, held } = self.spill()? {
             *length += octets.len() as u64;
+            hold_or_write(file, held, octets)?;
         }
         Ok(())
     }
@@ -196,7 +214,8 @@ impl BodySink for Staging {
     fn finish(&mut self) -> io::Result<Body> {
         match std::mem::replace(&mut self.store, Store::Memory(Vec::new())) {
             Store::Memory(bytes) => Ok(Body::Inline(bytes)),
-            Store::File { file, length } => {
+            Store::File { mut file, length, held } => {
+                file.write_all(&held)?;
                 self.delivery.borrow_mut().staged = Some(file);
                 Ok(Body::Staged { length })
             }
@@ -206,5 +225,41 @@ impl BodySink for Staging {
     fn reset(&mut self) {
         self.delivery.borrow_mut().staged = None;
         self.store = Store::Memory(Vec::new());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counts calls.
+    #[derive(Default)]
+    struct Counted(Vec<u8>, usize);
+
+    impl Write for Counted {
+        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+            self.1 += usize::from(!octets.is_empty());
+            self.0.extend_from_slice(octets);
+            Ok(octets.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn pieces_of_any_size_are_written_in_order_and_in_few_calls() {
+        for size in [1, 3, 1000, HELD / 2, HELD / 2 + 1, HELD, 3 * HELD] {
+            let body: Vec<u8> = (0..10 * HELD).map(|at| (at / 7) as u8).collect();
+            let (mut file, mut held) = (Counted::default(), Vec::new());
+            for piece in body.chunks(size) {
+                hold_or_write(&mut file, &mut held, piece).unwrap();
+                assert!(held.len() <= HELD);
+            }
+            file.write_all(&held).unwrap();
+            assert!(file.0 == body, "{size}");
+            assert!(file.1 <= 21, "{size}: {} calls", file.1);
+        }
     }
 }
