@@ -801,7 +801,9 @@ fn a_thousand_recipients_are_served_and_answered_at_once() {
 /// Recipients whose names fill an envelope: those beyond it are put off, and the others have the message.
 #[test]
 fn recipients_beyond_the_envelope_are_put_off() {
-    let names: Vec<String> = (0..400).map(|number| format!("{}{number:04}", "n".repeat(60))).collect();
+    let names: Vec<String> = (0..400)
+        .map(|number| format!("{}{number:04}", "n".repeat(60)))
+        .collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut setup = setup(&names, "acknowledge: spooled\nretry: {first: 1h}");
     setup.set("worker.yaml", "maximum_recipients", "1000");

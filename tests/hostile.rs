@@ -17,7 +17,8 @@ fn limit_descriptors(prlimit: &Path, pid: i32, limit: &str) {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("process");
     let id = |key: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(key));
-        line.and_then(|ids| ids.split_whitespace().next()?.parse().ok()).expect("id")
+        line.and_then(|ids| ids.split_whitespace().next()?.parse().ok())
+            .expect("id")
     };
     let set = Command::new(prlimit)
         .args(["--pid", &pid.to_string(), &format!("--nofile={limit}")])
@@ -49,15 +50,31 @@ fn helpers_without_a_free_descriptor_refuse_doors_and_go_on() {
     }
     // Each takes a spare, for which another is forked, with a door to each helper.
     let mut idle: Vec<_> = (0..30).map(|_| server.hello()).collect();
-    let deferred = idle.iter_mut().any(|client| client.deliver(FROM, &[TO], MESSAGE).code == 451);
+    let deferred = idle
+        .iter_mut()
+        .any(|client| client.deliver(FROM, &[TO], MESSAGE).code == 451);
     assert!(deferred, "{}", server.said());
     for pid in helpers {
         limit_descriptors(&prlimit, pid, "1000:");
     }
-    assert!(wait_until(|| served.deliver(FROM, &[TO], MESSAGE).code == 250), "{}", server.said());
+    assert!(
+        wait_until(|| served.deliver(FROM, &[TO], MESSAGE).code == 250),
+        "{}",
+        server.said()
+    );
     drop(idle);
-    assert_eq!(server.hello().deliver(FROM, &[TO], MESSAGE).code, 250, "{}", server.said());
-    assert_eq!(["delivery", "logger"].map(|role| server.working_half(role)), helpers, "{}", server.said());
+    assert_eq!(
+        server.hello().deliver(FROM, &[TO], MESSAGE).code,
+        250,
+        "{}",
+        server.said()
+    );
+    assert_eq!(
+        ["delivery", "logger"].map(|role| server.working_half(role)),
+        helpers,
+        "{}",
+        server.said()
+    );
     server.await_said("event=door-refused worker=", 1);
     server.await_said("event=door-refused pid=", 1);
 }

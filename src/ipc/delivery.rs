@@ -92,7 +92,10 @@ pub enum Disposition {
 impl Commit {
     /// Octets that all but an inline body takes in a frame, or a few more.
     pub fn envelope_octets(&self) -> usize {
-        let recipients = self.recipients.iter().map(|r| Recipient::octets(&r.original, &r.domain, &r.mailbox));
+        let recipients = self
+            .recipients
+            .iter()
+            .map(|r| Recipient::octets(&r.original, &r.domain, &r.mailbox));
         let removed = self.removed.iter().map(|name| name.len() + LENGTH);
         let words = [&self.id, &self.reverse_path, &self.peer, &self.helo].map(|word| word.len() + LENGTH);
         let fixed = self.fields.len() + 64;

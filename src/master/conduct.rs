@@ -83,9 +83,7 @@ mod tests {
         }
     }
 
-    const DOOR: FromWorker = FromWorker::Open {
-        helper: Role::Delivery,
-    };
+    const DOOR: FromWorker = FromWorker::Open { helper: Role::Delivery };
     const CHANGED: FromWorker = FromWorker::Changed { fingerprint: 1 };
 
     #[test]
@@ -137,7 +135,10 @@ mod tests {
         assert_eq!(conduct.judge(&serving(), &CHANGED), Ok(()));
         assert!(conduct.judge(&serving(), &CHANGED).is_err(), "once a client");
         for session in ["", "a b", "a\nworker pid=1", "\u{1b}[2J", &"a".repeat(60_000)] {
-            assert!(Conduct::new(1).judge(&State::Spare, &busy(session)).is_err(), "{session:.20}");
+            assert!(
+                Conduct::new(1).judge(&State::Spare, &busy(session)).is_err(),
+                "{session:.20}"
+            );
         }
     }
 }

@@ -222,7 +222,10 @@ impl Workers {
             let stays = worker.captured || worker.state == State::Spare;
             !stays && now.saturating_duration_since(worker.since) > worker.session.max(session) + more
         };
-        self.iter().filter(|(_, worker)| late(worker)).map(|(number, _)| number).collect()
+        self.iter()
+            .filter(|(_, worker)| late(worker))
+            .map(|(number, _)| number)
+            .collect()
     }
 
     /// Kills all that are left.
@@ -362,7 +365,10 @@ mod tests {
             peer: ([192, 0, 2, 1], 25).into(),
             session: "a".to_owned(),
         };
-        for (number, state) in [State::Spare, busy.clone(), State::Leaving, busy].into_iter().enumerate() {
+        for (number, state) in [State::Spare, busy.clone(), State::Leaving, busy]
+            .into_iter()
+            .enumerate()
+        {
             let worker = Worker {
                 pid: Pid::from_raw(1),
                 state,

@@ -429,17 +429,24 @@ mod tests {
         let ended = crate::sys::in_child(|| {
             use nix::sys::resource::{Resource, setrlimit};
             let Ok((a, b)) = seqpacket_pair() else { return 1 };
-            let Ok((reader, mut writer)) = std::io::pipe() else { return 2 };
-            let sent = send_frame(&a, b"take", &[reader.as_fd()]).and_then(|()| send_frame(&a, b"next", &[reader.as_fd()]));
+            let Ok((reader, mut writer)) = std::io::pipe() else {
+                return 2;
+            };
+            let sent =
+                send_frame(&a, b"take", &[reader.as_fd()]).and_then(|()| send_frame(&a, b"next", &[reader.as_fd()]));
             drop(reader);
             if sent.is_err() || setrlimit(Resource::RLIMIT_NOFILE, 0, 4096).is_err() {
                 return 3;
             }
-            let Ok((4, None)) = recv_frame(&b, &mut [0; 16]) else { return 4 };
+            let Ok((4, None)) = recv_frame(&b, &mut [0; 16]) else {
+                return 4;
+            };
             if setrlimit(Resource::RLIMIT_NOFILE, 4096, 4096).is_err() {
                 return 5;
             }
-            let Ok((4, Some(next))) = recv_frame(&b, &mut [0; 16]) else { return 6 };
+            let Ok((4, Some(next))) = recv_frame(&b, &mut [0; 16]) else {
+                return 6;
+            };
             drop(next);
             i32::from(writer.write(b"x").is_ok()) * 7
         });

@@ -138,7 +138,11 @@ impl DeliveryPort for Rc<RefCell<Delivery>> {
 enum Store {
     Memory(Vec<u8>),
     /// What is held is written behind what the file has; the length is that of both.
-    File { file: File, length: u64, held: Vec<u8> },
+    File {
+        file: File,
+        length: u64,
+        held: Vec<u8>,
+    },
 }
 
 /// Octets held back at most: a client decides how small the pieces are in which a body comes, not how often we write.

@@ -480,7 +480,9 @@ fn too_many_recipients() -> Reply {
 /// How many copies a recipient stands for, and their octets in the envelope.
 fn copies(recipient: &Recipient, mailboxes: &[crate::session::Mailbox]) -> (usize, usize) {
     let address = recipient.address();
-    let octets = mailboxes.iter().map(|one| ipc::Recipient::octets(&address, &one.domain, &one.mailbox));
+    let octets = mailboxes
+        .iter()
+        .map(|one| ipc::Recipient::octets(&address, &one.domain, &one.mailbox));
     (mailboxes.len(), octets.sum())
 }
 
