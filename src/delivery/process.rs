@@ -66,6 +66,8 @@ pub(super) struct Shared {
     pub(super) draining: AtomicBool,
     /// Work under way must end at once.
     pub(super) ending: AtomicBool,
+    /// The state is being written down.
+    telling: AtomicBool,
     /// Held from a message's last record to its answer: a kill falls between the two of one message at most.
     pub(super) answering: Mutex<()>,
     epoll: Epoll,
@@ -148,7 +150,7 @@ impl Shared {
             })
     }
 
-    fn obey(&self, seat: &Seat, rejoin: &dyn Fn(OwnedFd), message: ToHelper, fd: Option<OwnedFd>) {
+    fn obey(self: &Arc<Self>, seat: &Seat, rejoin: &dyn Fn(OwnedFd), message: ToHelper, fd: Option<OwnedFd>) {
         match (message, fd) {
             (ToHelper::Door { worker, .. }, Some(fd)) => {
                 if let Err(error) = self.open(fd, worker) {
@@ -164,13 +166,24 @@ impl Shared {
             (ToHelper::Reload { .. }, _) => seat.ask_to_be_replaced(),
             (ToHelper::Drain, _) => self.draining.store(true, Ordering::SeqCst),
             (ToHelper::Status { text }, _) => {
-                if let Err(error) = status::write(&self.settings.state, &text) {
-                    let event = Event::new("status-failed").word("reason", &error.to_string());
-                    self.log(Level::Error, event);
+                // To look through a large spool takes long, and doors must not wait for it.
+                if !self.telling.swap(true, Ordering::SeqCst) {
+                    let shared = Arc::clone(self);
+                    if thread("status".to_owned(), move || shared.tell_status(&text)).is_err() {
+                        self.telling.store(false, Ordering::SeqCst);
+                    }
                 }
             }
             _ => {}
         }
+    }
+
+    fn tell_status(&self, text: &str) {
+        if let Err(error) = status::write(&self.settings.state, text) {
+            let event = Event::new("status-failed").word("reason", &error.to_string());
+            self.log(Level::Error, event);
+        }
+        self.telling.store(false, Ordering::SeqCst);
     }
 
     fn is_idle(&self) -> bool {
@@ -329,6 +342,7 @@ fn start(settings: Settings, log: Log) -> io::Result<Arc<Shared>> {
         queues: Queues::default(),
         draining: AtomicBool::new(false),
         ending: AtomicBool::new(false),
+        telling: AtomicBool::new(false),
         answering: Mutex::default(),
         epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
         doors: Mutex::default(),
