@@ -113,6 +113,12 @@ impl Chain {
         &self.offered
     }
 
+    /// Whether messages are handed over to somebody.
+    pub fn takes_mail(&self) -> bool {
+        self.links("__DATA__")
+            .is_some_and(|links| links.iter().any(Link::is_taker))
+    }
+
     /// Who exists.
     pub fn directory(&self) -> &dyn Directory {
         self.directory.as_ref()
@@ -157,7 +163,13 @@ fn check_takers(file: &ChainFile, faults: &mut Vec<Fault>) {
     }
     let place = |verb: &str| -> Option<&Place> {
         let list = file.verbs.iter().find(|list| list.verb == verb)?;
-        Some(&list.at)
+        // Whom nobody lets speak has nothing to hand over.
+        let refuses = |entry: &Entry| facts_of(entry).is_some_and(|facts| facts.always_refuses);
+        let refused = list
+            .entries
+            .iter()
+            .any(|entry| entry.mode == Mode::Enforce && refuses(entry));
+        (!refused || verb == "__DATA__").then_some(&list.at)
     };
     if let (None, Some(asking)) = (taker, place("DATA").or_else(|| place("BDAT"))) {
         let at = place("__DATA__").unwrap_or(asking);
@@ -169,7 +181,7 @@ fn check_takers(file: &ChainFile, faults: &mut Vec<Fault>) {
 fn fits(facts: &Facts, verb: &str) -> bool {
     match facts.verbs {
         [] => !verb.starts_with("__") || verb == "__DEFAULT__",
-        verbs => verbs.contains(&verb),
+        verbs => verbs == Facts::ANYWHERE || verbs.contains(&verb),
     }
 }
 

@@ -22,6 +22,7 @@ pub const HANDLERS: &[Registered] = &[
     registered::<handlers::verify::Verify>(),
     registered::<handlers::quit::Quit>(),
     registered::<handlers::unknown_command::UnknownCommand>(),
+    registered::<handlers::reject_all::RejectAll>(),
 ];
 
 /// One handler that can be named in a chain.

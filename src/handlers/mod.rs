@@ -21,6 +21,7 @@ pub mod mail;
 pub mod noop;
 pub mod quit;
 pub mod recipient;
+pub mod reject_all;
 pub mod reset;
 pub mod unknown_command;
 pub mod verify;

@@ -22,6 +22,9 @@ impl Conversation<'_> {
     pub(super) fn end_of_body(&mut self, end: &BodyEnd, ports: &mut Ports<'_>) -> Action {
         let octets = &mut self.session.counters.octets;
         *octets = octets.saturating_add(end.octets);
+        if let Some(refusal) = self.hearing_out.take() {
+            return self.heard_out(refusal, ports);
+        }
         let chunk = self.chunk.take();
         if let Some(chunk) = &chunk
             && let Some((verdict, reply)) = &chunk.refused
@@ -65,6 +68,15 @@ impl Conversation<'_> {
         }
         self.observe_size(octets);
         self.judge(ports)
+    }
+
+    /// The end of a text that was refused before it came: whoever looks at messages has seen it, and nobody decides.
+    fn heard_out(&mut self, refusal: Reply, ports: &mut Ports<'_>) -> Action {
+        let chain = self.chain;
+        let links = chain.links("__DATA__").unwrap_or_default();
+        self.run(links, Stage::EndOfData, None, None, None, ports);
+        self.concluded(links, None, Some(&refusal), ports);
+        self.body_refused(Some(refusal), Next::Command, ports)
     }
 
     fn observe_body(&mut self, end: &BodyEnd) {

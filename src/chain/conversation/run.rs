@@ -247,7 +247,12 @@ impl<'c> Conversation<'c> {
                 }
                 Effect::RemoveField(name) => add_word(&mut transaction.removed, name.as_str()),
                 Effect::Label(label) => add_word(&mut transaction.labels, label),
-                Effect::Delay(_) | Effect::Stutter(_) | Effect::Route(_) | Effect::KeepCopy | Effect::Skip(_) => {}
+                Effect::Delay(_)
+                | Effect::Stutter(_)
+                | Effect::Route(_)
+                | Effect::KeepCopy
+                | Effect::HearOut
+                | Effect::Skip(_) => {}
             }
         }
         if dropped > 0 {
