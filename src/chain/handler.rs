@@ -34,6 +34,11 @@ pub struct Facts {
 impl Facts {
     /// For [`Facts::verbs`]: no chain where it would not make sense.
     pub const ANYWHERE: &'static [&'static str] = &["*"];
+
+    /// Whether it only looks on: such a one may stand behind the handler that takes the message, though it runs before.
+    pub fn decides_nothing(&self) -> bool {
+        self.decides == [Verdict::None]
+    }
 }
 
 /// A symbol with a value: what a handler found, whatever is decided.

@@ -84,7 +84,10 @@ impl Chain {
             let links = links.filter_map(|entry| make_link(&list.verb, entry, files, directory, faults));
             (list.verb.clone(), links.collect())
         };
-        let verbs: Vec<(String, Vec<Link>)> = file.verbs.iter().map(|list| make(list, faults)).collect();
+        let mut verbs: Vec<(String, Vec<Link>)> = file.verbs.iter().map(|list| make(list, faults)).collect();
+        for list in file.implied(|entry, verb| facts_of(entry).is_some_and(|facts| fits(facts, verb))) {
+            verbs.push(make(&list, faults));
+        }
         check_takers(file, faults);
         Chain {
             evaluate: file.evaluate,
@@ -154,6 +157,7 @@ fn check_takers(file: &ChainFile, faults: &mut Vec<Fault>) {
                 "expected one handler that takes the message, found {} besides {first}",
                 entry.id
             ))),
+            (Some(_), false) if facts_of(entry).is_some_and(Facts::decides_nothing) => {}
             (Some(first), false) => faults.push(entry.at.fault(format!(
                 "expected {first}, which takes the message, as the last one, found {} behind it",
                 entry.id

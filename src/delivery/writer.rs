@@ -19,7 +19,7 @@ use super::journal::Slot;
 use super::outcome;
 use super::process::{Door, Shared, held};
 use super::spool::{Fresh, Stored};
-use super::{Acknowledge, Agent, envelope, level, maildir, quoted, spool};
+use super::{Acknowledge, Agent, copies, envelope, level, maildir, quoted, spool};
 
 // How much earlier than the worker gives up its answer is ready.
 const MARGIN: Duration = Duration::from_secs(10);
@@ -118,6 +118,7 @@ pub(super) fn run(shared: &Arc<Shared>, slot: &Slot, lmtp: &mut Option<super::lm
         end: Some(job.end),
     };
     let mut kept = Vec::new();
+    save_copy(shared, &message);
     slot.begin(&job.commit.id);
     let results = results(shared, slot, lmtp, &message, &mut kept);
     if conclude(shared, slot, job, results) {
@@ -127,6 +128,22 @@ pub(super) fn run(shared: &Arc<Shared>, slot: &Slot, lmtp: &mut Option<super::lm
         let name = stored.name.clone();
         drop(stored);
         shared.queues.due(name);
+    }
+}
+
+/// Saves a copy where one is asked for. Nobody waits for it: whether it could be written is for the log.
+fn save_copy(shared: &Shared, message: &Message<'_>) {
+    let commit = message.commit;
+    if with(commit, Disposition::Copy).is_empty() {
+        return;
+    }
+    let id = quoted(&commit.id);
+    match copies::save(&shared.settings.state, commit, message.source) {
+        Ok(name) => shared.log(level::INFO, format!("event=copied id={id} file={}", quoted(&name))),
+        Err(error) => {
+            let reason = quoted(&error.to_string());
+            shared.log(level::ERR, format!("event=copy_failed id={id} reason={reason}"));
+        }
     }
 }
 

@@ -183,11 +183,15 @@ impl Conversation<'_> {
             let line = self.event("would_be").field("verdict", ran.decision.would_be.name());
             self.log.push((Level::Info, line.text()));
         }
-        let taken = if settled.copies.is_empty() {
+        let mut copies = settled.copies;
+        if ran.effects().any(|effect| *effect == Effect::SaveCopy) {
+            copies.push(saved());
+        }
+        let taken = if copies.is_empty() {
             ports.body.reset();
             Err(unavailable())
         } else {
-            self.hand_over(settled.copies, ports)
+            self.hand_over(copies, ports)
         };
         let (mut reply, mut next, by) = match settled.refused {
             Some(refused) => {
@@ -273,7 +277,8 @@ impl Conversation<'_> {
             .field("recipients", transaction.recipients.len())
             .quoted("labels", transaction.labels.join(",").as_bytes());
         let mut lines = vec![(Level::Info, line.text())];
-        for (copy, result) in copies.iter().zip(results) {
+        let saved = |copy: &&ipc::Recipient| copy.disposition == ipc::Disposition::Copy;
+        for (copy, result) in copies.iter().zip(results).filter(|(copy, _)| !saved(copy)) {
             let (word, text) = match result {
                 RecipientResult::Delivered => ("delivered", ""),
                 RecipientResult::Spooled => ("spooled", ""),
@@ -416,6 +421,16 @@ fn is_quarantined(recipient: &Recipient, decided: Verdict) -> bool {
     decided == Verdict::Quarantine || recipient.kept.iter().any(|kept| kept.verdict == Verdict::Quarantine)
 }
 
+/// The copy that is saved for research: no recipient's.
+fn saved() -> ipc::Recipient {
+    ipc::Recipient {
+        original: String::new(),
+        domain: "copies".to_owned(),
+        mailbox: "copies".to_owned(),
+        disposition: ipc::Disposition::Copy,
+    }
+}
+
 /// Copies by mailbox: the same mailbox gets one, the best of what its recipients say.
 #[derive(Default)]
 struct Copies {
@@ -447,7 +462,7 @@ impl Copies {
 
 fn rank(disposition: ipc::Disposition) -> u8 {
     match disposition {
-        ipc::Disposition::Discard => 0,
+        ipc::Disposition::Copy | ipc::Disposition::Discard => 0,
         ipc::Disposition::Quarantine => 1,
         ipc::Disposition::Deliver => 2,
     }

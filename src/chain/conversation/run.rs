@@ -86,10 +86,12 @@ impl<'c> Conversation<'c> {
                 Some(reader) => reader.end(&mut context),
                 None => link.handler.handle(&mut context),
             };
+            let failed = result.is_err();
             let outcome = result.unwrap_or_else(|error| self.failed(link, &error));
             findings.push(Finding {
                 by: link.id.clone(),
                 enforced: link.mode == Mode::Enforce,
+                failed,
                 outcome,
             });
         }
@@ -251,6 +253,7 @@ impl<'c> Conversation<'c> {
                 | Effect::Stutter(_)
                 | Effect::Route(_)
                 | Effect::KeepCopy
+                | Effect::SaveCopy
                 | Effect::HearOut
                 | Effect::Skip(_) => {}
             }

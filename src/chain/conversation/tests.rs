@@ -30,7 +30,7 @@ impl DeliveryPort for FakeDelivery {
                 (Some((_, result)), _) => result.clone(),
                 (None, Disposition::Deliver) => RecipientResult::Delivered,
                 (None, Disposition::Quarantine) => RecipientResult::Quarantined,
-                (None, Disposition::Discard) => RecipientResult::Discarded,
+                (None, Disposition::Discard | Disposition::Copy) => RecipientResult::Discarded,
             }
         });
         let outcome = Outcome {
@@ -302,6 +302,13 @@ impl Peer {
     /// How many messages delivery has got.
     pub(crate) fn messages(&self) -> usize {
         self.delivery.commits.len()
+    }
+
+    /// What the first message was handed over for.
+    pub(crate) fn dispositions(&self) -> Vec<Disposition> {
+        let commit = self.delivery.commits.first();
+        let copies = commit.into_iter().flat_map(|commit| &commit.recipients);
+        copies.map(|copy| copy.disposition).collect()
     }
 
     /// The header fields added to a message.
