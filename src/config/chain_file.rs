@@ -145,6 +145,22 @@ pub enum OnError {
     Reject,
 }
 
+impl Entry {
+    /// A handler with all defaults.
+    fn plain(handler: &'static str, at: Place) -> Entry {
+        Entry {
+            handler,
+            id: handler.to_owned(),
+            with: None,
+            mode: Mode::Enforce,
+            timeout: Duration::from_secs(10),
+            timeout_at: None,
+            on_error: OnError::Defer,
+            at,
+        }
+    }
+}
+
 impl ChainFile {
     /// Reads a chain file that names some of `handlers`; what is wrong goes to `faults`.
     ///
@@ -201,7 +217,25 @@ impl ChainFile {
                 seen.push(verb);
             }
         }
+        chain.complete(root, handlers);
         chain
+    }
+
+    /// Gives a chain in the original's form that takes mail what RFC 5321 §4.5.1 demands and the original's lacked.
+    fn complete(&mut self, root: &Field<'_>, handlers: &[HandlerName]) {
+        if !self.original || self.entries("MAIL").is_none() {
+            return;
+        }
+        for (verb, id) in [("RSET", "reset"), ("NOOP", "noop"), ("HELP", "help")] {
+            let known = handlers.iter().find(|known| known.id == id);
+            if let (Some(known), None) = (known, self.entries(verb)) {
+                self.verbs.push(VerbEntries {
+                    verb: verb.to_owned(),
+                    entries: vec![Entry::plain(known.id, root.place())],
+                    at: root.place(),
+                });
+            }
+        }
     }
 
     /// Whether some entry names the handler.
