@@ -222,6 +222,11 @@ impl<'c> Conversation<'c> {
         {
             (verdict, reply, next) = refused;
         }
+        if let Some(refusal) = self.to_hear_out(exchange, ran, verdict, reply.as_ref()) {
+            self.begin_body(false, exchange, ports);
+            self.hearing_out = Some(refusal);
+            return self.finish(exchange, Some(ok), Next::Data, ports);
+        }
         if !verdict.is_positive() || exchange.fault.is_some() {
             return self.finish(exchange, reply, next, ports);
         }
@@ -234,6 +239,14 @@ impl<'c> Conversation<'c> {
         // Only a 354 lets the text come.
         let reply = reply.filter(|reply| reply.code == 354).unwrap_or(ok);
         self.finish(exchange, Some(reply), Next::Data, ports)
+    }
+
+    /// The refusal that is to wait for the end of the text, where one of the entries wants to hear it.
+    fn to_hear_out(&self, exchange: &Exchange, ran: &Ran, verdict: Verdict, reply: Option<&Reply>) -> Option<Reply> {
+        let refused = matches!(verdict, Verdict::Defer | Verdict::Reject);
+        let wanted = ran.effects().any(|effect| *effect == Effect::HearOut);
+        let well_formed = exchange.command.parsed.is_ok();
+        reply.filter(|_| refused && wanted && well_formed).cloned()
     }
 
     fn bdat(&mut self, exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
