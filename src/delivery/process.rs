@@ -269,7 +269,11 @@ pub fn run(place: Place) -> i32 {
         if seat.control.send_nowait(&FromHelper::Ready, &[]).is_err() {
             return 70;
         }
-        early = await_voice(&seat, &rejoin);
+        match await_voice(&seat, &rejoin) {
+            Some(heard) => early = heard,
+            // Workers see the doors closed that came meanwhile, and ask for others.
+            None => return 0,
+        }
     }
     let shared = match start(settings, log) {
         Ok(shared) => shared,
@@ -313,8 +317,9 @@ pub fn run(place: Place) -> i32 {
     status
 }
 
-/// Waits for the way to the logger; what else the master said meanwhile.
-fn await_voice(seat: &Seat, rejoin: &dyn Fn(OwnedFd)) -> Vec<(ToHelper, Option<OwnedFd>)> {
+/// Waits for the way to the logger; what else the master said meanwhile. None when another has taken over already,
+/// which is to read the configuration once more if we were told to.
+fn await_voice(seat: &Seat, rejoin: &dyn Fn(OwnedFd)) -> Option<Vec<(ToHelper, Option<OwnedFd>)>> {
     let end = Instant::now() + VOICE_PATIENCE;
     let mut early = Vec::new();
     while let Some(left) = end.checked_duration_since(Instant::now()) {
@@ -323,12 +328,14 @@ fn await_voice(seat: &Seat, rejoin: &dyn Fn(OwnedFd)) -> Vec<(ToHelper, Option<O
                 rejoin(fd);
                 break;
             }
+            Ok(Heard::Master(ToHelper::Reload { .. }, _)) => seat.ask_to_be_replaced(),
             Ok(Heard::Master(message, fd)) => early.push((message, fd)),
             Err(Fault::TimedOut) => {}
-            Ok(Heard::Leave) | Err(_) => break,
+            Ok(Heard::Leave) => return None,
+            Err(_) => break,
         }
     }
-    early
+    Some(early)
 }
 
 fn start(settings: Settings, log: Log) -> io::Result<Arc<Shared>> {
