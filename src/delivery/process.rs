@@ -167,23 +167,28 @@ impl Shared {
             (ToHelper::Drain, _) => self.draining.store(true, Ordering::SeqCst),
             (ToHelper::Status { text }, _) => {
                 // To look through a large spool takes long, and doors must not wait for it.
-                if !self.telling.swap(true, Ordering::SeqCst) {
-                    let shared = Arc::clone(self);
-                    if thread("status".to_owned(), move || shared.tell_status(&text)).is_err() {
-                        self.telling.store(false, Ordering::SeqCst);
-                    }
-                }
+                self.tell_status(text);
             }
             _ => {}
         }
     }
 
-    fn tell_status(&self, text: &str) {
-        if let Err(error) = status::write(&self.settings.state, text) {
-            let event = Event::new("status-failed").word("reason", &error.to_string());
-            self.log(Level::Error, event);
+    /// Writes the state down, unless that is under way.
+    fn tell_status(self: &Arc<Self>, text: String) {
+        if self.telling.swap(true, Ordering::SeqCst) {
+            return;
         }
-        self.telling.store(false, Ordering::SeqCst);
+        let shared = Arc::clone(self);
+        let tell = move || {
+            if let Err(error) = status::write(&shared.settings.state, &text) {
+                let event = Event::new("status-failed").word("reason", &error.to_string());
+                shared.log(Level::Error, event);
+            }
+            shared.telling.store(false, Ordering::SeqCst);
+        };
+        if thread("status".to_owned(), tell).is_err() {
+            self.telling.store(false, Ordering::SeqCst);
+        }
     }
 
     fn is_idle(&self) -> bool {
@@ -204,6 +209,21 @@ impl Shared {
         }
         self.ending.store(true, Ordering::SeqCst);
         0
+    }
+
+    /// Ends what is under way: within the grace time of itself, then at once.
+    fn finish(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+        let end = Instant::now() + self.settings.grace;
+        while self.busy.load(Ordering::SeqCst) > 0 && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // agents still running are killed; what they were at is recorded, and told at the next start
+        self.ending.store(true, Ordering::SeqCst);
+        let end = Instant::now() + Duration::from_millis(500);
+        while self.busy.load(Ordering::SeqCst) > 0 && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Marks that something must be finished before the process may end.
@@ -293,17 +313,7 @@ pub fn run(place: Place) -> i32 {
             return 0;
         }
     }
-    shared.draining.store(true, Ordering::SeqCst);
-    let end = Instant::now() + shared.settings.grace;
-    while shared.busy.load(Ordering::SeqCst) > 0 && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    // agents still running are killed; what they were at is recorded, and told at the next start
-    shared.ending.store(true, Ordering::SeqCst);
-    let end = Instant::now() + Duration::from_millis(500);
-    while shared.busy.load(Ordering::SeqCst) > 0 && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    shared.finish();
     status
 }
 

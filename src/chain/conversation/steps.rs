@@ -1,7 +1,7 @@
 //! One command, from its chain to the reply.
 
 use super::end::refused_by_each;
-use super::run::{Ran, keep_in};
+use super::run::{Ran, copies, keep_in, too_many_recipients};
 use super::{Chunk, Conversation, Next};
 use crate::chain::decision::Stage;
 use crate::chain::effect::Effect;
@@ -483,20 +483,6 @@ impl crate::chain::Chain {
             _ => Reply::new(550, Some(Status::UNKNOWN_MAILBOX), "no such mailbox"),
         }
     }
-}
-
-/// 452 4.5.3 (RFC 5321 §4.5.3.1.10): the client sends the others their own copy.
-fn too_many_recipients() -> Reply {
-    Reply::new(452, Some(Status::TOO_MANY_RECIPIENTS), "too many recipients")
-}
-
-/// How many copies a recipient stands for, and their octets in the envelope.
-fn copies(recipient: &Recipient, mailboxes: &[crate::session::Mailbox]) -> (usize, usize) {
-    let address = recipient.address();
-    let octets = mailboxes
-        .iter()
-        .map(|one| ipc::Recipient::octets(&address, &one.domain, &one.mailbox));
-    (mailboxes.len(), octets.sum())
 }
 
 /// 552 5.3.4 (RFC 1870 §6).
