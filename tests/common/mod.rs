@@ -107,6 +107,15 @@ pub fn wait_until(mut ready: impl FnMut() -> bool) -> bool {
     true
 }
 
+/// The binary under test: that of the tests' own build, or the one that RSMTPD_BINARY names, for what is claimed of a
+/// release build.
+pub fn binary() -> OsString {
+    std::env::var_os(RELEASE).unwrap_or_else(|| env!("CARGO_BIN_EXE_rsmtpd").into())
+}
+
+/// Names a release build to be tested in the place of the tests' own.
+pub const RELEASE: &str = "RSMTPD_BINARY";
+
 /// A configuration directory: the shipped one with test recipients, on a
 /// free port, with its own state directory.
 pub struct Setup {
@@ -309,7 +318,7 @@ impl Setup {
     }
 
     fn command_of(&self, subcommand: &str) -> Command {
-        let binary = OsString::from(env!("CARGO_BIN_EXE_rsmtpd"));
+        let binary = binary();
         let mut words = self.launcher.iter().chain([&binary]);
         let mut command = Command::new(words.next().expect("at least the binary"));
         command
