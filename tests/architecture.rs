@@ -196,7 +196,7 @@ fn allowed(module: &[String]) -> Option<&'static [&'static str]> {
         ["smtp" | "message" | "sys", ..] => &[],
         ["ipc", "frame", ..] => &[],
         ["auth", ..] => &["message", "smtp"],
-        ["session", ..] => &["smtp"],
+        ["session", ..] => &["message", "smtp"],
         ["chain", "registry", ..] => &["session", "smtp", "config", "log", "handlers"],
         ["chain", ..] => &["session", "smtp", "config", "log", "ipc::delivery"],
         ["handlers", ..] => &[

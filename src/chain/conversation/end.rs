@@ -42,7 +42,7 @@ impl Conversation<'_> {
         body.end(end);
         let limit = self.limits.message_size;
         body.too_big |= limit > 0 && body.octets > limit;
-        let (too_long, strict, received, octets) = (body.too_big, body.strict_violation, body.received, body.octets);
+        let (too_long, strict, received, octets) = (body.too_big, body.strict_violation, body.received(), body.octets);
         if strict && self.limits.line_endings == LineEndings::Strict {
             return self.body_refused(Some(bare_line_ending()), Next::Close, ports);
         }
