@@ -7,7 +7,7 @@ use std::path::Path;
 
 use clap::Subcommand;
 
-use crate::delivery::spool::{self, Listed};
+use crate::delivery::spool_list::{self, Listed};
 use crate::sys::privilege::{self, Identity};
 
 use super::{Failure, check, exit, safe};
@@ -43,17 +43,17 @@ pub fn run(config: Option<&Path>, action: &Action) -> Result<(), Failure> {
     let failed = |error: io::Error| failure(&state, &error);
     become_owner(&state).map_err(failed)?;
     let result = match action {
-        Action::List => match spool::list(&state) {
+        Action::List => match spool_list::list(&state) {
             Ok(listed) => return super::print(listed.iter().map(line).collect::<String>().as_bytes()),
             Err(error) => Err(error),
         },
-        Action::Show { id } => spool::show(&state, id, &mut |listed, text| {
+        Action::Show { id } => spool_list::show(&state, id, &mut |listed, text| {
             super::complain(line(listed).trim_end());
             print(text)
         }),
         Action::Retry { id } if id == "all" => retry_all(&state),
-        Action::Retry { id } => spool::retry(&state, id),
-        Action::Drop { id } => spool::drop(&state, id),
+        Action::Retry { id } => spool_list::retry(&state, id),
+        Action::Drop { id } => spool_list::drop(&state, id),
     };
     match result {
         // whoever reads has seen enough
@@ -133,9 +133,9 @@ fn print(text: &mut dyn Read) -> io::Result<()> {
 
 fn retry_all(state: &Path) -> io::Result<()> {
     let mut damaged = Ok(());
-    for listed in spool::list(state)? {
+    for listed in spool_list::list(state)? {
         if listed.tree != "quarantine" {
-            match spool::retry(state, &format!("{}/{}", listed.tree, listed.id)) {
+            match spool_list::retry(state, &format!("{}/{}", listed.tree, listed.id)) {
                 // delivered meanwhile, or just being tried
                 Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ResourceBusy) => {}
                 // the others are to be tried all the same

@@ -8,6 +8,7 @@
 mod agents;
 pub mod client;
 mod content;
+mod door;
 pub mod envelope;
 mod file;
 mod journal;
@@ -17,9 +18,11 @@ mod maildir;
 pub mod names;
 pub mod outcome;
 mod process;
+mod queues;
 mod retry;
+mod shared;
 pub mod spool;
-mod spool_list;
+pub mod spool_list;
 pub mod status;
 mod writer;
 

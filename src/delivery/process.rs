@@ -3,179 +3,24 @@
 //! All writers share one epoll; a door is armed for one event at a time, so one message of it is under way at once
 //! and no thread is bound to a door. Slow agents have threads of their own ([`super::agents`]).
 
-use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::socket::{Shutdown, shutdown};
-
 use crate::helper::{Heard, Seat, Turn};
-use crate::ipc::channel::{Channel, Fault};
+use crate::ipc::channel::Fault;
 use crate::ipc::control::{FromHelper, ToHelper};
-use crate::ipc::delivery::{FromDelivery, ToDelivery};
 use crate::log::{Event, Level};
 
-use super::agents::{self, Queues};
 use super::journal::{self, Slot};
-use super::{Log, Settings, file, maildir, spool, status, writer};
-
-/// A worker's end, seen from here.
-#[derive(Debug)]
-pub(super) struct Door {
-    pub(super) channel: Channel<FromDelivery, ToDelivery>,
-    /// The body under way, if it was staged.
-    pub(super) staged: Mutex<Option<std::fs::File>>,
-    token: u64,
-    worker: u32,
-}
-
-/// What all threads know.
-pub(super) struct Shared {
-    pub(super) settings: Settings,
-    pub(super) log: Log,
-    pub(super) queues: Queues,
-    pub(super) draining: AtomicBool,
-    /// Work under way must end at once.
-    pub(super) ending: AtomicBool,
-    /// Held from a message's last record to its answer: a kill falls between the two of one message at most.
-    pub(super) answering: Mutex<()>,
-    epoll: Epoll,
-    doors: Mutex<HashMap<u64, Arc<Door>>>,
-    next: AtomicU64,
-    busy: AtomicUsize,
-}
+use super::queues::Next;
+use super::shared::Shared;
+use super::{Log, Settings, file, maildir, retry, spool, status, writer};
 
 /// How long a process that takes over waits for its way to the logger.
 const VOICE_PATIENCE: Duration = Duration::from_secs(5);
-
-/// The lock, also when a thread panicked while it held it: what is inside is a plain collection.
-pub(super) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-const ARMED: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLONESHOT);
-
-impl Shared {
-    pub(super) fn log(&self, level: Level, event: Event) {
-        (self.log)(level, event);
-    }
-
-    /// Waits for the door's next frame.
-    pub(super) fn rearm(&self, door: &Arc<Door>) {
-        if self
-            .epoll
-            .modify(&door.channel, &mut EpollEvent::new(ARMED, door.token))
-            .is_err()
-        {
-            self.close(door);
-        }
-    }
-
-    /// Answers and waits for the next frame; a worker that does not read loses its door.
-    pub(super) fn answer(&self, door: &Arc<Door>, answer: &FromDelivery) {
-        if self.tell(door, answer) {
-            self.rearm(door);
-        }
-    }
-
-    /// Answers; whether it could be sent. If not, the door is closed.
-    pub(super) fn tell(&self, door: &Arc<Door>, answer: &FromDelivery) -> bool {
-        match door.channel.send_nowait(answer, &[]) {
-            Ok(()) => true,
-            Err(fault) => {
-                if !matches!(fault, Fault::Closed) {
-                    let event = Event::new("unanswered").field("worker", door.worker);
-                    self.log(Level::Error, event.word("reason", &fault.to_string()));
-                }
-                self.close(door);
-                false
-            }
-        }
-    }
-
-    pub(super) fn close(&self, door: &Arc<Door>) {
-        let _ = self.epoll.delete(&door.channel);
-        held(&self.doors).remove(&door.token);
-    }
-
-    fn open(&self, fd: OwnedFd, worker: u32) -> io::Result<()> {
-        let token = self.next.fetch_add(1, Ordering::Relaxed);
-        let door = Arc::new(Door {
-            channel: Channel::new(fd),
-            staged: Mutex::new(None),
-            token,
-            worker,
-        });
-        held(&self.doors).insert(token, Arc::clone(&door));
-        self.epoll
-            .add(&door.channel, EpollEvent::new(ARMED, token))
-            .map_err(|error| {
-                held(&self.doors).remove(&token);
-                io::Error::from(error)
-            })
-    }
-
-    fn obey(&self, seat: &Seat, rejoin: &dyn Fn(OwnedFd), message: ToHelper, fd: Option<OwnedFd>) {
-        match (message, fd) {
-            (ToHelper::Door { worker, .. }, Some(fd)) => {
-                if let Err(error) = self.open(fd, worker) {
-                    let event = Event::new("door-failed").field("worker", worker);
-                    self.log(Level::Error, event.word("reason", &error.to_string()));
-                }
-            }
-            (ToHelper::Voice, Some(fd)) => rejoin(fd),
-            (ToHelper::Reload { .. }, _) => seat.ask_to_be_replaced(),
-            (ToHelper::Drain, _) => self.draining.store(true, Ordering::SeqCst),
-            (ToHelper::Status { text }, _) => {
-                if let Err(error) = status::write(&self.settings.state, &text) {
-                    let event = Event::new("status-failed").word("reason", &error.to_string());
-                    self.log(Level::Error, event);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn is_idle(&self) -> bool {
-        self.busy.load(Ordering::SeqCst) == 0 && held(&self.doors).is_empty()
-    }
-
-    /// Another process has taken over: answers what was asked before, takes nothing more, and ends. What a worker
-    /// sends from now on fails on its side, so that it knows that it must go to the other.
-    fn leave(&self) -> i32 {
-        self.draining.store(true, Ordering::SeqCst);
-        let doors: Vec<Arc<Door>> = held(&self.doors).values().cloned().collect();
-        for door in doors {
-            let _ = shutdown(door.channel.as_raw_fd(), Shutdown::Read);
-        }
-        let end = Instant::now() + self.settings.grace + self.settings.timeout;
-        while !self.is_idle() && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        self.ending.store(true, Ordering::SeqCst);
-        0
-    }
-
-    /// Marks that something must be finished before the process may end.
-    pub(super) fn work(&self) -> Work<'_> {
-        self.busy.fetch_add(1, Ordering::SeqCst);
-        Work(&self.busy)
-    }
-}
-
-/// Something under way; over when dropped.
-pub(super) struct Work<'a>(&'a AtomicUsize);
-
-impl Drop for Work<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
 
 /// What a delivery process has from its start-up.
 pub struct Place {
@@ -219,7 +64,7 @@ pub fn run(place: Place) -> i32 {
         return 70;
     }
     for (message, fd) in early {
-        shared.obey(&seat, &rejoin, message, fd);
+        obey(&shared, &seat, &rejoin, message, fd);
     }
     loop {
         let patience = if shared.draining.load(Ordering::SeqCst) {
@@ -228,8 +73,8 @@ pub fn run(place: Place) -> i32 {
             60_000
         };
         match seat.hear(Duration::from_millis(patience)) {
-            Ok(Heard::Master(message, fd)) => shared.obey(&seat, &rejoin, message, fd),
-            Ok(Heard::Leave) => return shared.leave(),
+            Ok(Heard::Master(message, fd)) => obey(&shared, &seat, &rejoin, message, fd),
+            Ok(Heard::Leave) => return leave(&shared),
             Err(Fault::TimedOut) => {}
             Err(_) => break,
         }
@@ -239,15 +84,49 @@ pub fn run(place: Place) -> i32 {
     }
     shared.draining.store(true, Ordering::SeqCst);
     let end = Instant::now() + shared.settings.grace;
-    while shared.busy.load(Ordering::SeqCst) > 0 && Instant::now() < end {
+    while shared.is_busy() && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(10));
     }
     // agents still running are killed; what they were at is recorded, and told at the next start
     shared.ending.store(true, Ordering::SeqCst);
     let end = Instant::now() + Duration::from_millis(500);
-    while shared.busy.load(Ordering::SeqCst) > 0 && Instant::now() < end {
+    while shared.is_busy() && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(10));
     }
+    0
+}
+
+fn obey(shared: &Shared, seat: &Seat, rejoin: &dyn Fn(OwnedFd), message: ToHelper, fd: Option<OwnedFd>) {
+    match (message, fd) {
+        (ToHelper::Door { worker, .. }, Some(fd)) => {
+            if let Err(error) = shared.open(fd, worker) {
+                let event = Event::new("door-failed").field("worker", worker);
+                shared.log(Level::Error, event.word("reason", &error.to_string()));
+            }
+        }
+        (ToHelper::Voice, Some(fd)) => rejoin(fd),
+        (ToHelper::Reload { .. }, _) => seat.ask_to_be_replaced(),
+        (ToHelper::Drain, _) => shared.draining.store(true, Ordering::SeqCst),
+        (ToHelper::Status { text }, _) => {
+            if let Err(error) = status::write(&shared.settings.state, &text) {
+                let event = Event::new("status-failed").word("reason", &error.to_string());
+                shared.log(Level::Error, event);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Another process has taken over: answers what was asked before, takes nothing more, and ends. What a worker
+/// sends from now on fails on its side, so that it knows that it must go to the other.
+fn leave(shared: &Shared) -> i32 {
+    shared.draining.store(true, Ordering::SeqCst);
+    shared.stop_listening();
+    let end = Instant::now() + shared.settings.grace + shared.settings.timeout;
+    while !shared.is_idle() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    shared.ending.store(true, Ordering::SeqCst);
     0
 }
 
@@ -277,27 +156,41 @@ fn start(settings: Settings, log: Log) -> io::Result<Arc<Shared>> {
     for tree in [spool::SPOOL, spool::FAILED] {
         spool::remove_orphans(&settings.state, tree)?;
     }
-    let shared = Arc::new(Shared {
-        settings,
-        log,
-        queues: Queues::default(),
-        draining: AtomicBool::new(false),
-        ending: AtomicBool::new(false),
-        answering: Mutex::default(),
-        epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
-        doors: Mutex::default(),
-        next: AtomicU64::new(0),
-        busy: AtomicUsize::new(0),
-    });
+    let shared = Arc::new(Shared::new(settings, log)?);
     for number in 0..shared.settings.writers.max(1) {
         let (slot, shared) = (Slot::take(&shared.settings.state)?, Arc::clone(&shared));
         thread(format!("writer-{number}"), move || write(&shared, &slot))?;
     }
-    agents::start(&shared)?;
+    start_slow(&shared)?;
     Ok(shared)
 }
 
-pub(super) fn thread(name: String, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+/// The threads for what may be slow: agents, and whatever the spool has due.
+fn start_slow(shared: &Arc<Shared>) -> io::Result<()> {
+    let share = (shared.settings.lda_jobs / 2).max(1);
+    for number in 0..shared.settings.lda_jobs.max(1) {
+        let (slot, shared) = (Slot::take(&shared.settings.state)?, Arc::clone(shared));
+        thread(format!("agent-{number}"), move || {
+            let mut connection = None;
+            let mut turn = false;
+            loop {
+                turn = !turn;
+                let next = shared.queues.next(turn, share);
+                let work = shared.work();
+                match &next {
+                    Next::Fresh(job) => writer::run(&shared, &slot, &mut connection, job),
+                    Next::Due(id) => retry::retry(&shared, &slot, &mut connection, id),
+                }
+                drop(work);
+                shared.queues.finished(&next);
+            }
+        })?;
+    }
+    let shared = Arc::clone(shared);
+    thread("retry".to_owned(), move || retry::watch(&shared))
+}
+
+fn thread(name: String, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new()
         .name(name)
         .stack_size(512 * 1024)
@@ -306,19 +199,14 @@ pub(super) fn thread(name: String, body: impl FnOnce() + Send + 'static) -> io::
 }
 
 fn write(shared: &Arc<Shared>, slot: &Slot) {
-    let mut events = [EpollEvent::empty()];
     loop {
-        match shared.epoll.wait(&mut events, EpollTimeout::NONE) {
-            Ok(0) | Err(Errno::EINTR) => continue,
-            Ok(_) => {}
+        let door = match shared.next_door() {
+            Ok(Some(door)) => door,
+            Ok(None) => continue,
             Err(error) => {
                 shared.log(Level::Critical, Event::new("epoll-failed").word("reason", error.desc()));
                 return;
             }
-        }
-        let token = events.first().map_or(u64::MAX, EpollEvent::data);
-        let Some(door) = held(&shared.doors).get(&token).cloned() else {
-            continue;
         };
         let work = shared.work();
         match door.channel.receive() {

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::spool;
+use super::{spool, spool_list};
 
 /// The file in the state directory that `rsmtpd status` reads.
 pub const FILE: &str = "status";
@@ -23,7 +23,7 @@ pub fn write(state: &Path, masters: &str) -> io::Result<()> {
 
 /// How many messages wait, and since when the oldest does.
 fn waiting(state: &Path) -> io::Result<String> {
-    let all = spool::list(state)?;
+    let all = spool_list::list(state)?;
     let count = |tree: &str| all.iter().filter(|listed| listed.tree == tree).count();
     let oldest = all
         .iter()

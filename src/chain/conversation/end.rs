@@ -278,7 +278,7 @@ impl Conversation<'_> {
                 .event("recipient")
                 .field("id", &transaction.id)
                 .quoted("to", copy.original.as_bytes())
-                .quoted("mailbox", format!("{}@{}", copy.mailbox, copy.domain).as_bytes())
+                .quoted("mailbox", copy.address().as_bytes())
                 .field("result", word);
             let line = if text.is_empty() {
                 line
