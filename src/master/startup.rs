@@ -165,16 +165,20 @@ impl Users {
         match process::fork()? {
             process::Fork::Child => {
                 std::mem::forget(blocked);
-                let answer = Users::choose(served, state).map_err(|error| format!("{error:#}"));
+                let answer =
+                    Users::choose(served, state).map_err(|error| (error.is::<Misconfigured>(), format!("{error:#}")));
                 let said = Channel::<_, ()>::new(theirs).send(&answer);
                 process::exit_now(i32::from(said.is_err()))
             }
             process::Fork::Parent(child) => {
                 drop((theirs, blocked));
-                let answer = Channel::<(), Result<Users, String>>::new(ours).receive();
+                let answer = Channel::<(), Result<Users, (bool, String)>>::new(ours).receive();
                 process::wait(child)?;
                 let (users, _) = answer.context("looking up the users of the roles")?;
-                users.map_err(anyhow::Error::msg)
+                users.map_err(|(misconfigured, text)| match misconfigured {
+                    true => Misconfigured(text).into(),
+                    false => anyhow::Error::msg(text),
+                })
             }
         }
     }
