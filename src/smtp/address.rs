@@ -3,7 +3,7 @@
 //! May assume nothing of the text. Never accepts what only a header may hold: comments,
 //! folding, obsolete forms.
 
-use super::command::Oddity;
+use super::fault::Oddity;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
