@@ -114,11 +114,6 @@ impl Chain {
     pub fn verbs(&self) -> &[String] {
         &self.offered
     }
-
-    /// Who exists.
-    pub fn directory(&self) -> &dyn Directory {
-        self.directory.as_ref()
-    }
 }
 
 fn offered(verbs: &[(String, Vec<Link>)]) -> Vec<String> {

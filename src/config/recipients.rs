@@ -92,11 +92,6 @@ impl Recipients {
         domain.lookup(&local)
     }
 
-    /// Whether mail for the domain is ours; case does not count.
-    pub fn has_domain(&self, domain: &str) -> bool {
-        self.domains.contains_key(&domain.to_lowercase())
-    }
-
     /// The domains, in lower case and in order.
     pub fn domains(&self) -> impl Iterator<Item = &str> {
         self.domains.keys().map(String::as_str)

@@ -90,10 +90,6 @@ impl BodyScan {
         }
     }
 
-    pub(super) fn set_limits(&mut self, limits: Limits) {
-        self.limits = limits;
-    }
-
     /// Begins a message; `transparent` where dots are stuffed (DATA).
     pub(super) fn begin(&mut self, transparent: bool) {
         *self = BodyScan {

@@ -103,12 +103,6 @@ impl Receiver {
         self.line = HalfLine::default();
         self.body.begin(false);
     }
-
-    /// Changes the limits, from the next command or body on.
-    pub fn set_limits(&mut self, limits: Limits) {
-        self.limits = limits;
-        self.body.set_limits(limits);
-    }
 }
 
 #[cfg(test)]
