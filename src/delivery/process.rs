@@ -13,6 +13,7 @@ use crate::helper::{Heard, Seat, Turn};
 use crate::ipc::channel::Fault;
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::log::{Event, Level};
+use crate::sys::socket;
 
 use super::journal::{self, Slot};
 use super::queues::Next;
@@ -49,7 +50,11 @@ pub fn run(place: Place) -> i32 {
         if seat.control.send_nowait(&FromHelper::Ready, &[]).is_err() {
             return 70;
         }
-        early = await_voice(&seat, &rejoin);
+        match await_voice(&seat, &rejoin) {
+            Some(heard) => early = heard,
+            // Workers see the doors closed that came meanwhile, and ask for others.
+            None => return 0,
+        }
     }
     let shared = match start(settings, log) {
         Ok(shared) => shared,
@@ -66,6 +71,11 @@ pub fn run(place: Place) -> i32 {
     for (message, fd) in early {
         obey(&shared, &seat, &rejoin, message, fd);
     }
+    listen(&shared, &seat, &rejoin)
+}
+
+/// Does what the master says until the end; the exit status.
+fn listen(shared: &Shared, seat: &Seat, rejoin: &dyn Fn(OwnedFd)) -> i32 {
     loop {
         let patience = if shared.draining.load(Ordering::SeqCst) {
             100
@@ -73,27 +83,40 @@ pub fn run(place: Place) -> i32 {
             60_000
         };
         match seat.hear(Duration::from_millis(patience)) {
-            Ok(Heard::Master(message, fd)) => obey(&shared, &seat, &rejoin, message, fd),
-            Ok(Heard::Leave) => return leave(&shared),
+            Ok(Heard::Master(message, fd)) => obey(shared, seat, rejoin, message, fd),
+            Ok(Heard::Leave) => return leave(shared),
             Err(Fault::TimedOut) => {}
-            Err(_) => break,
+            Err(Fault::Closed) => {
+                finish(shared);
+                return 0;
+            }
+            Err(fault) => {
+                let event = Event::new("control-broken").word("reason", &fault.to_string());
+                shared.log(Level::Critical, event);
+                finish(shared);
+                return 70;
+            }
         }
         if shared.draining.load(Ordering::SeqCst) && shared.is_idle() {
             return 0;
         }
     }
+}
+
+/// The master is gone: what is under way has the grace time.
+fn finish(shared: &Shared) {
     shared.draining.store(true, Ordering::SeqCst);
-    let end = Instant::now() + shared.settings.grace;
-    while shared.is_busy() && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    await_idleness(shared, shared.settings.grace);
     // agents still running are killed; what they were at is recorded, and told at the next start
     shared.ending.store(true, Ordering::SeqCst);
-    let end = Instant::now() + Duration::from_millis(500);
+    await_idleness(shared, Duration::from_millis(500));
+}
+
+fn await_idleness(shared: &Shared, patience: Duration) {
+    let end = Instant::now() + patience;
     while shared.is_busy() && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(10));
     }
-    0
 }
 
 fn obey(shared: &Shared, seat: &Seat, rejoin: &dyn Fn(OwnedFd), message: ToHelper, fd: Option<OwnedFd>) {
@@ -103,6 +126,10 @@ fn obey(shared: &Shared, seat: &Seat, rejoin: &dyn Fn(OwnedFd), message: ToHelpe
                 let event = Event::new("door-failed").field("worker", worker);
                 shared.log(Level::Error, event.word("reason", &error.to_string()));
             }
+        }
+        (ToHelper::Door { worker, .. }, None) => {
+            let event = Event::new("door-refused").field("worker", worker);
+            shared.log(Level::Error, event.word("reason", "no descriptor is free"));
         }
         (ToHelper::Voice, Some(fd)) => rejoin(fd),
         (ToHelper::Reload { .. }, _) => seat.ask_to_be_replaced(),
@@ -130,8 +157,9 @@ fn leave(shared: &Shared) -> i32 {
     0
 }
 
-/// Waits for the way to the logger; what else the master said meanwhile.
-fn await_voice(seat: &Seat, rejoin: &dyn Fn(OwnedFd)) -> Vec<(ToHelper, Option<OwnedFd>)> {
+/// Waits for the way to the logger; what else the master said meanwhile. None when another has taken over already,
+/// which is to read the configuration once more if we were told to.
+fn await_voice(seat: &Seat, rejoin: &dyn Fn(OwnedFd)) -> Option<Vec<(ToHelper, Option<OwnedFd>)>> {
     let end = Instant::now() + VOICE_PATIENCE;
     let mut early = Vec::new();
     while let Some(left) = end.checked_duration_since(Instant::now()) {
@@ -140,12 +168,14 @@ fn await_voice(seat: &Seat, rejoin: &dyn Fn(OwnedFd)) -> Vec<(ToHelper, Option<O
                 rejoin(fd);
                 break;
             }
+            Ok(Heard::Master(ToHelper::Reload { .. }, _)) => seat.ask_to_be_replaced(),
             Ok(Heard::Master(message, fd)) => early.push((message, fd)),
             Err(Fault::TimedOut) => {}
-            Ok(Heard::Leave) | Err(_) => break,
+            Ok(Heard::Leave) => return None,
+            Err(_) => break,
         }
     }
-    early
+    Some(early)
 }
 
 fn start(settings: Settings, log: Log) -> io::Result<Arc<Shared>> {
@@ -210,6 +240,10 @@ fn write(shared: &Arc<Shared>, slot: &Slot) {
         };
         let work = shared.work();
         match door.channel.receive() {
+            Ok(_) if socket::has_unread(&door.channel) => {
+                shared.log(Level::Error, Event::new("unread").field("worker", door.worker));
+                shared.close(&door);
+            }
             Ok((request, None)) => writer::serve(shared, slot, &door, request),
             Ok((_, Some(_))) => shared.close(&door),
             Err(fault) => {

@@ -1,6 +1,5 @@
 //! What all threads of the working process know: the doors under one epoll, the queues, and whether the end is near.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -14,7 +13,7 @@ use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::delivery::FromDelivery;
 use crate::log::{Event, Level};
 
-use super::door::{Door, held};
+use super::door::{Door, Doors, held};
 use super::queues::Queues;
 use super::{Log, Settings};
 
@@ -29,7 +28,7 @@ pub(super) struct Shared {
     /// Held from a message's last record to its answer: a kill falls between the two of one message at most.
     pub(super) answering: Mutex<()>,
     epoll: Epoll,
-    doors: Mutex<HashMap<u64, Arc<Door>>>,
+    doors: Mutex<Doors>,
     next: AtomicU64,
     busy: AtomicUsize,
 }
@@ -63,12 +62,12 @@ impl Shared {
             Err(error) => return Err(error),
         }
         let token = events.first().map_or(u64::MAX, EpollEvent::data);
-        Ok(held(&self.doors).get(&token).cloned())
+        Ok(held(&self.doors).all.get(&token).cloned())
     }
 
     /// No door says anything more: what a worker sends from now on fails on its side.
     pub(super) fn stop_listening(&self) {
-        let doors: Vec<Arc<Door>> = held(&self.doors).values().cloned().collect();
+        let doors: Vec<Arc<Door>> = held(&self.doors).all.values().cloned().collect();
         for door in doors {
             let _ = shutdown(door.channel.as_raw_fd(), Shutdown::Read);
         }
@@ -118,10 +117,10 @@ impl Shared {
 
     pub(super) fn close(&self, door: &Arc<Door>) {
         let _ = self.epoll.delete(&door.channel);
-        held(&self.doors).remove(&door.token);
+        held(&self.doors).remove(door);
     }
 
-    /// Listens to a new door.
+    /// Serves a worker through this door, and through no other: what one worker can make us keep is what one door can.
     pub(super) fn open(&self, fd: OwnedFd, worker: u32) -> io::Result<()> {
         let token = self.next.fetch_add(1, Ordering::Relaxed);
         let door = Arc::new(Door {
@@ -130,18 +129,21 @@ impl Shared {
             token,
             worker,
         });
-        held(&self.doors).insert(token, Arc::clone(&door));
+        let before = held(&self.doors).insert(&door);
+        if let Some(before) = before {
+            let _ = self.epoll.delete(&before.channel);
+        }
         self.epoll
             .add(&door.channel, EpollEvent::new(ARMED, token))
             .map_err(|error| {
-                held(&self.doors).remove(&token);
+                held(&self.doors).remove(&door);
                 io::Error::from(error)
             })
     }
 
     /// Whether nothing is under way and no worker is left.
     pub(super) fn is_idle(&self) -> bool {
-        !self.is_busy() && held(&self.doors).is_empty()
+        !self.is_busy() && held(&self.doors).all.is_empty()
     }
 
     /// Marks that something must be finished before the process may end.

@@ -141,6 +141,7 @@ fn conclude(shared: &Arc<Shared>, slot: &Slot, job: &Job, mut results: Vec<Recip
         slot.undo(state);
         results.fill(reason);
     }
+    outcome::shorten(&mut results);
     let answering = held(&shared.answering);
     if let Err(error) = slot.done() {
         slot.undo(state);

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
+use super::replies::{bare_line_ending, refusal, too_big};
 use super::run::Ran;
-use super::steps::{refusal, too_big};
-use super::{Action, Conversation, Next, bare_line_ending};
+use super::{Action, Conversation, Next};
 use crate::chain::decision::Stage;
 use crate::chain::effect::Effect;
 use crate::chain::handler::HandlerError;

@@ -5,6 +5,7 @@
 //! [`Next`] says so. It must never do I/O except through the [`Ports`] it is lent.
 
 mod end;
+mod replies;
 mod run;
 mod steps;
 #[cfg(test)]
@@ -26,6 +27,8 @@ use crate::smtp::line::{CommandLine, LineEnding};
 use crate::smtp::receiver::{BodyEnd, LineEndings};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
+
+use replies::bare_line_ending;
 
 /// What the client sends next, and so what the receiver has to expect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -389,9 +392,4 @@ impl BodySink for Nowhere {
     }
 
     fn reset(&mut self) {}
-}
-
-/// The reply to bare CR or LF where they are forbidden.
-fn bare_line_ending() -> Reply {
-    Reply::new(550, Some(Status(5, 5, 2)), "bare <CR> or <LF> not allowed")
 }
