@@ -75,7 +75,7 @@ pub fn run(place: Place) -> i32 {
 }
 
 /// Does what the master says until the end; the exit status.
-fn listen(shared: &Shared, seat: &Seat, rejoin: &dyn Fn(OwnedFd)) -> i32 {
+fn listen(shared: &Arc<Shared>, seat: &Seat, rejoin: &dyn Fn(OwnedFd)) -> i32 {
     loop {
         let patience = if shared.draining.load(Ordering::SeqCst) {
             100
@@ -119,7 +119,7 @@ fn await_idleness(shared: &Shared, patience: Duration) {
     }
 }
 
-fn obey(shared: &Shared, seat: &Seat, rejoin: &dyn Fn(OwnedFd), message: ToHelper, fd: Option<OwnedFd>) {
+fn obey(shared: &Arc<Shared>, seat: &Seat, rejoin: &dyn Fn(OwnedFd), message: ToHelper, fd: Option<OwnedFd>) {
     match (message, fd) {
         (ToHelper::Door { worker, .. }, Some(fd)) => {
             if let Err(error) = shared.open(fd, worker) {
@@ -135,13 +135,24 @@ fn obey(shared: &Shared, seat: &Seat, rejoin: &dyn Fn(OwnedFd), message: ToHelpe
         (ToHelper::Reload { .. }, _) => seat.ask_to_be_replaced(),
         (ToHelper::Drain, _) => shared.draining.store(true, Ordering::SeqCst),
         (ToHelper::Status { text }, _) => {
-            if let Err(error) = status::write(&shared.settings.state, &text) {
-                let event = Event::new("status-failed").word("reason", &error.to_string());
-                shared.log(Level::Error, event);
+            // To look through a large spool takes long, and doors must not wait for it.
+            if !shared.telling.swap(true, Ordering::SeqCst) {
+                let telling = Arc::clone(shared);
+                if thread("status".to_owned(), move || tell_status(&telling, &text)).is_err() {
+                    shared.telling.store(false, Ordering::SeqCst);
+                }
             }
         }
         _ => {}
     }
+}
+
+fn tell_status(shared: &Shared, text: &str) {
+    if let Err(error) = status::write(&shared.settings.state, text) {
+        let event = Event::new("status-failed").word("reason", &error.to_string());
+        shared.log(Level::Error, event);
+    }
+    shared.telling.store(false, Ordering::SeqCst);
 }
 
 /// Another process has taken over: answers what was asked before, takes nothing more, and ends. What a worker

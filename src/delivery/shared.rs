@@ -25,6 +25,8 @@ pub(super) struct Shared {
     pub(super) draining: AtomicBool,
     /// Work under way must end at once.
     pub(super) ending: AtomicBool,
+    /// The state is being written down.
+    pub(super) telling: AtomicBool,
     /// Held from a message's last record to its answer: a kill falls between the two of one message at most.
     pub(super) answering: Mutex<()>,
     epoll: Epoll,
@@ -44,6 +46,7 @@ impl Shared {
             queues: Queues::default(),
             draining: AtomicBool::new(false),
             ending: AtomicBool::new(false),
+            telling: AtomicBool::new(false),
             answering: Mutex::default(),
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             doors: Mutex::default(),

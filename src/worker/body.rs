@@ -154,8 +154,16 @@ impl DeliveryPort for Rc<RefCell<Delivery>> {
 
 enum Store {
     Memory(Vec<u8>),
-    File { file: File, length: u64 },
+    /// What is held is written behind what the file has; the length is that of both.
+    File {
+        file: File,
+        length: u64,
+        held: Vec<u8>,
+    },
 }
+
+/// Octets held back at most: a client decides how small the pieces are in which a body comes, not how often we write.
+const HELD: usize = 64 * 1024;
 
 /// Collects one body after the other.
 pub struct Staging {
@@ -174,16 +182,30 @@ impl Staging {
 
     fn spill(&mut self) -> io::Result<&mut Store> {
         if let Store::Memory(bytes) = &mut self.store {
-            let bytes = std::mem::take(bytes);
-            let mut file = self.delivery.borrow_mut().begin()?;
-            file.write_all(&bytes)?;
+            let held = std::mem::take(bytes);
             self.store = Store::File {
-                file,
-                length: bytes.len() as u64,
+                file: self.delivery.borrow_mut().begin()?,
+                length: held.len() as u64,
+                held,
             };
         }
         Ok(&mut self.store)
     }
+}
+
+/// Small pieces are gathered; one that is as long as what would be gathered is not copied.
+fn hold_or_write(file: &mut impl Write, held: &mut Vec<u8>, octets: &[u8]) -> io::Result<()> {
+    if held.len() + octets.len() > HELD {
+        file.write_all(held)?;
+        held.clear();
+    }
+    if octets.len() > HELD / 2 {
+        file.write_all(held)?;
+        held.clear();
+        return file.write_all(octets);
+    }
+    held.extend_from_slice(octets);
+    Ok(())
 }
 
 impl Drop for Staging {
@@ -203,9 +225,9 @@ impl BodySink for Staging {
             bytes.extend_from_slice(octets);
             return Ok(());
         }
-        if let Store::File { file, length } = self.spill()? {
-            file.write_all(octets)?;
+        if let Store::File { file, length, held } = self.spill()? {
             *length += octets.len() as u64;
+            hold_or_write(file, held, octets)?;
         }
         Ok(())
     }
@@ -213,7 +235,8 @@ impl BodySink for Staging {
     fn finish(&mut self) -> io::Result<Body> {
         match std::mem::replace(&mut self.store, Store::Memory(Vec::new())) {
             Store::Memory(bytes) => Ok(Body::Inline(bytes)),
-            Store::File { file, length } => {
+            Store::File { mut file, length, held } => {
+                file.write_all(&held)?;
                 self.delivery.borrow_mut().staged = Some(file);
                 Ok(Body::Staged { length })
             }

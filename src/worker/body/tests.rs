@@ -147,3 +147,34 @@ fn offering_ends() {
     assert!(outcome.is_err());
     assert_eq!(doors, OFFERS as usize);
 }
+
+/// Counts calls.
+#[derive(Default)]
+struct Counted(Vec<u8>, usize);
+
+impl Write for Counted {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        self.1 += usize::from(!octets.is_empty());
+        self.0.extend_from_slice(octets);
+        Ok(octets.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn pieces_of_any_size_are_written_in_order_and_in_few_calls() {
+    for size in [1, 3, 1000, HELD / 2, HELD / 2 + 1, HELD, 3 * HELD] {
+        let body: Vec<u8> = (0..10 * HELD).map(|at| (at / 7) as u8).collect();
+        let (mut file, mut held) = (Counted::default(), Vec::new());
+        for piece in body.chunks(size) {
+            hold_or_write(&mut file, &mut held, piece).unwrap();
+            assert!(held.len() <= HELD);
+        }
+        file.write_all(&held).unwrap();
+        assert!(file.0 == body, "{size}");
+        assert!(file.1 <= 21, "{size}: {} calls", file.1);
+    }
+}
