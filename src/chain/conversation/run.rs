@@ -298,11 +298,6 @@ fn is_skipped(findings: &[Finding], id: &str) -> bool {
         .any(|effect| matches!(effect, Effect::Skip(skipped) if skipped == id))
 }
 
-/// 452 4.5.3 (RFC 5321 §4.5.3.1.10): the client sends the others their own copy.
-pub(super) fn too_many_recipients() -> Reply {
-    Reply::new(452, Some(Status::TOO_MANY_RECIPIENTS), "too many recipients")
-}
-
 /// How many copies a recipient stands for, and their octets in the envelope.
 pub(super) fn copies(recipient: &Recipient, mailboxes: &[crate::session::Mailbox]) -> (usize, usize) {
     let address = recipient.address();
