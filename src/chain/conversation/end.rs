@@ -12,7 +12,7 @@ use crate::chain::outcome::{Message, unavailable};
 use crate::chain::ports::Ports;
 use crate::ipc::delivery::{self as ipc, RecipientResult};
 use crate::log::Level;
-use crate::session::{Anomaly, Disposition, Recipient, Transaction, Verdict};
+use crate::session::{Anomaly, Disposition, Exchange, Recipient, Transaction, Verdict};
 use crate::smtp::receiver::{BodyEnd, LineEndings};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
@@ -60,6 +60,7 @@ impl Conversation<'_> {
         {
             self.session.observe(Anomaly::ChunkBoundary(chunk.size));
             let reply = Reply::new(250, Some(Status::OK), format!("{} octets received", chunk.size));
+            self.body_concluded(&reply, ports);
             return self.act(Some(reply), Next::Command);
         }
         if received > self.limits.maximum_received {
@@ -70,12 +71,25 @@ impl Conversation<'_> {
         self.judge(ports)
     }
 
+    /// The refusal that is to wait for the end of the text, where one of the entries wants to hear it.
+    pub(super) fn to_hear_out(
+        &self,
+        exchange: &Exchange,
+        ran: &Ran,
+        verdict: Verdict,
+        reply: Option<&Reply>,
+    ) -> Option<Reply> {
+        let refused = matches!(verdict, Verdict::Defer | Verdict::Reject);
+        let wanted = ran.effects().any(|effect| *effect == Effect::HearOut);
+        let well_formed = exchange.command.parsed.is_ok();
+        reply.filter(|_| refused && wanted && well_formed).cloned()
+    }
+
     /// The end of a text that was refused before it came: whoever looks at messages has seen it, and nobody decides.
     fn heard_out(&mut self, refusal: Reply, ports: &mut Ports<'_>) -> Action {
         let chain = self.chain;
         let links = chain.links("__DATA__").unwrap_or_default();
         self.run(links, Stage::EndOfData, None, None, None, ports);
-        self.concluded(links, None, Some(&refusal), ports);
         self.body_refused(Some(refusal), Next::Command, ports)
     }
 
@@ -142,17 +156,27 @@ impl Conversation<'_> {
     }
 
     /// Refuses the message under way and forgets it.
-    fn body_refused(&mut self, reply: Option<Reply>, next: Next, ports: &mut Ports<'_>) -> Action {
+    fn body_refused(&mut self, mut reply: Option<Reply>, mut next: Next, ports: &mut Ports<'_>) -> Action {
         self.log_message("reject", reply.as_ref(), None, &[]);
-        self.forget_transaction(ports);
-        self.message_ended = true;
         let counters = &mut self.session.counters;
         counters.errors = counters.errors.saturating_add(1);
         if counters.errors > self.limits.maximum_errors && next != Next::Close {
-            let reply = Reply::new(421, Some(Status(4, 7, 0)), "too many errors");
-            return self.act(Some(reply), Next::Close);
+            reply = Some(Reply::new(421, Some(Status(4, 7, 0)), "too many errors"));
+            next = Next::Close;
         }
+        if let Some(reply) = &reply {
+            self.body_concluded(reply, ports);
+        }
+        self.forget_transaction(ports);
+        self.message_ended = true;
         self.act(reply, next)
+    }
+
+    /// Tells the entries of `__DATA__` the reply to a body, or to a chunk of it.
+    fn body_concluded(&mut self, reply: &Reply, ports: &mut Ports<'_>) {
+        let chain = self.chain;
+        let links = chain.links("__DATA__").unwrap_or_default();
+        self.concluded(links, Stage::EndOfData, None, Some(reply), ports);
     }
 
     fn sink_failed(&mut self, error: &str, ports: &mut Ports<'_>) -> Action {
@@ -164,6 +188,7 @@ impl Conversation<'_> {
             "no space for the message, try again later",
         );
         self.log_message("defer", Some(&reply), None, &[]);
+        self.body_concluded(&reply, ports);
         self.forget_transaction(ports);
         self.message_ended = true;
         self.act(Some(reply), Next::Command)
@@ -213,7 +238,7 @@ impl Conversation<'_> {
             reply = Some(Reply::new(421, Some(Status(4, 7, 0)), "too many errors"));
             next = Next::Close;
         }
-        self.concluded(links, None, reply.as_ref(), ports);
+        self.concluded(links, Stage::EndOfData, None, reply.as_ref(), ports);
         self.forget_transaction(ports);
         self.message_ended = true;
         self.act(reply, next)
@@ -249,7 +274,9 @@ impl Conversation<'_> {
             copies: copies.clone(),
             body,
         };
-        let result = self.with_context(link, None, ports, |context| link.handler.take(context, message));
+        let result = self.with_context(link, Stage::EndOfData, None, None, ports, |context| {
+            link.handler.take(context, message)
+        });
         match result {
             Ok(taken) => {
                 self.log_taken(&copies, taken.results());

@@ -38,7 +38,7 @@ impl<'c> Conversation<'c> {
     /// Runs the chain of a command and answers it.
     pub(super) fn step(&mut self, mut exchange: Exchange, ports: &mut Ports<'_>) -> Action {
         if let Some(reply) = self.session_limit(&exchange.command.verb) {
-            return self.finish(&exchange, Some(reply), Next::Close, ports);
+            return self.finish_early(&exchange, Some(reply), Next::Close, ports);
         }
         if exchange.fault.is_none() {
             exchange.fault = self.limit(&exchange);
@@ -56,11 +56,11 @@ impl<'c> Conversation<'c> {
             Stage::Data => self.data(&exchange, &ran, ports),
             _ => self.other(&exchange, &ran, ports),
         };
-        self.concluded(links, Some(&exchange), action.reply.as_ref(), ports);
+        self.concluded(links, stage, Some(&exchange), action.reply.as_ref(), ports);
         action
     }
 
-    fn links_of(&self, verb: &Verb) -> &'c [Link] {
+    pub(super) fn links_of(&self, verb: &Verb) -> &'c [Link] {
         let chain = self.chain;
         let own = match verb {
             Verb::Bdat => chain.chunk_links(),
@@ -229,14 +229,6 @@ impl<'c> Conversation<'c> {
         self.finish(exchange, Some(reply), Next::Data, ports)
     }
 
-    /// The refusal that is to wait for the end of the text, where one of the entries wants to hear it.
-    fn to_hear_out(&self, exchange: &Exchange, ran: &Ran, verdict: Verdict, reply: Option<&Reply>) -> Option<Reply> {
-        let refused = matches!(verdict, Verdict::Defer | Verdict::Reject);
-        let wanted = ran.effects().any(|effect| *effect == Effect::HearOut);
-        let well_formed = exchange.command.parsed.is_ok();
-        reply.filter(|_| refused && wanted && well_formed).cloned()
-    }
-
     fn bdat(&mut self, exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
         let Ok(Arguments::Bdat { size, last }) = exchange.command.parsed else {
             // How much to skip is unknown, and what follows must not be read as commands.
@@ -346,7 +338,9 @@ impl<'c> Conversation<'c> {
         for link in links {
             let reader = match link.mode {
                 Mode::Off => None,
-                _ => self.with_context(link, Some(exchange), ports, |context| link.handler.body(context)),
+                _ => self.with_context(link, Stage::Data, Some(exchange), None, ports, |context| {
+                    link.handler.body(context)
+                }),
             };
             readers.push(reader);
         }
