@@ -8,6 +8,7 @@
 
 pub mod messages;
 pub mod processes;
+pub mod relay;
 pub mod service;
 
 use std::ffi::OsString;

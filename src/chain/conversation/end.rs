@@ -12,7 +12,7 @@ use crate::chain::outcome::{Message, unavailable};
 use crate::chain::ports::Ports;
 use crate::ipc::delivery::{self as ipc, RecipientResult};
 use crate::log::Level;
-use crate::session::{Anomaly, Disposition, Exchange, Recipient, Transaction, Verdict};
+use crate::session::{Anomaly, Disposition, Recipient, Transaction, Verdict};
 use crate::smtp::receiver::{BodyEnd, LineEndings};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
@@ -69,28 +69,6 @@ impl Conversation<'_> {
         }
         self.observe_size(octets);
         self.judge(ports)
-    }
-
-    /// The refusal that is to wait for the end of the text, where one of the entries wants to hear it.
-    pub(super) fn to_hear_out(
-        &self,
-        exchange: &Exchange,
-        ran: &Ran,
-        verdict: Verdict,
-        reply: Option<&Reply>,
-    ) -> Option<Reply> {
-        let refused = matches!(verdict, Verdict::Defer | Verdict::Reject);
-        let wanted = ran.effects().any(|effect| *effect == Effect::HearOut);
-        let well_formed = exchange.command.parsed.is_ok();
-        reply.filter(|_| refused && wanted && well_formed).cloned()
-    }
-
-    /// The end of a text that was refused before it came: whoever looks at messages has seen it, and nobody decides.
-    fn heard_out(&mut self, refusal: Reply, ports: &mut Ports<'_>) -> Action {
-        let chain = self.chain;
-        let links = chain.links("__DATA__").unwrap_or_default();
-        self.run(links, Stage::EndOfData, None, None, None, ports);
-        self.body_refused(Some(refusal), Next::Command, ports)
     }
 
     fn observe_body(&mut self, end: &BodyEnd) {
@@ -156,7 +134,7 @@ impl Conversation<'_> {
     }
 
     /// Refuses the message under way and forgets it.
-    fn body_refused(&mut self, mut reply: Option<Reply>, mut next: Next, ports: &mut Ports<'_>) -> Action {
+    pub(super) fn body_refused(&mut self, mut reply: Option<Reply>, mut next: Next, ports: &mut Ports<'_>) -> Action {
         self.log_message("reject", reply.as_ref(), None, &[]);
         let counters = &mut self.session.counters;
         counters.errors = counters.errors.saturating_add(1);
@@ -205,7 +183,7 @@ impl Conversation<'_> {
             None => return self.body_refused(Some(unavailable()), Next::Command, ports),
         };
         if ran.decision.would_be >= Verdict::Defer && settled.refused.is_none() {
-            let line = self.event("would_be").field("verdict", ran.decision.would_be.name());
+            let line = self.event("would-be").field("verdict", ran.decision.would_be.name());
             self.log.push((Level::Info, line.text()));
         }
         let mut copies = settled.copies;
@@ -296,14 +274,18 @@ impl Conversation<'_> {
             return;
         };
         let octets = transaction.body.as_ref().map_or(0, |body| body.octets);
-        let line = self
-            .event("message")
-            .field("id", &transaction.id)
+        let mut event = self.event("message").field("id", &transaction.id);
+        if let Some(hello) = &self.session.hello {
+            event = event.quoted("helo", hello.name.as_bytes());
+        }
+        event = event
             .quoted("from", transaction.reverse_path.to_string().as_bytes())
             .field("octets", octets)
-            .field("recipients", transaction.recipients.len())
-            .quoted("labels", transaction.labels.join(",").as_bytes());
-        let mut lines = vec![(Level::Info, line.text())];
+            .field("recipients", transaction.recipients.len());
+        if !transaction.labels.is_empty() {
+            event = event.quoted("labels", transaction.labels.join(",").as_bytes());
+        }
+        let mut lines = vec![(Level::Info, event.text())];
         let saved = |copy: &&ipc::Recipient| copy.disposition == ipc::Disposition::Copy;
         for (copy, result) in copies.iter().zip(results).filter(|(copy, _)| !saved(copy)) {
             let (word, text) = match result {

@@ -5,6 +5,7 @@
 //! [`Next`] says so. It must never do I/O except through the [`Ports`] it is lent.
 
 mod end;
+mod hear_out;
 mod run;
 mod steps;
 #[cfg(test)]
@@ -342,7 +343,7 @@ impl<'c> Conversation<'c> {
         for (oddity, symbol) in [(Oddity::BareLf, "BARE_LF"), (Oddity::BareCr, "BARE_CR")] {
             if command.oddities.contains(&oddity) {
                 let line = self.event("evidence").field("by", "protocol").field("symbol", symbol);
-                let line = line.quoted("verb", command.verb.name().as_bytes());
+                let line = line.word("verb", command.verb.name());
                 self.log.push((Level::Info, line.text()));
             }
         }

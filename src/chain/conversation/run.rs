@@ -187,6 +187,32 @@ impl<'c> Conversation<'c> {
         action
     }
 
+    /// One line for a command that was refused, or not answered.
+    pub(super) fn log_refusal(&mut self, verb: &str, exchange: &Exchange, reply: Option<&Reply>) {
+        let name = match reply.map(|reply| reply.code) {
+            None => "drop",
+            Some(500..) => "reject",
+            Some(_) => "defer",
+        };
+        // Client-given: a verb that we do not know may hold anything.
+        let mut event = self.event(name).word("verb", verb);
+        if let Some(reply) = reply {
+            event = event.field("code", reply.code);
+            if let Some(status) = reply.status {
+                event = event.field("status", status);
+            }
+        }
+        event = match self.by.take() {
+            Some(by) => event.field("by", by),
+            None => event.field("by", "protocol"),
+        };
+        // What a client says with AUTH is a password.
+        if !verb.eq_ignore_ascii_case("AUTH") && !exchange.command.argument.is_empty() {
+            event = event.quoted("argument", &exchange.command.argument);
+        }
+        self.log.push((Level::Info, event.text()));
+    }
+
     /// What the effects want the reply to wait for.
     fn hold(&mut self, stage: Stage, ran: &Ran) {
         // RFC 1047: a client that hears nothing may send a message again that was taken.

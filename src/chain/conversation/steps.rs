@@ -9,7 +9,7 @@ use crate::chain::outcome::unavailable;
 use crate::chain::ports::Ports;
 use crate::chain::{Action, Found, Link};
 use crate::config::Mode;
-use crate::log::Level;
+use crate::ipc::delivery as ipc;
 use crate::session::{Anomaly, At, BodyFacts, Disposition, Exchange, Hello, Kept, Recipient, Transaction, Verdict};
 use crate::smtp::command::{Arguments, Fault, Verb};
 use crate::smtp::reply::Reply;
@@ -90,7 +90,7 @@ impl<'c> Conversation<'c> {
                     .as_ref()
                     .map_or(0, |transaction| transaction.recipients.len());
                 let full = recipients >= usize::try_from(self.limits.maximum_recipients).unwrap_or(usize::MAX);
-                full.then(|| Reply::new(452, Some(Status::TOO_MANY_RECIPIENTS), "too many recipients"))
+                full.then(too_many_recipients)
             }
             _ => None,
         }
@@ -166,9 +166,20 @@ impl<'c> Conversation<'c> {
             (verdict, reply, next) = (Verdict::Accept, Some(ok), Next::Command);
         }
         let routed = !mailboxes.is_empty();
+        let (copies, octets) = recipient.as_ref().map_or((0, 0), |one| copies(one, &mailboxes));
+        if let Some(transaction) = &self.session.transaction
+            && verdict.is_positive()
+            && !transaction.recipients.is_empty()
+            && (transaction.copies + copies > ipc::RECIPIENTS
+                || transaction.copies_octets + octets > ipc::RECIPIENTS_OCTETS)
+        {
+            (verdict, reply, next) = (Verdict::Defer, Some(too_many_recipients()), Next::Command);
+        }
         match (recipient, &mut self.session.transaction) {
             (Some(mut recipient), Some(transaction)) if verdict.is_positive() && routed => {
                 recipient.mailboxes = mailboxes;
+                transaction.copies += copies;
+                transaction.copies_octets += octets;
                 // Postmaster's mail reaches postmaster, whatever policies make of it.
                 if verdict == Verdict::Quarantine && !exempt {
                     recipient.disposition = Disposition::Quarantine;
@@ -430,31 +441,6 @@ impl<'c> Conversation<'c> {
             _ => true,
         }
     }
-
-    fn log_refusal(&mut self, verb: &str, exchange: &Exchange, reply: Option<&Reply>) {
-        let name = match reply.map(|reply| reply.code) {
-            None => "drop",
-            Some(500..) => "reject",
-            Some(_) => "defer",
-        };
-        // Client-given: a verb that we do not know may hold anything.
-        let mut event = self.event(name).quoted("verb", verb.as_bytes());
-        if let Some(reply) = reply {
-            event = event.field("code", reply.code);
-            if let Some(status) = reply.status {
-                event = event.field("status", status);
-            }
-        }
-        event = match self.by.take() {
-            Some(by) => event.field("by", by),
-            None => event.field("by", "protocol"),
-        };
-        // What a client says with AUTH is a password.
-        if !verb.eq_ignore_ascii_case("AUTH") && !exchange.command.argument.is_empty() {
-            event = event.quoted("argument", &exchange.command.argument);
-        }
-        self.log.push((Level::Info, event.text()));
-    }
 }
 
 impl crate::chain::Chain {
@@ -465,6 +451,20 @@ impl crate::chain::Chain {
             _ => Reply::new(550, Some(Status::UNKNOWN_MAILBOX), "no such mailbox"),
         }
     }
+}
+
+/// 452 4.5.3 (RFC 5321 §4.5.3.1.10): the client sends the others their own copy.
+fn too_many_recipients() -> Reply {
+    Reply::new(452, Some(Status::TOO_MANY_RECIPIENTS), "too many recipients")
+}
+
+/// How many copies a recipient stands for, and their octets in the envelope.
+fn copies(recipient: &Recipient, mailboxes: &[crate::session::Mailbox]) -> (usize, usize) {
+    let address = recipient.address();
+    let octets = mailboxes
+        .iter()
+        .map(|one| ipc::Recipient::octets(&address, &one.domain, &one.mailbox));
+    (mailboxes.len(), octets.sum())
 }
 
 /// 552 5.3.4 (RFC 1870 §6).

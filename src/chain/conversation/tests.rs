@@ -561,6 +561,18 @@ fn a_refused_chunk_is_swallowed() {
 }
 
 #[test]
+fn the_line_of_a_message_names_the_client_and_leaves_out_what_is_not_there() {
+    let mut peer = Peer::with(|_| {});
+    peer.say("EHLO a\" code=250 \\b");
+    peer.begin(&["user"]);
+    assert!(peer.data("x\r\n").starts_with("250 "), "{:#?}", peer.log);
+    let line = peer.log.iter().find(|line| line.contains("event=message"));
+    let line = line.expect("a line");
+    assert!(line.contains(r#" helo="a\" code=250 \\b" from="#), "{line}");
+    assert!(!line.contains("labels"), "{line}");
+}
+
+#[test]
 fn strict_line_endings_end_the_session() {
     let mut peer = Peer::with(|limits| limits.line_endings = LineEndings::Strict).hello();
     peer.begin(&["user"]);
