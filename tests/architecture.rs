@@ -198,7 +198,7 @@ fn allowed(module: &[String]) -> Option<&'static [&'static str]> {
         ["auth", ..] => &["message", "smtp"],
         ["session", ..] => &["message", "smtp"],
         ["chain", "registry", ..] => &["session", "smtp", "config", "log", "handlers"],
-        ["chain", ..] => &["session", "smtp", "config", "log", "ipc::delivery"],
+        ["chain", ..] => &["session", "smtp", "config", "log", "ipc::delivery", "ipc::record"],
         ["handlers", ..] => &[
             "session",
             "smtp",

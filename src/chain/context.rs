@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use super::decision::{Finding, Stage};
 use super::limits::Limits;
-use super::ports::DeliveryPort;
+use super::ports::{DeliveryPort, Records};
 use crate::session::{
     Exchange, Hello, Note, OfRecipient, OfSession, OfTransaction, Recipient, Session, Transaction, Verdict,
 };
@@ -18,6 +19,9 @@ pub struct Context<'a> {
     pub(super) chunking: bool,
     pub(super) verbs: &'a [String],
     pub(super) delivery: &'a mut dyn DeliveryPort,
+    pub(super) records: &'a mut dyn Records,
+    pub(super) stage: Stage,
+    pub(super) findings: &'a [Finding],
     pub(super) now: i64,
     pub(super) timeout: Duration,
     pub(super) decided: Verdict,
@@ -88,6 +92,21 @@ impl Context<'_> {
     /// The way to delivery.
     pub fn delivery(&mut self) -> &mut dyn DeliveryPort {
         self.delivery
+    }
+
+    /// The way to files of records.
+    pub fn records(&mut self) -> &mut dyn Records {
+        self.records
+    }
+
+    /// The step under way.
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// What every entry of the list found, once it is concluded: known to lists with an entry that only looks on.
+    pub fn findings(&self) -> &[Finding] {
+        self.findings
     }
 
     /// Writes a note about the connection.

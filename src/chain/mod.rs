@@ -17,10 +17,12 @@ pub mod handler;
 pub mod limits;
 pub mod outcome;
 pub mod ports;
+pub mod record;
 pub mod registry;
 pub mod settings;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +36,7 @@ pub use effect::{Effect, FieldName, HeaderField};
 pub use handler::{BodyReader, Evidence, Facts, Handler, HandlerError, Kind, Outcome};
 pub use limits::Limits;
 pub use outcome::{Message, Refusal, Taken};
-pub use ports::{BodySink, DeliveryError, DeliveryPort, Ports};
+pub use ports::{BodySink, DeliveryError, DeliveryPort, Ports, RecordError, Records};
 pub use settings::Settings;
 
 use crate::config::{ChainFile, Entry, Fault, Part, Place, VerbEntries};
@@ -122,6 +124,18 @@ impl Chain {
     pub fn takes_mail(&self) -> bool {
         self.links("__DATA__")
             .is_some_and(|links| links.iter().any(Link::is_taker))
+    }
+
+    fn every_link(&self) -> impl Iterator<Item = &Link> {
+        self.verbs.iter().flat_map(|(_, links)| links)
+    }
+
+    /// The directories that handlers want records written to.
+    pub fn record_directories(&self) -> impl Iterator<Item = &Path> {
+        let links = self.every_link();
+        links
+            .filter(|link| link.mode != Mode::Off)
+            .filter_map(|link| link.handler.records())
     }
 }
 

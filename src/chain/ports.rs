@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::ipc::delivery::{Body, Commit, Outcome};
+use crate::ipc::record::Record;
 
 /// The way to delivery. The body was staged by the owner of the port.
 pub trait DeliveryPort {
@@ -43,12 +44,37 @@ pub trait BodySink {
     fn reset(&mut self);
 }
 
+/// The way to files of records, which somebody else writes.
+pub trait Records {
+    /// Hands octets over, and waits while there is no room for them.
+    ///
+    /// # Errors
+    /// They are lost; so are those behind them in this session.
+    fn write(&mut self, record: Record) -> Result<(), RecordError>;
+
+    /// Waits until all that was handed over is in its file.
+    ///
+    /// # Errors
+    /// Something of it was lost.
+    fn sync(&mut self) -> Result<(), RecordError>;
+
+    /// Unix time in microseconds, now rather than when the event came.
+    fn now(&self) -> i64;
+}
+
+/// Records were lost.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("records: {0}")]
+pub struct RecordError(pub String);
+
 /// All of them, for the time of one call.
 pub struct Ports<'a> {
     /// The way to delivery.
     pub delivery: &'a mut dyn DeliveryPort,
     /// The body under way.
     pub body: &'a mut dyn BodySink,
+    /// The way to files of records.
+    pub records: &'a mut dyn Records,
     /// Unix time in microseconds.
     pub now: i64,
 }

@@ -26,6 +26,9 @@ pub const HANDLERS: &[Registered] = &[
     registered::<handlers::reject_all::RejectAll>(),
     registered::<handlers::data_file::DataFile>(),
     registered::<handlers::post_data_reset::PostDataReset>(),
+    registered::<handlers::transaction_log::TransactionLog>(),
+    registered::<handlers::command_log::CommandLog>(),
+    registered::<handlers::response_log::ResponseLog>(),
     registered::<handlers::undeliverable_notification_validator::UndeliverableNotificationValidator>(),
 ];
 

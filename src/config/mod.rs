@@ -12,6 +12,7 @@ mod daemon;
 mod delivery;
 mod directory;
 mod discover;
+mod duration;
 mod fault;
 mod load;
 mod overrides;

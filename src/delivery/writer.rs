@@ -138,8 +138,8 @@ fn save_copy(shared: &Shared, message: &Message<'_>) {
     }
     match copies::save(&shared.settings.state, commit, message.source) {
         Ok(name) => {
-            let event = Event::new("copied").word("id", &commit.id);
-            shared.log(Level::Info, event.word("file", &name));
+            let event = Event::new("copied").word("id", &commit.id).word("file", &name);
+            shared.log(Level::Info, event);
         }
         Err(error) => {
             let event = Event::new("copy-failed").word("id", &commit.id);

@@ -13,6 +13,7 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
 )]
 
+pub mod command_log;
 pub mod data;
 pub mod data_file;
 pub mod delivery;
@@ -26,6 +27,8 @@ pub mod quit;
 pub mod recipient;
 pub mod reject_all;
 pub mod reset;
+pub mod response_log;
+pub mod transaction_log;
 pub mod undeliverable_notification_validator;
 pub mod unknown_command;
 pub mod verify;

@@ -7,6 +7,7 @@ mod body;
 mod deadlines;
 mod link;
 mod panics;
+mod records;
 pub mod refuse;
 pub mod served;
 mod talk;

@@ -20,6 +20,7 @@ use crate::smtp::reply::Reply;
 use super::body::{Delivery, Staging};
 use super::deadlines::{Deadlines, Late};
 use super::link::{Link, Order};
+use super::records::Recorder;
 use super::served::Served;
 use super::transport::{Heard, Transport};
 
@@ -60,7 +61,7 @@ pub fn identifier() -> io::Result<String> {
 }
 
 /// Microseconds since the epoch.
-fn now_micros() -> i64 {
+pub(super) fn now_micros() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
@@ -71,6 +72,7 @@ struct Talk<'a> {
     receiver: Receiver,
     conversation: Conversation<'a>,
     staging: Staging,
+    recorder: Recorder<'a>,
     delivery: Rc<RefCell<Delivery>>,
     deadlines: Deadlines,
     out: Vec<u8>,
@@ -99,6 +101,7 @@ pub fn serve<'a>(
     delivery: &Rc<RefCell<Delivery>>,
     log: &'a Log,
 ) -> io::Result<Ended<'a>> {
+    let recorder = Recorder::new(Rc::clone(link), log, &ends.session);
     let session = Session::new(ends.session, ends.peer, ends.local, served.server_name());
     let Some(chain) = served.chain(ends.listener) else {
         return Ok(Ended { _talk: None });
@@ -108,6 +111,7 @@ pub fn serve<'a>(
         receiver: Receiver::new(served.receiver_limits()),
         conversation: Conversation::new(session, chain, served.limits()),
         staging: Staging::new(Rc::clone(delivery)),
+        recorder,
         delivery: Rc::clone(delivery),
         deadlines: Deadlines::new(served.patience(), Instant::now()),
         out: Vec::with_capacity(1024),
@@ -134,7 +138,7 @@ fn converse(mut talk: Talk<'_>) -> Talk<'_> {
         }
     };
     talk.transport.finish();
-    for (level, line) in talk.conversation.close(reason).lines {
+    for (level, line) in talk.conversation.close(reason, &mut talk.recorder).lines {
         talk.log.line(level, line);
     }
     talk
@@ -199,6 +203,7 @@ impl Talk<'_> {
             let mut ports = Ports {
                 delivery: &mut port,
                 body: &mut self.staging,
+                records: &mut self.recorder,
                 now,
             };
             let action = match event {
@@ -220,6 +225,7 @@ impl Talk<'_> {
                     let mut ports = Ports {
                         delivery: &mut port,
                         body: &mut self.staging,
+                        records: &mut self.recorder,
                         now,
                     };
                     self.conversation.body_end(end, &mut ports)
@@ -235,11 +241,12 @@ impl Talk<'_> {
         Ok(None)
     }
 
-    fn with_ports(&mut self, call: impl FnOnce(&mut Conversation<'_>, &mut Ports<'_>) -> Action) -> Action {
+    fn with_ports<T>(&mut self, call: impl FnOnce(&mut Conversation<'_>, &mut Ports<'_>) -> T) -> T {
         let mut port = Rc::clone(&self.delivery);
         let mut ports = Ports {
             delivery: &mut port,
             body: &mut self.staging,
+            records: &mut self.recorder,
             now: now_micros(),
         };
         call(&mut self.conversation, &mut ports)
@@ -336,10 +343,12 @@ impl Talk<'_> {
 
     /// One last reply; a client that does not take it at once goes without.
     fn farewell(&mut self, code: u16, text: &str, reason: &'static str) -> io::Result<&'static str> {
-        Reply::new(code, None, text).to_wire(&mut self.out);
+        let reply = Reply::new(code, None, text);
+        reply.to_wire(&mut self.out);
         self.transport
             .write(&self.out, Instant::now() + Duration::from_secs(1))?;
         self.out.clear();
+        self.with_ports(|conversation, ports| conversation.farewell(reason, &reply, ports));
         Ok(reason)
     }
 }

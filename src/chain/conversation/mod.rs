@@ -5,6 +5,7 @@
 //! [`Next`] says so. It must never do I/O except through the [`Ports`] it is lent.
 
 mod end;
+mod hear_out;
 mod replies;
 mod run;
 mod steps;
@@ -14,10 +15,10 @@ pub(crate) mod tests;
 use std::time::Duration;
 
 use super::Chain;
-use super::decision::Stage;
+use super::decision::{Finding, Stage};
 use super::handler::BodyReader;
 use super::limits::Limits;
-use super::ports::{BodySink, DeliveryError, DeliveryPort, Ports};
+use super::ports::{BodySink, DeliveryError, DeliveryPort, Ports, Records};
 use crate::ipc::delivery::{Body, Commit, Outcome};
 use crate::log::{Event, Level};
 use crate::session::{Anomaly, Counters, Exchange, Session, Verdict, order};
@@ -99,6 +100,8 @@ pub struct Conversation<'c> {
     in_body: bool,
     now: i64,
     ended: bool,
+    /// What the entries of the last list found, for one of them that only looks on.
+    findings: Vec<Finding>,
     /// QUIT was accepted.
     quit: bool,
     /// What a client that the greeting refused hears to everything but QUIT, which is all that it has left (RFC 5321 §3.1).
@@ -125,6 +128,7 @@ impl<'c> Conversation<'c> {
             in_body: false,
             now: 0,
             ended: false,
+            findings: Vec::new(),
             quit: false,
             turned_away: None,
             hearing_out: None,
@@ -173,7 +177,7 @@ impl<'c> Conversation<'c> {
         } else {
             Next::Close
         };
-        self.concluded(links, None, reply.as_ref(), ports);
+        self.concluded(links, Stage::Open, None, reply.as_ref(), ports);
         self.act(reply, next)
     }
 
@@ -201,19 +205,20 @@ impl<'c> Conversation<'c> {
             _ => order(&self.session, &command),
         };
         let exchange = Exchange {
+            line: line.bytes,
             command,
             ending: line.ending,
             pipelined,
             fault,
         };
         if self.limits.line_endings == LineEndings::Strict && line.ending == LineEnding::Lf {
-            return self.finish(&exchange, Some(bare_line_ending()), Next::Close, ports);
+            return self.finish_early(&exchange, Some(bare_line_ending()), Next::Close, ports);
         }
         // RFC 7504 §3: behind a 521 the session goes on, to be refused at each step.
         let goes_on = self.turned_away.as_ref().is_none_or(|reply| reply.code == NO_MAIL);
         if !goes_on && exchange.fault.is_some() {
             let fault = exchange.fault.clone();
-            return self.finish(&exchange, fault, Next::Command, ports);
+            return self.finish_early(&exchange, fault, Next::Command, ports);
         }
         self.step(exchange, ports)
     }
@@ -226,7 +231,7 @@ impl<'c> Conversation<'c> {
         }
         if self.hearing_out.is_some() {
             for reader in self.readers.iter_mut().flatten() {
-                reader.chunk(octets);
+                reader.chunk(octets, ports.records);
             }
             return;
         }
@@ -240,7 +245,7 @@ impl<'c> Conversation<'c> {
         };
         body.chunk(octets);
         for reader in self.readers.iter_mut().flatten() {
-            reader.chunk(octets);
+            reader.chunk(octets, ports.records);
         }
         if self.sink_failure.is_none()
             && let Err(error) = ports.body.write(octets)
@@ -261,12 +266,13 @@ impl<'c> Conversation<'c> {
     }
 
     /// The end of the connection: `__CLOSE__` runs, the transaction under way is dropped.
-    pub fn close(&mut self, reason: &str) -> Summary {
+    pub fn close(&mut self, reason: &str, records: &mut dyn Records) -> Summary {
         let chain = self.chain;
         let (mut delivery, mut body) = (Nowhere, Nowhere);
         let ports = &mut Ports {
             delivery: &mut delivery,
             body: &mut body,
+            records,
             now: self.now,
         };
         let reason = if self.quit { "quit" } else { reason };
@@ -275,6 +281,7 @@ impl<'c> Conversation<'c> {
         }
         let links = chain.links("__CLOSE__").unwrap_or_default();
         self.run(links, Stage::Other, None, None, Some(reason), ports);
+        self.ending(reason, None, ports);
         let counters = self.session.counters;
         let line = self
             .event("disconnect")
@@ -295,6 +302,11 @@ impl<'c> Conversation<'c> {
             counters,
             lines: std::mem::take(&mut self.log),
         }
+    }
+
+    /// A last reply that was not the chain's to give: the owner of the connection ends it.
+    pub fn farewell(&mut self, reason: &str, reply: &Reply, ports: &mut Ports<'_>) {
+        self.ending(reason, Some(reply), ports);
     }
 
     /// What the client may use at this point. SMTPUTF8 is asked for by MAIL and holds for its transaction
