@@ -135,15 +135,20 @@ fn obey(shared: &Arc<Shared>, seat: &Seat, rejoin: &dyn Fn(OwnedFd), message: To
         (ToHelper::Reload { .. }, _) => seat.ask_to_be_replaced(),
         (ToHelper::Drain, _) => shared.draining.store(true, Ordering::SeqCst),
         (ToHelper::Status { text }, _) => {
-            // To look through a large spool takes long, and doors must not wait for it.
-            if !shared.telling.swap(true, Ordering::SeqCst) {
-                let telling = Arc::clone(shared);
-                if thread("status".to_owned(), move || tell_status(&telling, &text)).is_err() {
-                    shared.telling.store(false, Ordering::SeqCst);
-                }
-            }
+            begin_status(shared, text);
         }
         _ => {}
+    }
+}
+
+/// In a thread of its own: to look through a large spool takes long, and doors must not wait for it.
+fn begin_status(shared: &Arc<Shared>, text: String) {
+    if shared.telling.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    let telling = Arc::clone(shared);
+    if thread("status".to_owned(), move || tell_status(&telling, &text)).is_err() {
+        shared.telling.store(false, Ordering::SeqCst);
     }
 }
 
