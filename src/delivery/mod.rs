@@ -8,6 +8,7 @@
 mod agents;
 pub mod client;
 mod content;
+mod copies;
 mod door;
 pub mod envelope;
 mod file;

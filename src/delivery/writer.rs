@@ -22,7 +22,7 @@ use super::outcome;
 use super::queues::Job;
 use super::shared::Shared;
 use super::spool::{Fresh, Stored};
-use super::{Acknowledge, Agent, envelope, maildir, spool};
+use super::{Acknowledge, Agent, copies, envelope, maildir, spool};
 
 // How much earlier than the worker gives up its answer is ready.
 const MARGIN: Duration = Duration::from_secs(10);
@@ -117,6 +117,7 @@ pub(super) fn run(shared: &Arc<Shared>, slot: &Slot, lmtp: &mut Option<super::lm
         end: Some(job.end),
     };
     let mut kept = Vec::new();
+    save_copy(shared, &message);
     slot.begin(&job.commit.id);
     let results = results(shared, slot, lmtp, &message, &mut kept);
     if conclude(shared, slot, job, results) {
@@ -126,6 +127,24 @@ pub(super) fn run(shared: &Arc<Shared>, slot: &Slot, lmtp: &mut Option<super::lm
         let name = stored.name.clone();
         drop(stored);
         shared.queues.due(name);
+    }
+}
+
+/// Saves a copy where one is asked for. Nobody waits for it: whether it could be written is for the log.
+fn save_copy(shared: &Shared, message: &Message<'_>) {
+    let commit = message.commit;
+    if with(commit, Disposition::Copy).is_empty() {
+        return;
+    }
+    match copies::save(&shared.settings.state, commit, message.source) {
+        Ok(name) => {
+            let event = Event::new("copied").word("id", &commit.id);
+            shared.log(Level::Info, event.word("file", &name));
+        }
+        Err(error) => {
+            let event = Event::new("copy-failed").word("id", &commit.id);
+            shared.log(Level::Error, event.word("reason", &error.to_string()));
+        }
     }
 }
 

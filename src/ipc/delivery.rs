@@ -94,6 +94,8 @@ pub enum Disposition {
     Quarantine,
     /// Nowhere.
     Discard,
+    /// To no recipient: a copy for research in the directory of copies. Its result is always `Discarded`.
+    Copy,
 }
 
 impl Commit {

@@ -22,6 +22,9 @@ impl Conversation<'_> {
     pub(super) fn end_of_body(&mut self, end: &BodyEnd, ports: &mut Ports<'_>) -> Action {
         let octets = &mut self.session.counters.octets;
         *octets = octets.saturating_add(end.octets);
+        if let Some(refusal) = self.hearing_out.take() {
+            return self.heard_out(refusal, ports);
+        }
         let chunk = self.chunk.take();
         if let Some(chunk) = &chunk
             && let Some((verdict, reply)) = &chunk.refused
@@ -65,6 +68,15 @@ impl Conversation<'_> {
         }
         self.observe_size(octets);
         self.judge(ports)
+    }
+
+    /// The end of a text that was refused before it came: whoever looks at messages has seen it, and nobody decides.
+    fn heard_out(&mut self, refusal: Reply, ports: &mut Ports<'_>) -> Action {
+        let chain = self.chain;
+        let links = chain.links("__DATA__").unwrap_or_default();
+        self.run(links, Stage::EndOfData, None, None, None, ports);
+        self.concluded(links, None, Some(&refusal), ports);
+        self.body_refused(Some(refusal), Next::Command, ports)
     }
 
     fn observe_body(&mut self, end: &BodyEnd) {
@@ -171,11 +183,15 @@ impl Conversation<'_> {
             let line = self.event("would-be").field("verdict", ran.decision.would_be.name());
             self.log.push((Level::Info, line.text()));
         }
-        let taken = if settled.copies.is_empty() {
+        let mut copies = settled.copies;
+        if ran.effects().any(|effect| *effect == Effect::SaveCopy) {
+            copies.push(saved());
+        }
+        let taken = if copies.is_empty() {
             ports.body.reset();
             Err(unavailable())
         } else {
-            self.hand_over(settled.copies, ports)
+            self.hand_over(copies, ports)
         };
         let (mut reply, mut next, by) = match settled.refused {
             Some(refused) => {
@@ -265,7 +281,8 @@ impl Conversation<'_> {
             event = event.quoted("labels", transaction.labels.join(",").as_bytes());
         }
         let mut lines = vec![(Level::Info, event.text())];
-        for (copy, result) in copies.iter().zip(results) {
+        let saved = |copy: &&ipc::Recipient| copy.disposition == ipc::Disposition::Copy;
+        for (copy, result) in copies.iter().zip(results).filter(|(copy, _)| !saved(copy)) {
             let (word, text) = match result {
                 RecipientResult::Delivered => ("delivered", ""),
                 RecipientResult::Spooled => ("spooled", ""),
@@ -408,6 +425,16 @@ fn is_quarantined(recipient: &Recipient, decided: Verdict) -> bool {
     decided == Verdict::Quarantine || recipient.kept.iter().any(|kept| kept.verdict == Verdict::Quarantine)
 }
 
+/// The copy that is saved for research: no recipient's.
+fn saved() -> ipc::Recipient {
+    ipc::Recipient {
+        original: String::new(),
+        domain: "copies".to_owned(),
+        mailbox: "copies".to_owned(),
+        disposition: ipc::Disposition::Copy,
+    }
+}
+
 /// Copies by mailbox: the same mailbox gets one, the best of what its recipients say.
 #[derive(Default)]
 struct Copies {
@@ -439,7 +466,7 @@ impl Copies {
 
 fn rank(disposition: ipc::Disposition) -> u8 {
     match disposition {
-        ipc::Disposition::Discard => 0,
+        ipc::Disposition::Copy | ipc::Disposition::Discard => 0,
         ipc::Disposition::Quarantine => 1,
         ipc::Disposition::Deliver => 2,
     }

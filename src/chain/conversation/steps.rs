@@ -2,7 +2,7 @@
 
 use super::end::refused_by_each;
 use super::replies::{refusal, too_big, too_many_recipients};
-use super::run::{Ran, keep_in};
+use super::run::{Ran, copies, keep_in};
 use super::{Chunk, Conversation, Next};
 use crate::chain::decision::Stage;
 use crate::chain::effect::Effect;
@@ -223,6 +223,11 @@ impl<'c> Conversation<'c> {
         {
             (verdict, reply, next) = refused;
         }
+        if let Some(refusal) = self.to_hear_out(exchange, ran, verdict, reply.as_ref()) {
+            self.begin_body(false, exchange, ports);
+            self.hearing_out = Some(refusal);
+            return self.finish(exchange, Some(ok), Next::Data, ports);
+        }
         if !verdict.is_positive() || exchange.fault.is_some() {
             return self.finish(exchange, reply, next, ports);
         }
@@ -235,6 +240,14 @@ impl<'c> Conversation<'c> {
         // Only a 354 lets the text come.
         let reply = reply.filter(|reply| reply.code == 354).unwrap_or(ok);
         self.finish(exchange, Some(reply), Next::Data, ports)
+    }
+
+    /// The refusal that is to wait for the end of the text, where one of the entries wants to hear it.
+    fn to_hear_out(&self, exchange: &Exchange, ran: &Ran, verdict: Verdict, reply: Option<&Reply>) -> Option<Reply> {
+        let refused = matches!(verdict, Verdict::Defer | Verdict::Reject);
+        let wanted = ran.effects().any(|effect| *effect == Effect::HearOut);
+        let well_formed = exchange.command.parsed.is_ok();
+        reply.filter(|_| refused && wanted && well_formed).cloned()
     }
 
     fn bdat(&mut self, exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
@@ -461,13 +474,4 @@ impl<'c> Conversation<'c> {
         }
         self.log.push((Level::Info, event.text()));
     }
-}
-
-/// How many copies a recipient stands for, and their octets in the envelope.
-fn copies(recipient: &Recipient, mailboxes: &[crate::session::Mailbox]) -> (usize, usize) {
-    let address = recipient.address();
-    let octets = mailboxes
-        .iter()
-        .map(|one| ipc::Recipient::octets(&address, &one.domain, &one.mailbox));
-    (mailboxes.len(), octets.sum())
 }

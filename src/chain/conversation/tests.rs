@@ -30,7 +30,7 @@ impl DeliveryPort for FakeDelivery {
                 (Some((_, result)), _) => result.clone(),
                 (None, Disposition::Deliver) => RecipientResult::Delivered,
                 (None, Disposition::Quarantine) => RecipientResult::Quarantined,
-                (None, Disposition::Discard) => RecipientResult::Discarded,
+                (None, Disposition::Discard | Disposition::Copy) => RecipientResult::Discarded,
             }
         });
         let outcome = Outcome {
@@ -134,8 +134,19 @@ impl Peer {
     }
 
     /// Connected to the chains of a file, which stand in place of the standard ones.
-    fn chained(text: &str) -> Peer {
+    pub(crate) fn chained(text: &str) -> Peer {
         let (chain, faults) = build(text, &[]);
+        assert_eq!(faults, []);
+        Peer::on(chain, |limits| limits.maximum_errors = 50)
+    }
+
+    /// Connected to the chains of a file and no others, whose handlers have these files.
+    pub(crate) fn only(text: &str, files: &[(&'static str, &str)]) -> Peer {
+        let mut faults = Vec::new();
+        let file = ChainFile::parse("chain.yaml", text, &registry::names(), &mut faults).expect("YAML");
+        let part = |(id, text): &(&'static str, &str)| (*id, Part::parse(&format!("{id}.yaml"), text).expect("YAML"));
+        let files = files.iter().map(part).collect();
+        let chain = Chain::build(&file, &files, &directory(), &mut faults);
         assert_eq!(faults, []);
         Peer::on(chain, |limits| limits.maximum_errors = 50)
     }
@@ -286,6 +297,18 @@ impl Peer {
     /// Whether the server has closed.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed
+    }
+
+    /// How many messages delivery has got.
+    pub(crate) fn messages(&self) -> usize {
+        self.delivery.commits.len()
+    }
+
+    /// What the first message was handed over for.
+    pub(crate) fn dispositions(&self) -> Vec<Disposition> {
+        let commit = self.delivery.commits.first();
+        let copies = commit.into_iter().flat_map(|commit| &commit.recipients);
+        copies.map(|copy| copy.disposition).collect()
     }
 
     /// The header fields added to a message.
