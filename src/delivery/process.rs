@@ -135,29 +135,29 @@ fn obey(shared: &Arc<Shared>, seat: &Seat, rejoin: &dyn Fn(OwnedFd), message: To
         (ToHelper::Reload { .. }, _) => seat.ask_to_be_replaced(),
         (ToHelper::Drain, _) => shared.draining.store(true, Ordering::SeqCst),
         (ToHelper::Status { text }, _) => {
-            begin_status(shared, text);
+            // To look through a large spool takes long, and doors must not wait for it.
+            tell_status(shared, text);
         }
         _ => {}
     }
 }
 
-/// In a thread of its own: to look through a large spool takes long, and doors must not wait for it.
-fn begin_status(shared: &Arc<Shared>, text: String) {
+/// Writes the state down, unless that is under way.
+fn tell_status(shared: &Arc<Shared>, text: String) {
     if shared.telling.swap(true, Ordering::SeqCst) {
         return;
     }
     let telling = Arc::clone(shared);
-    if thread("status".to_owned(), move || tell_status(&telling, &text)).is_err() {
+    let tell = move || {
+        if let Err(error) = status::write(&telling.settings.state, &text) {
+            let event = Event::new("status-failed").word("reason", &error.to_string());
+            telling.log(Level::Error, event);
+        }
+        telling.telling.store(false, Ordering::SeqCst);
+    };
+    if thread("status".to_owned(), tell).is_err() {
         shared.telling.store(false, Ordering::SeqCst);
     }
-}
-
-fn tell_status(shared: &Shared, text: &str) {
-    if let Err(error) = status::write(&shared.settings.state, text) {
-        let event = Event::new("status-failed").word("reason", &error.to_string());
-        shared.log(Level::Error, event);
-    }
-    shared.telling.store(false, Ordering::SeqCst);
 }
 
 /// Another process has taken over: answers what was asked before, takes nothing more, and ends. What a worker

@@ -24,6 +24,20 @@ pub(super) fn too_many_recipients() -> Reply {
     Reply::new(452, Some(Status::TOO_MANY_RECIPIENTS), "too many recipients")
 }
 
+/// The host accepts no mail at all (RFC 7504).
+pub(super) const NO_MAIL: u16 = 521;
+
+/// What a client hears after a greeting that refused it.
+pub(super) fn turned_away(greeting: &Reply) -> Reply {
+    if greeting.code == NO_MAIL {
+        let mut reply = greeting.clone();
+        reply.status = Some(Status::SYSTEM_REFUSES);
+        return reply;
+    }
+    let text = "no service for you, QUIT is all that is left";
+    Reply::new(503, Some(Status::INVALID_COMMAND), text)
+}
+
 /// The reply to bare CR or LF where they are forbidden.
 pub(super) fn bare_line_ending() -> Reply {
     Reply::new(550, Some(Status(5, 5, 2)), "bare <CR> or <LF> not allowed")
