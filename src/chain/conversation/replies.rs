@@ -6,9 +6,6 @@ use crate::smtp::address::ForwardPath;
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
-/// The host accepts no mail at all (RFC 7504).
-pub(super) const NO_MAIL: u16 = 521;
-
 impl Chain {
     /// The answer to a recipient that nobody took: fail closed.
     pub(super) fn closed(&self, path: &ForwardPath) -> Reply {
@@ -60,15 +57,4 @@ pub(super) fn refusal(verdict: Verdict, given: Option<Reply>) -> Reply {
         Verdict::Disconnect => Reply::new(421, Some(Status(4, 7, 0)), "closing connection"),
         _ => Reply::new(550, Some(Status::REFUSED), "refused by policy"),
     })
-}
-
-/// What a client hears after a greeting that refused it.
-pub(super) fn turned_away(greeting: &Reply) -> Reply {
-    if greeting.code == NO_MAIL {
-        let mut reply = greeting.clone();
-        reply.status = Some(Status::SYSTEM_REFUSES);
-        return reply;
-    }
-    let text = "no service for you, QUIT is all that is left";
-    Reply::new(503, Some(Status::INVALID_COMMAND), text)
 }
