@@ -3,7 +3,7 @@
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
-use crate::chain::configured;
+use crate::chain::{configured, registry};
 use crate::config::{self, Configuration, Faults};
 
 use super::{Failure, exit};
@@ -16,7 +16,7 @@ pub fn run(config: Option<&Path>) -> Result<(), Failure> {
     let (configuration, _) = configured::load(&directory, &every).map_err(faults)?;
     let mut text = String::new();
     let notes = configuration.notes.iter().map(ToString::to_string);
-    for note in notes.chain(configuration.unread(&directory)) {
+    for note in notes.chain(configuration.unread(&directory, &registry::names())) {
         text.push_str(&format!("note: {note}\n"));
     }
     text.push_str(&format!("{}: no faults\n", directory.display()));
