@@ -1,13 +1,14 @@
 //! One command, from its chain to the reply.
 
 use super::end::refused_by_each;
-use super::run::{Ran, keep_in};
+use super::replies::{refusal, too_big, too_many_recipients};
+use super::run::{Ran, copies, keep_in};
 use super::{Chunk, Conversation, Next};
 use crate::chain::decision::Stage;
 use crate::chain::effect::Effect;
 use crate::chain::outcome::unavailable;
 use crate::chain::ports::Ports;
-use crate::chain::{Action, Found, Link};
+use crate::chain::{Action, Link};
 use crate::config::Mode;
 use crate::ipc::delivery as ipc;
 use crate::session::{Anomaly, At, BodyFacts, Disposition, Exchange, Hello, Kept, Recipient, Transaction, Verdict};
@@ -441,47 +442,4 @@ impl<'c> Conversation<'c> {
             _ => true,
         }
     }
-}
-
-impl crate::chain::Chain {
-    /// The answer to a recipient that nobody took: fail closed.
-    fn closed(&self, path: &crate::smtp::address::ForwardPath) -> Reply {
-        match self.directory.look_up(path) {
-            Found::ForeignDomain => Reply::new(550, Some(Status::REFUSED), "relaying not allowed"),
-            _ => Reply::new(550, Some(Status::UNKNOWN_MAILBOX), "no such mailbox"),
-        }
-    }
-}
-
-/// 452 4.5.3 (RFC 5321 §4.5.3.1.10): the client sends the others their own copy.
-fn too_many_recipients() -> Reply {
-    Reply::new(452, Some(Status::TOO_MANY_RECIPIENTS), "too many recipients")
-}
-
-/// How many copies a recipient stands for, and their octets in the envelope.
-fn copies(recipient: &Recipient, mailboxes: &[crate::session::Mailbox]) -> (usize, usize) {
-    let address = recipient.address();
-    let octets = mailboxes
-        .iter()
-        .map(|one| ipc::Recipient::octets(&address, &one.domain, &one.mailbox));
-    (mailboxes.len(), octets.sum())
-}
-
-/// 552 5.3.4 (RFC 1870 §6).
-pub(super) fn too_big() -> Reply {
-    Reply::new(552, Some(Status::TOO_BIG), "message too big")
-}
-
-/// A negative reply for a verdict, whatever the handler gave.
-pub(super) fn refusal(verdict: Verdict, given: Option<Reply>) -> Reply {
-    let fits = |reply: &Reply| match verdict {
-        Verdict::Defer => (400..500).contains(&reply.code),
-        Verdict::Reject => (500..600).contains(&reply.code),
-        _ => (400..600).contains(&reply.code) || reply.code == 221,
-    };
-    given.filter(fits).unwrap_or_else(|| match verdict {
-        Verdict::Defer => Reply::new(451, Some(Status::GREYLISTED), "try again later"),
-        Verdict::Disconnect => Reply::new(421, Some(Status(4, 7, 0)), "closing connection"),
-        _ => Reply::new(550, Some(Status::REFUSED), "refused by policy"),
-    })
 }
