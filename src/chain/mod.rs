@@ -137,11 +137,6 @@ impl Chain {
             .filter(|link| link.mode != Mode::Off)
             .filter_map(|link| link.handler.records())
     }
-
-    /// Who exists.
-    pub fn directory(&self) -> &dyn Directory {
-        self.directory.as_ref()
-    }
 }
 
 fn offered(verbs: &[(String, Vec<Link>)]) -> Vec<String> {

@@ -4,7 +4,7 @@
 //! and said once. Nothing here may wait without an end.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::chain::{RecordError, Records};
 use crate::ipc::channel::{Channel, Fault};
@@ -73,6 +73,13 @@ impl<'a> Recorder<'a> {
     }
 }
 
+/// Microseconds since the epoch.
+pub(super) fn now_micros() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+
 impl Records for Recorder<'_> {
     fn write(&mut self, record: Record) -> Result<(), RecordError> {
         if let Some(lost) = &self.lost {
@@ -103,6 +110,6 @@ impl Records for Recorder<'_> {
     }
 
     fn now(&self) -> i64 {
-        super::talk::now_micros()
+        now_micros()
     }
 }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crate::chain::{Action, Conversation, Hold, Next, Ports};
 use crate::log::{Event, Level};
@@ -20,7 +20,7 @@ use crate::smtp::reply::Reply;
 use super::body::{Delivery, Staging};
 use super::deadlines::{Deadlines, Late};
 use super::link::{Link, Order};
-use super::records::Recorder;
+use super::records::{Recorder, now_micros};
 use super::served::Served;
 use super::transport::{Heard, Transport};
 
@@ -58,13 +58,6 @@ pub fn identifier() -> io::Result<String> {
         bits >>= 5;
     }
     Ok(text)
-}
-
-/// Microseconds since the epoch.
-pub(super) fn now_micros() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
 struct Talk<'a> {
