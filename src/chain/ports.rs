@@ -1,4 +1,4 @@
-//! What the conversation needs from its surroundings: the way to delivery, a place for the body, the time.
+//! What the conversation needs from its surroundings: the way to delivery, a place for the body, a way to TLS, the time.
 
 use std::io;
 
@@ -43,12 +43,23 @@ pub trait BodySink {
     fn reset(&mut self);
 }
 
+/// The way to the keeper of private keys.
+pub trait TlsPort {
+    /// Whether a handshake can begin: somebody is there who would sign.
+    ///
+    /// # Errors
+    /// Why not, for the log; the client is told 454 4.7.0.
+    fn ready(&mut self) -> Result<(), String>;
+}
+
 /// All of them, for the time of one call.
 pub struct Ports<'a> {
     /// The way to delivery.
     pub delivery: &'a mut dyn DeliveryPort,
     /// The body under way.
     pub body: &'a mut dyn BodySink,
+    /// The way to a handshake.
+    pub tls: &'a mut dyn TlsPort,
     /// Unix time in microseconds.
     pub now: i64,
 }

@@ -50,7 +50,6 @@ const WITHOUT: &[(&str, Without)] = &[
         "post_data_reset",
         Without::Implicit("a transaction always ends with its data"),
     ),
-    ("starttls", Without::LeftOut),
     ("spf_validator", Without::LeftOut),
     ("domain_validator", Without::LeftOut),
     ("undeliverable_notification_validator", Without::LeftOut),

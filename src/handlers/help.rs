@@ -57,7 +57,9 @@ impl Kind for Help {
 impl Handler for Help {
     fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
         let mut reply = Reply::new(214, Some(Status::OK), context.expand(&self.config.message));
-        reply.lines.push(context.verbs().join(" "));
+        let served = |verb: &&String| *verb != "STARTTLS" || context.tls_available();
+        let verbs: Vec<&str> = context.verbs().iter().filter(served).map(String::as_str).collect();
+        reply.lines.push(verbs.join(" "));
         Ok(Outcome::accept(reply))
     }
 }

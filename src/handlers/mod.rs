@@ -22,5 +22,6 @@ pub mod noop;
 pub mod quit;
 pub mod recipient;
 pub mod reset;
+pub mod starttls;
 pub mod unknown_command;
 pub mod verify;

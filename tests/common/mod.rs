@@ -359,7 +359,7 @@ pub struct Process {
 }
 
 /// A free port that only root may bind, chosen by this process's id so that two rarely choose the same.
-fn free_low_port() -> u16 {
+pub fn free_low_port() -> u16 {
     let first = std::process::id() % 300;
     (0..300)
         .map(|step| 700 + ((first + step) % 300) as u16)

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rsmtpd::chain::{
     Action, BodySink, Chain, Conversation, DeliveryError, DeliveryPort, Directory, Found, Limits as SessionLimits,
-    Next, Ports, configured,
+    Next, Ports, TlsPort, configured,
 };
 use rsmtpd::ipc::delivery::{Body, Commit, Disposition, FromDelivery, Outcome, RecipientResult, ToDelivery};
 use rsmtpd::ipc::{control, frame, link, log};
@@ -517,6 +517,15 @@ impl BodySink for Memory {
     }
 }
 
+/// Nobody signs.
+struct Nobody;
+
+impl TlsPort for Nobody {
+    fn ready(&mut self) -> Result<(), String> {
+        Err("nobody signs".to_owned())
+    }
+}
+
 /// One connection: the octets that the client reads, and what was handed to delivery.
 struct Connection<'c> {
     conversation: Conversation<'c>,
@@ -539,6 +548,7 @@ impl<'c> Connection<'c> {
             maximum_unknown_commands: 4,
             maximum_received: 2,
             tolerate_unadvertised_params: choice & 128 != 0,
+            starttls: false,
             line_endings: line_endings(choice >> 3),
         };
         let receiver = Receiver::new(Limits {
@@ -581,6 +591,7 @@ impl<'c> Connection<'c> {
             &mut Ports {
                 delivery: &mut self.delivery,
                 body: &mut self.body,
+                tls: &mut Nobody,
                 now,
             },
         )
@@ -596,6 +607,7 @@ impl<'c> Connection<'c> {
             let mut ports = Ports {
                 delivery: &mut self.delivery,
                 body: &mut self.body,
+                tls: &mut Nobody,
                 now,
             };
             let (action, ends_message) = match event {
@@ -661,6 +673,7 @@ impl<'c> Connection<'c> {
             Next::Data => self.receiver.begin_data(),
             Next::Chunk { size, last: false } => self.receiver.begin_chunk(size),
             Next::Chunk { size, last: true } => self.receiver.begin_last_chunk(size),
+            Next::StartTls => panic!("a handshake where TLS is not offered"),
             Next::Close => self.closed = true,
         }
     }

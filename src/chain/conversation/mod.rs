@@ -16,11 +16,11 @@ use super::Chain;
 use super::decision::Stage;
 use super::handler::BodyReader;
 use super::limits::Limits;
-use super::ports::{BodySink, DeliveryError, DeliveryPort, Ports};
+use super::ports::{BodySink, DeliveryError, DeliveryPort, Ports, TlsPort};
 use crate::ipc::delivery::{Body, Commit, Outcome};
 use crate::log::{Event, Level};
 use crate::session::order::bad_sequence;
-use crate::session::{Anomaly, Counters, Exchange, Session, Verdict, order};
+use crate::session::{Anomaly, Counters, Exchange, Session, TlsFacts, Verdict, order};
 use crate::smtp::command::{Advertised, Arguments, Command, Oddity, Verb, parse};
 use crate::smtp::line::{CommandLine, LineEnding};
 use crate::smtp::receiver::{BodyEnd, LineEndings};
@@ -41,6 +41,8 @@ pub enum Next {
         /// Whether they end the message.
         last: bool,
     },
+    /// A TLS handshake, behind the reply; then [`Conversation::secure`].
+    StartTls,
     /// Nothing: the connection is to be closed after the reply.
     Close,
 }
@@ -152,6 +154,7 @@ impl<'c> Conversation<'c> {
         let ran = self.run(links, Stage::Open, None, None, None, ports);
         let (verdict, reply) = (ran.decision.verdict, ran.decision.reply.clone());
         self.keep(Stage::Open, &ran);
+        self.session.greeted();
         let positive = Reply::new(220, None, format!("{} service ready", self.session.server_name));
         let mut reply = match verdict {
             Verdict::Accept | Verdict::Quarantine => Some(reply.unwrap_or(positive)),
@@ -170,6 +173,25 @@ impl<'c> Conversation<'c> {
         };
         self.concluded(links, None, reply.as_ref(), ports);
         self.act(reply, next)
+    }
+
+    /// TLS protects the connection from now on: the session begins anew, without a greeting (RFC 3207 §4.2).
+    pub fn secure(&mut self, tls: TlsFacts, ports: &mut Ports<'_>) -> Vec<(Level, String)> {
+        self.forget_transaction(ports);
+        self.message_ended = false; // the owner of the connection has forgotten all of it
+        let mut event = self
+            .event("tls")
+            .field("version", tls.version)
+            .field("cipher", &tls.cipher);
+        if let Some(group) = tls.group {
+            event = event.field("group", group);
+        }
+        if let Some(name) = &tls.sni {
+            event = event.quoted("sni", name.as_bytes());
+        }
+        let event = event.field("server_name", &tls.server_name);
+        self.session.secure(tls);
+        vec![(Level::Info, event.text())]
     }
 
     /// One command line. `pipelined` says whether more input was there already.
@@ -251,10 +273,11 @@ impl<'c> Conversation<'c> {
     /// The end of the connection: `__CLOSE__` runs, the transaction under way is dropped.
     pub fn close(&mut self, reason: &str) -> Summary {
         let chain = self.chain;
-        let (mut delivery, mut body) = (Nowhere, Nowhere);
+        let (mut delivery, mut body, mut tls) = (Nowhere, Nowhere, Nowhere);
         let ports = &mut Ports {
             delivery: &mut delivery,
             body: &mut body,
+            tls: &mut tls,
             now: self.now,
         };
         let reason = if self.quit { "quit" } else { reason };
@@ -376,6 +399,12 @@ struct Nowhere;
 impl DeliveryPort for Nowhere {
     fn commit(&mut self, _: Commit) -> Result<Outcome, DeliveryError> {
         Err(DeliveryError::new("the session has ended"))
+    }
+}
+
+impl TlsPort for Nowhere {
+    fn ready(&mut self) -> Result<(), String> {
+        Err("the session has ended".to_owned())
     }
 }
 

@@ -43,6 +43,9 @@ impl<'c> Conversation<'c> {
         if exchange.fault.is_none() {
             exchange.fault = self.limit(&exchange);
         }
+        if exchange.fault.is_none() && exchange.command.verb == Verb::StartTls {
+            exchange.fault = self.tls_missing(ports);
+        }
         let links = self.links_of(&exchange.command.verb);
         let stage = stage_of(&exchange.command.verb);
         let mut recipient = self.begin(&exchange, ports);
@@ -73,6 +76,17 @@ impl<'c> Conversation<'c> {
     fn session_limit(&self, verb: &Verb) -> Option<Reply> {
         let over = *verb == Verb::Mail && self.session.counters.transactions >= self.limits.maximum_messages;
         over.then(|| Reply::new(421, Some(Status(4, 7, 0)), "too many messages in one session"))
+    }
+
+    /// Why STARTTLS cannot be followed (RFC 3207 §4).
+    fn tls_missing(&mut self, ports: &mut Ports<'_>) -> Option<Reply> {
+        if !self.limits.starttls {
+            return Some(Reply::new(502, Some(Status::INVALID_COMMAND), "STARTTLS not offered"));
+        }
+        let reason = ports.tls.ready().err()?;
+        let line = self.event("tls-unavailable").quoted("error", reason.as_bytes());
+        self.log.push((Level::Error, line.text()));
+        Some(Reply::new(454, Some(Status(4, 7, 0)), "TLS not available now"))
     }
 
     /// Limits of the transaction, as a fault of the exchange.
@@ -308,7 +322,11 @@ impl<'c> Conversation<'c> {
             let counters = &mut self.session.counters;
             counters.unknown_commands = counters.unknown_commands.saturating_add(1);
         }
-        let (verdict, reply, mut next) = self.answer(exchange, ran, &Reply::new(250, Some(Status::OK), "OK"));
+        let ok = match verb {
+            Verb::StartTls => Reply::new(220, Some(Status::OK), "ready to start TLS"),
+            _ => Reply::new(250, Some(Status::OK), "OK"),
+        };
+        let (verdict, mut reply, mut next) = self.answer(exchange, ran, &ok);
         let done = verdict.is_positive() && exchange.fault.is_none();
         if done && *verb == Verb::Rset {
             self.forget_transaction(ports);
@@ -316,6 +334,11 @@ impl<'c> Conversation<'c> {
         if done && *verb == Verb::Quit {
             self.quit = true;
             next = Next::Close;
+        }
+        if done && *verb == Verb::StartTls {
+            // Only a 220 lets the handshake come.
+            reply = reply.filter(|reply| reply.code == 220).or(Some(ok));
+            next = Next::StartTls;
         }
         self.keep(Stage::Other, ran);
         self.finish(exchange, reply, next, ports)

@@ -144,7 +144,7 @@ fn verbs_keep_the_order_of_the_file() {
     let chain = configured::shipped(&directory());
     let verbs: Vec<&str> = chain.verbs().iter().map(String::as_str).collect();
     let expected = [
-        "HELO", "EHLO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "HELP", "VRFY", "QUIT",
+        "HELO", "EHLO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "HELP", "VRFY", "QUIT", "STARTTLS",
     ];
     assert_eq!(verbs, expected);
 }
