@@ -6,6 +6,7 @@
 //! passes; it never fails for a missing tool.
 #![allow(dead_code, unreachable_pub)] // each test file uses a part of it
 
+pub mod certificates;
 pub mod messages;
 pub mod processes;
 pub mod service;
