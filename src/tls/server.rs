@@ -47,7 +47,9 @@ impl ResolvesServerCert for Choice {
         if let Some(name) = hello.server_name() {
             let _ = self.name.set(name.to_owned());
         }
-        let chosen = self.certificates.choose(hello.server_name(), |one| fits(one, &hello))?;
+        let chosen = self.certificates.choose(hello.server_name(), |one| fits(one, &hello));
+        // The default has no more in common with the client, but the alert then says so.
+        let chosen = chosen.unwrap_or(0);
         let certificate = self.certificates.get(chosen)?;
         let _ = self.chosen.set(chosen);
         let chain = certificate.chain.iter().map(|one| CertificateDer::from(one.0.clone()));
