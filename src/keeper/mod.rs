@@ -9,7 +9,6 @@ pub mod keys;
 pub mod shape;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, AsRawFd};
@@ -54,22 +53,10 @@ impl Settings {
         }
     }
 
-    /// The directories of all certificates and keys, and those that the files are in by way of symbolic links.
-    pub fn directories(&self) -> Vec<PathBuf> {
-        let files = self.certificates.iter().flat_map(|one| [&one.pem_file, &one.key_file]);
-        let mut all = BTreeSet::new();
-        for file in files {
-            let targets = [file.parent().map(fs::canonicalize), Some(fs::canonicalize(file))];
-            let directory = |target: PathBuf| {
-                if target.is_dir() {
-                    Some(target)
-                } else {
-                    target.parent().map(Path::to_path_buf)
-                }
-            };
-            all.extend(targets.into_iter().flatten().flatten().filter_map(directory));
-        }
-        all.into_iter().collect()
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let pairs = self.certificates.iter();
+        pairs.flat_map(|one| [one.pem_file.as_path(), one.key_file.as_path()])
     }
 }
 

@@ -1,7 +1,8 @@
 //! How the keeper starts, and what the master hears from it at once: certificates, and what is wrong with files.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -44,7 +45,7 @@ pub(super) fn start(served: &Served, directory: &OwnedFd, path: &Path, user: Opt
             // What is broken now was not, or was named, before.
             Turn::Again | Turn::Instead => reread().unwrap_or_else(|_| first.clone()),
         };
-        let mut reach = settings.directories();
+        let mut reach = directories(&settings);
         reach.push(path.canonicalize().unwrap_or_else(|_| path.to_path_buf()));
         if let Err(error) = sandbox::enter(&sandbox::Profile::keeper(reach.clone()), mode) {
             return give_up(&seat, "sandbox", &error);
@@ -60,6 +61,17 @@ pub(super) fn start(served: &Served, directory: &OwnedFd, path: &Path, user: Opt
     let prepare = || process::set_dumpable(false);
     let lent = [directory.as_raw_fd()];
     Helper::start(Role::Keeper, user, &CAPABILITIES, &lent, prepare, &work).context("starting the keeper")
+}
+
+/// The directories of all certificates and keys, and those that the files are in by way of symbolic links.
+fn directories(settings: &Settings) -> Vec<PathBuf> {
+    let mut all = BTreeSet::new();
+    for file in settings.files() {
+        all.extend(file.parent().and_then(|directory| directory.canonicalize().ok()));
+        let target = file.canonicalize().ok();
+        all.extend(target.and_then(|target| Some(target.parent()?.to_path_buf())));
+    }
+    all.into_iter().collect()
 }
 
 /// Hears the keeper until it has shown all; its certificates.

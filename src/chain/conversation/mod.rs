@@ -6,6 +6,7 @@
 
 mod end;
 mod run;
+mod secure;
 mod steps;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -20,7 +21,7 @@ use super::ports::{BodySink, DeliveryError, DeliveryPort, Ports, TlsPort};
 use crate::ipc::delivery::{Body, Commit, Outcome};
 use crate::log::{Event, Level};
 use crate::session::order::bad_sequence;
-use crate::session::{Anomaly, Counters, Exchange, Session, TlsFacts, Verdict, order};
+use crate::session::{Anomaly, Counters, Exchange, Session, Verdict, order};
 use crate::smtp::command::{Advertised, Arguments, Command, Oddity, Verb, parse};
 use crate::smtp::line::{CommandLine, LineEnding};
 use crate::smtp::receiver::{BodyEnd, LineEndings};
@@ -173,25 +174,6 @@ impl<'c> Conversation<'c> {
         };
         self.concluded(links, None, reply.as_ref(), ports);
         self.act(reply, next)
-    }
-
-    /// TLS protects the connection from now on: the session begins anew, without a greeting (RFC 3207 §4.2).
-    pub fn secure(&mut self, tls: TlsFacts, ports: &mut Ports<'_>) -> Vec<(Level, String)> {
-        self.forget_transaction(ports);
-        self.message_ended = false; // the owner of the connection has forgotten all of it
-        let mut event = self
-            .event("tls")
-            .field("version", tls.version)
-            .field("cipher", &tls.cipher);
-        if let Some(group) = tls.group {
-            event = event.field("group", group);
-        }
-        if let Some(name) = &tls.sni {
-            event = event.quoted("sni", name.as_bytes());
-        }
-        let event = event.field("server_name", &tls.server_name);
-        self.session.secure(tls);
-        vec![(Level::Info, event.text())]
     }
 
     /// One command line. `pipelined` says whether more input was there already.

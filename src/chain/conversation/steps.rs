@@ -78,17 +78,6 @@ impl<'c> Conversation<'c> {
         over.then(|| Reply::new(421, Some(Status(4, 7, 0)), "too many messages in one session"))
     }
 
-    /// Why STARTTLS cannot be followed (RFC 3207 §4).
-    fn tls_missing(&mut self, ports: &mut Ports<'_>) -> Option<Reply> {
-        if !self.limits.starttls {
-            return Some(Reply::new(502, Some(Status::INVALID_COMMAND), "STARTTLS not offered"));
-        }
-        let reason = ports.tls.ready().err()?;
-        let line = self.event("tls-unavailable").quoted("error", reason.as_bytes());
-        self.log.push((Level::Error, line.text()));
-        Some(Reply::new(454, Some(Status(4, 7, 0)), "TLS not available now"))
-    }
-
     /// Limits of the transaction, as a fault of the exchange.
     fn limit(&self, exchange: &Exchange) -> Option<Reply> {
         match &exchange.command.parsed {

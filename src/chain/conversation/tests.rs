@@ -7,7 +7,7 @@ use super::*;
 use crate::chain::{Chain, Found, configured, registry};
 use crate::config::{ChainFile, Fault, Part};
 use crate::ipc::delivery::{Disposition, RecipientResult};
-use crate::session::Mailbox;
+use crate::session::{Mailbox, TlsFacts};
 use crate::smtp::address::ForwardPath;
 use crate::smtp::receiver::{Event as Input, Limits as ReceiverLimits, Receiver};
 
