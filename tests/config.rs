@@ -51,9 +51,21 @@ fn shipped_files_say_the_defaults() {
     assert_eq!(shipped.worker, Worker::default());
     assert_eq!(shipped.delivery, Delivery::default());
     assert_eq!(shipped.notes, []);
-    let chain = &shipped.chains["standard_server"];
+    let every = Configuration::chain_names(&package().join("config"));
+    let (shipped, _) = configured::load(&package().join("config"), &every).unwrap();
+    let file = |name: &String| package().join(format!("config/command_handler_{name}.yaml"));
+    let texts: String = every
+        .iter()
+        .map(|name| fs::read_to_string(file(name)).unwrap())
+        .collect();
     for handler in registry::HANDLERS {
-        assert!(chain.uses(handler.facts.id), "{} stands in no chain", handler.facts.id);
+        let id = handler.facts.id;
+        let entry = format!("- handler: {id}\n");
+        let used = shipped.chains.values().any(|chain| chain.uses(id));
+        assert!(
+            used || texts.contains(&entry),
+            "{id} stands in no chain, not even commented out"
+        );
     }
 }
 
@@ -278,7 +290,22 @@ fn files_of_the_original_load() {
         );
         assert_eq!(loaded.recipients.lookup("postmaster+x", "example.com"), Lookup::Soft);
         let chain = &loaded.chains["standard_server"];
-        assert_eq!(chain.entries("__DATA__").map(<[_]>::len), Some(1));
+        assert_eq!(chain.combine, config::Combine::Last);
+        let data: Vec<&str> = chain
+            .entries("__DATA__")
+            .unwrap()
+            .iter()
+            .map(|entry| entry.handler)
+            .collect();
+        let mut expected = vec!["data_file", "delivery", "post_data_reset"];
+        if version.ends_with("0.6.0") {
+            expected.insert(1, "undeliverable_notification_validator");
+        }
+        assert_eq!(data, expected);
+        let not_yet = |name: &str| format!("{name}: not yet available, accepted without an opinion");
+        let notes: Vec<&String> = loaded.notes.iter().map(|note| &note.message).collect();
+        let has_spf = version.ends_with("0.6.0");
+        assert_eq!(notes.contains(&&not_yet("spf_validator")), has_spf, "{notes:?}");
         assert_eq!(chain.entries("STARTTLS").map(<[_]>::len), Some(1));
         assert_eq!(
             loaded.daemon.certificates().len(),
@@ -312,18 +339,12 @@ fn original_chain_form_is_understood() {
         [
             ("__OPEN__", vec!["greeting"]),
             ("VRFY", vec!["verify"]),
-            ("__DATA__", vec!["delivery"]),
+            ("__DATA__", vec!["data_file", "delivery"]),
             ("STARTTLS", vec!["starttls"])
         ]
     );
     let notes: Vec<String> = loaded.notes.iter().map(ToString::to_string).collect();
-    assert_eq!(
-        notes,
-        [
-            "command_handler_standard_server.yaml:8:13: __DATA__[0].module: data_file is not needed: delivery keeps the message \
-             itself",
-        ]
-    );
+    assert_eq!(notes, [""; 0]);
 }
 
 #[test]

@@ -116,6 +116,11 @@ fn announce(ready: &Ready) {
     for address in &ready.addresses {
         let _ = writeln!(text, "rsmtpd: listening on {address}");
     }
+    if !ready.served.takes_mail() {
+        text.push_str("rsmtpd: ready; accepts no mail (RFC 7504)\n");
+        let _ = io::stderr().write_all(text.as_bytes());
+        return;
+    }
     let _ = writeln!(text, "rsmtpd: mail goes to {}", ready.destination);
     let recipients = ready.served.recipients();
     let domains: Vec<&str> = recipients.domains().collect();

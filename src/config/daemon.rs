@@ -257,9 +257,9 @@ impl Daemon {
         section.read_option("group", &mut daemon.group, account);
         section.read("background", &mut daemon.background, Field::boolean);
         section.read_option("server_name", &mut daemon.server_name, server_name);
-        section.read_option("log_path", &mut daemon.log_path, absolute_path);
+        section.read_option("log_path", &mut daemon.log_path, Field::path);
         section.read("log_level", &mut daemon.log_level, |f| f.choice(LogLevel::WORDS));
-        section.read_option("state", &mut daemon.state, absolute_path);
+        section.read_option("state", &mut daemon.state, Field::path);
         section.read("sandbox", &mut daemon.sandbox, |f| {
             f.choice(&[
                 ("require", SandboxMode::Require),
@@ -329,8 +329,8 @@ impl Tls {
             let mut certificate = Certificate::default();
             entry.read("domain_match", &mut certificate.domain_match, domain_match);
             entry.read("server_name", &mut certificate.server_name, server_name);
-            entry.read("pem_file", &mut certificate.pem_file, absolute_path);
-            entry.read("key_file", &mut certificate.key_file, absolute_path);
+            entry.read("pem_file", &mut certificate.pem_file, Field::path);
+            entry.read("key_file", &mut certificate.key_file, Field::path);
             for key in ["domain_match", "server_name", "pem_file", "key_file"] {
                 if entry.get(key).is_none() {
                     item.fault(format!("expected {key}, found none"));
@@ -432,15 +432,6 @@ pub(super) fn account(field: &Field<'_>) -> Option<String> {
     });
     if found.is_none() {
         field.expected("the name of an account");
-    }
-    found
-}
-
-/// A path from the root.
-pub(super) fn absolute_path(field: &Field<'_>) -> Option<PathBuf> {
-    let found = field.scalar().map(PathBuf::from).filter(|path| path.is_absolute());
-    if found.is_none() {
-        field.expected("an absolute path");
     }
     found
 }

@@ -20,7 +20,7 @@ use crate::sys::privilege::{Capability, Identity};
 use crate::sys::{process, sandbox};
 use crate::worker::served::Served;
 
-use super::helpers::Helper;
+use super::helpers::{Helper, PATIENCE};
 use super::startup::give_up;
 
 /// What it keeps of root: reading keys of mode 0600, binding ports below 1024.
@@ -61,6 +61,19 @@ pub(super) fn start(served: &Served, directory: &OwnedFd, path: &Path, user: Opt
     let prepare = || process::set_dumpable(false);
     let lent = [directory.as_raw_fd()];
     Helper::start(Role::Keeper, user, &CAPABILITIES, &lent, prepare, &work).context("starting the keeper")
+}
+
+/// What is served, with the certificates that the keeper has read.
+///
+/// # Errors
+/// It does not show them.
+pub(super) fn show(keeper: &Helper, served: Served, log: &Log) -> Result<Served> {
+    let served = served.with_certificates(hear(keeper, log, PATIENCE)?);
+    if !served.daemon.certificates().is_empty() && served.certificates().is_empty() {
+        let event = Event::new("tls-off").quoted("reason", b"no certificate can be used");
+        log.say(Level::Warning, event);
+    }
+    Ok(served)
 }
 
 /// The directories of all certificates and keys, and those that the files are in by way of symbolic links.

@@ -9,6 +9,7 @@
 pub mod certificates;
 pub mod messages;
 pub mod processes;
+pub mod relay;
 pub mod service;
 
 use std::ffi::OsString;
@@ -490,7 +491,7 @@ impl Server {
         let stream = TcpStream::connect(self.address()).ok();
         stream.is_some_and(|stream| {
             let mut client = Client::over(stream);
-            let greeted = client.try_reply().is_ok_and(|r| r.code == 220);
+            let greeted = client.try_reply().is_ok_and(|r| matches!(r.code, 220 | 521));
             client.send(b"QUIT\r\n");
             greeted
         })

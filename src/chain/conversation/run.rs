@@ -86,10 +86,12 @@ impl<'c> Conversation<'c> {
                 Some(reader) => reader.end(&mut context),
                 None => link.handler.handle(&mut context),
             };
+            let failed = result.is_err();
             let outcome = result.unwrap_or_else(|error| self.failed(link, &error));
             findings.push(Finding {
                 by: link.id.clone(),
                 enforced: link.mode == Mode::Enforce,
+                failed,
                 outcome,
             });
         }
@@ -247,7 +249,13 @@ impl<'c> Conversation<'c> {
                 }
                 Effect::RemoveField(name) => add_word(&mut transaction.removed, name.as_str()),
                 Effect::Label(label) => add_word(&mut transaction.labels, label),
-                Effect::Delay(_) | Effect::Stutter(_) | Effect::Route(_) | Effect::KeepCopy | Effect::Skip(_) => {}
+                Effect::Delay(_)
+                | Effect::Stutter(_)
+                | Effect::Route(_)
+                | Effect::KeepCopy
+                | Effect::SaveCopy
+                | Effect::HearOut
+                | Effect::Skip(_) => {}
             }
         }
         if dropped > 0 {

@@ -1,14 +1,16 @@
 //! One command, from its chain to the reply.
 
 use super::end::refused_by_each;
+use super::refusals::{refusal, too_big, too_many_recipients};
 use super::run::{Ran, keep_in};
 use super::{Chunk, Conversation, Next};
 use crate::chain::decision::Stage;
 use crate::chain::effect::Effect;
 use crate::chain::outcome::unavailable;
 use crate::chain::ports::Ports;
-use crate::chain::{Action, Found, Link};
+use crate::chain::{Action, Link};
 use crate::config::Mode;
+use crate::ipc::delivery as ipc;
 use crate::log::Level;
 use crate::session::{Anomaly, At, BodyFacts, Disposition, Exchange, Hello, Kept, Recipient, Transaction, Verdict};
 use crate::smtp::command::{Arguments, Fault, Verb};
@@ -93,7 +95,7 @@ impl<'c> Conversation<'c> {
                     .as_ref()
                     .map_or(0, |transaction| transaction.recipients.len());
                 let full = recipients >= usize::try_from(self.limits.maximum_recipients).unwrap_or(usize::MAX);
-                full.then(|| Reply::new(452, Some(Status::TOO_MANY_RECIPIENTS), "too many recipients"))
+                full.then(too_many_recipients)
             }
             _ => None,
         }
@@ -169,9 +171,20 @@ impl<'c> Conversation<'c> {
             (verdict, reply, next) = (Verdict::Accept, Some(ok), Next::Command);
         }
         let routed = !mailboxes.is_empty();
+        let (copies, octets) = recipient.as_ref().map_or((0, 0), |one| copies(one, &mailboxes));
+        if let Some(transaction) = &self.session.transaction
+            && verdict.is_positive()
+            && !transaction.recipients.is_empty()
+            && (transaction.copies + copies > ipc::RECIPIENTS
+                || transaction.copies_octets + octets > ipc::RECIPIENTS_OCTETS)
+        {
+            (verdict, reply, next) = (Verdict::Defer, Some(too_many_recipients()), Next::Command);
+        }
         match (recipient, &mut self.session.transaction) {
             (Some(mut recipient), Some(transaction)) if verdict.is_positive() && routed => {
                 recipient.mailboxes = mailboxes;
+                transaction.copies += copies;
+                transaction.copies_octets += octets;
                 // Postmaster's mail reaches postmaster, whatever policies make of it.
                 if verdict == Verdict::Quarantine && !exempt {
                     recipient.disposition = Disposition::Quarantine;
@@ -213,6 +226,11 @@ impl<'c> Conversation<'c> {
         {
             (verdict, reply, next) = refused;
         }
+        if let Some(refusal) = self.to_hear_out(exchange, ran, verdict, reply.as_ref()) {
+            self.begin_body(false, exchange, ports);
+            self.hearing_out = Some(refusal);
+            return self.finish(exchange, Some(ok), Next::Data, ports);
+        }
         if !verdict.is_positive() || exchange.fault.is_some() {
             return self.finish(exchange, reply, next, ports);
         }
@@ -225,6 +243,14 @@ impl<'c> Conversation<'c> {
         // Only a 354 lets the text come.
         let reply = reply.filter(|reply| reply.code == 354).unwrap_or(ok);
         self.finish(exchange, Some(reply), Next::Data, ports)
+    }
+
+    /// The refusal that is to wait for the end of the text, where one of the entries wants to hear it.
+    fn to_hear_out(&self, exchange: &Exchange, ran: &Ran, verdict: Verdict, reply: Option<&Reply>) -> Option<Reply> {
+        let refused = matches!(verdict, Verdict::Defer | Verdict::Reject);
+        let wanted = ran.effects().any(|effect| *effect == Effect::HearOut);
+        let well_formed = exchange.command.parsed.is_ok();
+        reply.filter(|_| refused && wanted && well_formed).cloned()
     }
 
     fn bdat(&mut self, exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
@@ -443,7 +469,7 @@ impl<'c> Conversation<'c> {
             Some(_) => "defer",
         };
         // Client-given: a verb that we do not know may hold anything.
-        let mut event = self.event(name).quoted("verb", verb.as_bytes());
+        let mut event = self.event(name).word("verb", verb);
         if let Some(reply) = reply {
             event = event.field("code", reply.code);
             if let Some(status) = reply.status {
@@ -462,31 +488,11 @@ impl<'c> Conversation<'c> {
     }
 }
 
-impl crate::chain::Chain {
-    /// The answer to a recipient that nobody took: fail closed.
-    fn closed(&self, path: &crate::smtp::address::ForwardPath) -> Reply {
-        match self.directory.look_up(path) {
-            Found::ForeignDomain => Reply::new(550, Some(Status::REFUSED), "relaying not allowed"),
-            _ => Reply::new(550, Some(Status::UNKNOWN_MAILBOX), "no such mailbox"),
-        }
-    }
-}
-
-/// 552 5.3.4 (RFC 1870 §6).
-pub(super) fn too_big() -> Reply {
-    Reply::new(552, Some(Status::TOO_BIG), "message too big")
-}
-
-/// A negative reply for a verdict, whatever the handler gave.
-pub(super) fn refusal(verdict: Verdict, given: Option<Reply>) -> Reply {
-    let fits = |reply: &Reply| match verdict {
-        Verdict::Defer => (400..500).contains(&reply.code),
-        Verdict::Reject => (500..600).contains(&reply.code),
-        _ => (400..600).contains(&reply.code) || reply.code == 221,
-    };
-    given.filter(fits).unwrap_or_else(|| match verdict {
-        Verdict::Defer => Reply::new(451, Some(Status::GREYLISTED), "try again later"),
-        Verdict::Disconnect => Reply::new(421, Some(Status(4, 7, 0)), "closing connection"),
-        _ => Reply::new(550, Some(Status::REFUSED), "refused by policy"),
-    })
+/// How many copies a recipient stands for, and their octets in the envelope.
+fn copies(recipient: &Recipient, mailboxes: &[crate::session::Mailbox]) -> (usize, usize) {
+    let address = recipient.address();
+    let octets = mailboxes
+        .iter()
+        .map(|one| ipc::Recipient::octets(&address, &one.domain, &one.mailbox));
+    (mailboxes.len(), octets.sum())
 }

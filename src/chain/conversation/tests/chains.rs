@@ -11,6 +11,20 @@ fn faults(text: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_chain_is_explained_in_the_order_of_a_session() {
+    let text = "__CLOSE__: []\nXYZ:\n  - handler: noop\nETRN:\n  - handler: noop\nQUIT:\n  - handler: quit\n";
+    let explained = build(text, &[]).0.explain();
+    let verbs: Vec<&str> = explained
+        .lines()
+        .skip(1)
+        .filter(|line| !line.starts_with(' '))
+        .collect();
+    let expected =
+        "__OPEN__,HELO,EHLO,MAIL,RCPT,DATA (and BDAT),__DATA__,RSET,NOOP,HELP,VRFY,XYZ,ETRN,QUIT,__DEFAULT__,__CLOSE__";
+    assert_eq!(verbs.join(","), expected, "{explained}");
+}
+
+#[test]
 fn one_handler_stands_twice_with_different_settings() {
     let twice = "__OPEN__:\n  - {handler: greeting, with: {message: one}}\n  - {handler: greeting, id: second, with: {message: \
                  two}}\n";

@@ -1,106 +1,23 @@
-//! Postfix and Exim relay to the real binary, Postfix with PIPELINING, Exim
-//! with CHUNKING as well (Postfix has it as a server only): each message is
-//! found once in each of its mailboxes, byte for byte.
+//! Real mail servers that relay to ours, and what they say on the way.
 
-mod common;
-
-use common::messages::{Message, Shape, assert_each_once, message};
-use common::{Client, PATIENCE, Server, messages_below, needs_root, root, skip, tool, wait_until};
+use super::{Client, root, skip, wait_until};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Longer lines than RFC 5321 allows; both are told to let them pass.
-const SHAPE: Shape = Shape {
-    longest_line: 20_000,
-    awkward_end: true,
-};
-
-#[test]
-fn postfix() {
-    let Some(recorded) = relayed("postfix", 400) else {
-        return;
-    };
-    let pipelined = |chunk: &Vec<u8>| has(chunk, b"MAIL FROM:") && has(chunk, b"RCPT TO:") && has(chunk, b"DATA\r\n");
-    let count = recorded.iter().filter(|chunk| pipelined(chunk)).count();
-    assert!(count >= 300, "{count} envelopes came in one piece");
-}
-
-#[test]
-fn exim() {
-    let Some(recorded) = relayed("exim", 200) else {
-        return;
-    };
-    let chunks = recorded.iter().filter(|chunk| has(chunk, b"BDAT ")).count();
-    assert!(chunks >= 200, "{chunks} times BDAT");
-    let count = recorded
-        .iter()
-        .filter(|chunk| has(chunk, b"MAIL FROM:") && has(chunk, b"RCPT TO:"))
-        .count();
-    assert!(count >= 100, "{count} envelopes came in one piece");
-}
-
-fn has(bytes: &[u8], part: &[u8]) -> bool {
-    bytes.windows(part.len()).any(|window| window == part)
-}
-
-/// Sends `count` messages through the relay; what it then sent us, as it came.
-fn relayed(name: &str, count: usize) -> Option<Vec<Vec<u8>>> {
-    let test = format!("relays::{name}");
-    if !needs_root(&test) || tool(&test, "unshare").is_none() {
-        return None;
-    }
-    let server = Server::start();
-    let recorder = Recorder::start(server.address());
-    let relay = Relay::start(name, recorder.address)?;
-    let sent: Vec<Message> = (0..count).map(|number| message(name, number, SHAPE)).collect();
-    thread::scope(|scope| {
-        for part in sent.chunks(count.div_ceil(4)) {
-            let relay = &relay;
-            scope.spawn(move || {
-                let mut client = relay.connect();
-                for message in part {
-                    let reply = client.deliver("sender@example.org", &message.recipients, &message.bytes);
-                    assert_eq!(reply.code, 250, "{name}: {reply:?}");
-                }
-                client.command("QUIT");
-            });
-        }
-    });
-    let files: usize = sent.iter().map(|message| message.recipients.len()).sum();
-    let end = Instant::now() + 3 * PATIENCE;
-    while stored(&server) < files && Instant::now() < end {
-        thread::sleep(Duration::from_millis(100));
-    }
-    assert_eq!(assert_each_once(&server, &sent, 2), files);
-    Some(recorder.recorded())
-}
-
-fn stored(server: &Server) -> usize {
-    [
-        "test@example.com",
-        "other@example.com",
-        "mixed.case@example.com",
-        "test@example.net",
-    ]
-    .iter()
-    .map(|address| messages_below(&server.maildir(address)).len())
-    .sum()
-}
-
 /// A mail server in namespaces of its own; ends when dropped.
-struct Relay {
+pub struct Relay {
     child: Child,
     address: SocketAddr,
     _scratch: TempDir,
 }
 
 impl Relay {
-    fn start(name: &str, next: SocketAddr) -> Option<Relay> {
+    /// Starts one, postfix or exim, that relays to `next`; None where it is not installed.
+    pub fn start(name: &str, next: SocketAddr) -> Option<Relay> {
         let scratch = tempfile::tempdir().expect("temporary directory");
         let free = TcpListener::bind("127.0.0.1:0").expect("free port");
         let address = free.local_addr().expect("address");
@@ -133,11 +50,12 @@ impl Relay {
             let _ = stderr.read_to_string(&mut said);
         }
         assert_eq!(ended.and_then(|status| status.code()), Some(77), "{name}: {said}");
-        skip(&format!("relays::{name}"), said.trim());
+        skip(&format!("mass: {name} (its share goes by smtplib)"), said.trim());
         None
     }
 
-    fn connect(&self) -> Client {
+    /// A connection to it, EHLO said.
+    pub fn connect(&self) -> Client {
         let mut client = Client::over(TcpStream::connect(self.address).expect("the relay"));
         assert_eq!(client.reply().code, 220);
         assert_eq!(client.command("EHLO client.example").code, 250);
@@ -157,13 +75,15 @@ fn greets(address: SocketAddr) -> bool {
 }
 
 /// Stands between a client and our server and keeps what the client says.
-struct Recorder {
-    address: SocketAddr,
+pub struct Recorder {
+    /// Where the client is to connect.
+    pub address: SocketAddr,
     pieces: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Recorder {
-    fn start(server: SocketAddr) -> Recorder {
+    /// In front of the server there.
+    pub fn start(server: SocketAddr) -> Recorder {
         let listener = TcpListener::bind("127.0.0.1:0").expect("free port");
         let address = listener.local_addr().expect("address");
         let pieces = Arc::new(Mutex::new(Vec::new()));
@@ -184,7 +104,8 @@ impl Recorder {
         Recorder { address, pieces }
     }
 
-    fn recorded(&self) -> Vec<Vec<u8>> {
+    /// What clients have said so far, read by read.
+    pub fn recorded(&self) -> Vec<Vec<u8>> {
         self.pieces.lock().expect("not poisoned").clone()
     }
 }
