@@ -50,7 +50,7 @@
 //!
 //! # Where what is
 //!
-//! [`smtp`] and [`message`] are pure and import nothing of ours; [`session`] knows `smtp`; [`chain`] knows these and [`config`];
+//! [`smtp`] and [`message`] are pure and import nothing of ours; [`session`] knows both; [`chain`] knows these and [`config`];
 //! [`handlers`] reach the world only through their context. [`ipc`] has one file a boundary between processes. [`sys`] is the
 //! only place for unsafe code, and speaks the kernel's terms. [`cli`] is one file a subcommand. [`log`] makes an event into a
 //! line. `tests/architecture.rs` reads the source and fails where a module imports what it must not.

@@ -211,7 +211,7 @@ fn hostile_files_are_faults() {
         let first = faults.lines().next().unwrap_or_default();
         assert!(first.starts_with(expected), "expected {expected}\nfound {first}");
         assert!(
-            began.elapsed() < Duration::from_secs(15),
+            began.elapsed() < Duration::from_secs(60),
             "{expected}: {:?}",
             began.elapsed()
         );

@@ -5,6 +5,7 @@
 //! of the receiver, replies go out as values, and the rest of the world is behind [`ports::Ports`]. Chains must never
 //! trust a handler with the protocol: order, limits and the meaning of a 250 are kept by [`Conversation`] itself.
 
+pub mod answer;
 pub mod configured;
 pub mod context;
 pub mod conversation;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::config::{Combine, Evaluate, Mode, OnError};
+pub use answer::Answer;
 pub use context::Context;
 pub use conversation::{Action, Conversation, Hold, Next, Summary};
 pub use decision::Decision;
@@ -120,11 +122,6 @@ impl Chain {
     pub fn takes_mail(&self) -> bool {
         self.links("__DATA__")
             .is_some_and(|links| links.iter().any(Link::is_taker))
-    }
-
-    /// Who exists.
-    pub fn directory(&self) -> &dyn Directory {
-        self.directory.as_ref()
     }
 }
 

@@ -1,6 +1,5 @@
 //! `rsmtpd check`: every fault of every file, as `file:line:column: key: expected …, found …`.
 
-use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
@@ -41,7 +40,7 @@ pub fn state_directory(config: Option<&Path>) -> Result<PathBuf, Failure> {
 
 /// Prints the faults one a line; the failure to exit with, which counts them and names their directory.
 pub fn faults(directory: Option<&Path>, found: &Faults) -> Failure {
-    let _ = writeln!(io::stderr(), "{found}");
+    super::complain(&found.to_string());
     let count = match found.0.len() {
         1 => "1 fault".to_owned(),
         more => format!("{more} faults"),

@@ -3,42 +3,14 @@
 //!
 //! Notes: reads none, writes none.
 
-use std::sync::Arc;
-
-use crate::chain::{Context, Directory, Facts, Handler, HandlerError, Kind, Outcome, Settings};
-use crate::config::{Field, Section};
+use crate::chain::{Answer, Facts};
 use crate::session::Verdict;
-use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
-/// `starttls.yaml`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// Text of the reply.
-    pub message: String,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config {
-            message: "Ready to start TLS".into(),
-        }
-    }
-}
-
 /// The handler.
-pub struct StartTls {
-    config: Config,
-}
+pub struct StartTls;
 
-impl Settings for Config {
-    fn read(&mut self, section: &Section<'_>) {
-        section.read("message", &mut self.message, Field::reply);
-    }
-}
-
-impl Kind for StartTls {
-    type Settings = Config;
+impl Answer for StartTls {
     const FACTS: &'static Facts = &Facts {
         id: "starttls",
         module: "starttls",
@@ -49,17 +21,8 @@ impl Kind for StartTls {
         taker: false,
         about: "220, then a TLS handshake",
     };
-
-    fn new(config: Config, _: &Arc<dyn Directory>) -> StartTls {
-        StartTls { config }
-    }
-}
-
-impl Handler for StartTls {
-    fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
-        let text = context.expand(&self.config.message);
-        Ok(Outcome::accept(Reply::new(220, Some(Status::OK), text)))
-    }
+    const REPLY: (u16, Option<Status>) = (220, Some(Status::OK));
+    const MESSAGE: &'static str = "Ready to start TLS";
 }
 
 #[cfg(test)]

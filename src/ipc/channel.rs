@@ -64,11 +64,6 @@ impl<S, R> Channel<S, R> {
     pub fn new(fd: OwnedFd) -> Channel<S, R> {
         Channel { fd, types: PhantomData }
     }
-
-    /// The descriptor, given back.
-    pub fn into_fd(self) -> OwnedFd {
-        self.fd
-    }
 }
 
 impl<S, R> AsFd for Channel<S, R> {

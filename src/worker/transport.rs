@@ -162,8 +162,8 @@ impl Transport {
     pub fn finish(&mut self) {
         self.finish_secure();
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
-        let mut rest = [0; 4096];
-        for _ in 0..16 {
+        let mut rest = [0; 1024]; // of the stack: a page less to copy
+        for _ in 0..64 {
             match self.stream.read(&mut rest) {
                 Ok(length) if length > 0 => {}
                 _ => return,

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::refusals::{refusal, too_big};
+use super::replies::{bare_line_ending, refusal, too_big};
 use super::run::Ran;
-use super::{Action, Conversation, Next, bare_line_ending};
+use super::{Action, Conversation, Next};
 use crate::chain::decision::Stage;
 use crate::chain::effect::Effect;
 use crate::chain::handler::HandlerError;
@@ -45,7 +45,7 @@ impl Conversation<'_> {
         body.end(end);
         let limit = self.limits.message_size;
         body.too_big |= limit > 0 && body.octets > limit;
-        let (too_long, strict, received, octets) = (body.too_big, body.strict_violation, body.received, body.octets);
+        let (too_long, strict, received, octets) = (body.too_big, body.strict_violation, body.received(), body.octets);
         if strict && self.limits.line_endings == LineEndings::Strict {
             return self.body_refused(Some(bare_line_ending()), Next::Close, ports);
         }
@@ -295,7 +295,7 @@ impl Conversation<'_> {
                 .event("recipient")
                 .field("id", &transaction.id)
                 .quoted("to", copy.original.as_bytes())
-                .quoted("mailbox", format!("{}@{}", copy.mailbox, copy.domain).as_bytes())
+                .quoted("mailbox", copy.address().as_bytes())
                 .field("result", word);
             let line = if text.is_empty() {
                 line

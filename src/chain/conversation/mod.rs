@@ -5,7 +5,7 @@
 //! [`Next`] says so. It must never do I/O except through the [`Ports`] it is lent.
 
 mod end;
-mod refusals;
+mod replies;
 mod run;
 mod secure;
 mod steps;
@@ -27,6 +27,8 @@ use crate::smtp::line::{CommandLine, LineEnding};
 use crate::smtp::receiver::{BodyEnd, LineEndings};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
+
+use replies::{NO_MAIL, bare_line_ending, turned_away};
 
 /// What the client sends next, and so what the receiver has to expect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -410,23 +412,4 @@ impl BodySink for Nowhere {
     }
 
     fn reset(&mut self) {}
-}
-
-/// The host accepts no mail at all (RFC 7504).
-const NO_MAIL: u16 = 521;
-
-/// What a client hears after a greeting that refused it.
-fn turned_away(greeting: &Reply) -> Reply {
-    if greeting.code == NO_MAIL {
-        let mut reply = greeting.clone();
-        reply.status = Some(Status::SYSTEM_REFUSES);
-        return reply;
-    }
-    let text = "no service for you, QUIT is all that is left";
-    Reply::new(503, Some(Status::INVALID_COMMAND), text)
-}
-
-/// The reply to bare CR or LF where they are forbidden.
-fn bare_line_ending() -> Reply {
-    Reply::new(550, Some(Status(5, 5, 2)), "bare <CR> or <LF> not allowed")
 }

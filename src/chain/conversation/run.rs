@@ -11,6 +11,7 @@ use crate::chain::handler::{Evidence, HandlerError, Outcome};
 use crate::chain::outcome::unavailable;
 use crate::chain::ports::Ports;
 use crate::config::{Evaluate, Mode, OnError};
+use crate::ipc::delivery as ipc;
 use crate::log::Level;
 use crate::session::{At, Exchange, Kept, Recipient, Verdict};
 use crate::smtp::reply::Reply;
@@ -295,4 +296,13 @@ fn is_skipped(findings: &[Finding], id: &str) -> bool {
         .filter(|finding| finding.enforced)
         .flat_map(|finding| &finding.outcome.effects)
         .any(|effect| matches!(effect, Effect::Skip(skipped) if skipped == id))
+}
+
+/// How many copies a recipient stands for, and their octets in the envelope.
+pub(super) fn copies(recipient: &Recipient, mailboxes: &[crate::session::Mailbox]) -> (usize, usize) {
+    let address = recipient.address();
+    let octets = mailboxes
+        .iter()
+        .map(|one| ipc::Recipient::octets(&address, &one.domain, &one.mailbox));
+    (mailboxes.len(), octets.sum())
 }

@@ -1,8 +1,8 @@
 //! One command, from its chain to the reply.
 
 use super::end::refused_by_each;
-use super::refusals::{refusal, too_big, too_many_recipients};
-use super::run::{Ran, keep_in};
+use super::replies::{refusal, too_big, too_many_recipients};
+use super::run::{Ran, copies, keep_in};
 use super::{Chunk, Conversation, Next};
 use crate::chain::decision::Stage;
 use crate::chain::effect::Effect;
@@ -486,13 +486,4 @@ impl<'c> Conversation<'c> {
         }
         self.log.push((Level::Info, event.text()));
     }
-}
-
-/// How many copies a recipient stands for, and their octets in the envelope.
-fn copies(recipient: &Recipient, mailboxes: &[crate::session::Mailbox]) -> (usize, usize) {
-    let address = recipient.address();
-    let octets = mailboxes
-        .iter()
-        .map(|one| ipc::Recipient::octets(&address, &one.domain, &one.mailbox));
-    (mailboxes.len(), octets.sum())
 }

@@ -69,13 +69,9 @@ fn refused_calls() -> Vec<Probe> {
     let long = libc::c_long::from;
     let (exec, thread) = (long(libc::PROT_EXEC), long(libc::CLONE_VM | libc::CLONE_THREAD));
     let namespace = long(libc::CLONE_NEWUSER | libc::SIGCHLD);
-    let parent = long(process::id().as_raw());
+    let (parent, inet) = (long(process::id().as_raw()), long(libc::AF_INET));
     vec![
-        (
-            "socket",
-            libc::SYS_socket,
-            [long(libc::AF_INET), long(libc::SOCK_DGRAM), 0, 0, 0],
-        ),
+        ("socket", libc::SYS_socket, [inet, long(libc::SOCK_DGRAM), 0, 0, 0]),
         ("connect", libc::SYS_connect, [1, 0, 0, 0, 0]),
         ("bind", libc::SYS_bind, [1, 0, 0, 0, 0]),
         ("execve", libc::SYS_execve, [0; 5]),
@@ -118,12 +114,8 @@ fn refused_calls() -> Vec<Probe> {
         ),
         ("pidfd_open", libc::SYS_pidfd_open, [parent, 0, 0, 0, 0]),
         ("mount", libc::SYS_mount, [0; 5]),
-        // The limit of a file's size does not hold for space that is reserved behind its end.
-        (
-            "fallocate",
-            libc::SYS_fallocate,
-            [1, long(libc::FALLOC_FL_KEEP_SIZE), 0, 1 << 30, 0],
-        ),
+        // Space behind a file's end, which its limit of size does not bind.
+        ("fallocate", libc::SYS_fallocate, [1, 1, 0, 1 << 30, 0]),
     ]
 }
 

@@ -1,4 +1,4 @@
-//! Refusals that are the conversation's own, and those that stand in for what a handler left unsaid.
+//! Negative replies that are the protocol's own, whatever handlers say.
 
 use crate::chain::{Chain, Found};
 use crate::session::Verdict;
@@ -19,6 +19,25 @@ impl Chain {
 /// 452 4.5.3 (RFC 5321 §4.5.3.1.10): the client sends the others their own copy.
 pub(super) fn too_many_recipients() -> Reply {
     Reply::new(452, Some(Status::TOO_MANY_RECIPIENTS), "too many recipients")
+}
+
+/// The host accepts no mail at all (RFC 7504).
+pub(super) const NO_MAIL: u16 = 521;
+
+/// What a client hears after a greeting that refused it.
+pub(super) fn turned_away(greeting: &Reply) -> Reply {
+    if greeting.code == NO_MAIL {
+        let mut reply = greeting.clone();
+        reply.status = Some(Status::SYSTEM_REFUSES);
+        return reply;
+    }
+    let text = "no service for you, QUIT is all that is left";
+    Reply::new(503, Some(Status::INVALID_COMMAND), text)
+}
+
+/// The reply to bare CR or LF where they are forbidden.
+pub(super) fn bare_line_ending() -> Reply {
+    Reply::new(550, Some(Status(5, 5, 2)), "bare <CR> or <LF> not allowed")
 }
 
 /// 552 5.3.4 (RFC 1870 §6).
