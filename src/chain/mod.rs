@@ -36,7 +36,7 @@ pub use effect::{Effect, FieldName, HeaderField};
 pub use handler::{BodyReader, Evidence, Facts, Handler, HandlerError, Kind, Outcome};
 pub use limits::Limits;
 pub use outcome::{Message, Refusal, Taken};
-pub use ports::{BodySink, DeliveryError, DeliveryPort, Ports, RecordError, Records};
+pub use ports::{BodySink, DeliveryError, DeliveryPort, Ports, RecordError, Records, TlsPort};
 pub use settings::Settings;
 
 use crate::config::{ChainFile, Entry, Fault, Part, Place, VerbEntries};

@@ -1,4 +1,4 @@
-//! What the conversation needs from its surroundings: the way to delivery, a place for the body, the time.
+//! What the conversation needs from its surroundings: the way to delivery, a place for the body, a way to TLS, the time.
 
 use std::io;
 
@@ -67,6 +67,15 @@ pub trait Records {
 #[error("records: {0}")]
 pub struct RecordError(pub String);
 
+/// The way to the keeper of private keys.
+pub trait TlsPort {
+    /// Whether a handshake can begin: somebody is there who would sign.
+    ///
+    /// # Errors
+    /// Why not, for the log; the client is told 454 4.7.0.
+    fn ready(&mut self) -> Result<(), String>;
+}
+
 /// All of them, for the time of one call.
 pub struct Ports<'a> {
     /// The way to delivery.
@@ -75,6 +84,8 @@ pub struct Ports<'a> {
     pub body: &'a mut dyn BodySink,
     /// The way to files of records.
     pub records: &'a mut dyn Records,
+    /// The way to a handshake.
+    pub tls: &'a mut dyn TlsPort,
     /// Unix time in microseconds.
     pub now: i64,
 }

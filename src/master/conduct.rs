@@ -58,7 +58,9 @@ impl Conduct {
                 self.records -= 1;
                 Ok(())
             }
-            FromWorker::Open { helper } if !busy || *helper != Role::Delivery => Err("no such door"),
+            FromWorker::Open { helper } if !busy || !matches!(helper, Role::Delivery | Role::Keeper) => {
+                Err("no such door")
+            }
             FromWorker::Done if !busy => Err("done out of turn"),
             FromWorker::Changed { .. } | FromWorker::Open { .. } | FromWorker::Done => Ok(()),
         }

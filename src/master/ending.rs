@@ -59,6 +59,7 @@ impl Master {
                 self.workers.kill();
             }
             Phase::Delivery => {
+                self.ready.helpers.keeper.release();
                 self.ready.helpers.delivery.release();
                 if self.status == 0 {
                     patience += self.ready.served.daemon.grace_time;

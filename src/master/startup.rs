@@ -29,8 +29,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Ready;
 use super::helpers::{Helper, Helpers};
-use super::start_delivery;
 use super::workers::{MASTER_DESCRIPTORS, pair};
+use super::{start_delivery, start_keeper};
 use crate::worker::served::Served;
 
 /// What the master catches.
@@ -70,6 +70,7 @@ struct Users {
     service: Option<Identity>,
     logger: Option<Identity>,
     delivery: Option<Identity>,
+    keeper: Option<Identity>,
     invented: bool,
 }
 
@@ -94,7 +95,13 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     let (voice, logger) = start_logger(&served, plan, users.logger.as_ref())?;
     let log = Log::new(voice, served.log_level());
     let delivery = start_delivery::start(&served, &directory, users.delivery.as_ref(), &state, &logger)?;
-    let helpers = Helpers { logger, delivery };
+    let keeper = start_keeper::start(&served, &directory, &plan.directory, users.keeper.as_ref())?;
+    let served = start_keeper::show(&keeper, served, &log)?;
+    let helpers = Helpers {
+        logger,
+        delivery,
+        keeper,
+    };
 
     if let Some(identity) = &users.service {
         privilege::drop_to(identity, &[]).context("dropping root")?;
@@ -148,7 +155,8 @@ fn bind(served: &Served) -> Result<(Vec<OwnedFd>, Vec<OwnedFd>, Vec<SocketAddr>)
     let mut closers = Vec::new();
     let mut addresses = Vec::new();
     for address in served.addresses() {
-        let listener = socket::listen(address, 4096).with_context(|| format!("cannot listen on {address}"))?;
+        let listener =
+            socket::listen(address, socket::BACKLOG).with_context(|| format!("cannot listen on {address}"))?;
         addresses.push(socket::local_addr(&listener)?);
         let listener = socket::move_fd_at_least(listener, socket::FIRST_SHARED)?;
         if listener.as_raw_fd() >= socket::CLIENT_FD {
@@ -197,6 +205,7 @@ impl Users {
                 service: None,
                 logger: None,
                 delivery: None,
+                keeper: None,
                 invented: false,
             });
         }
@@ -222,6 +231,7 @@ impl Users {
             "rsmtpd-mail",
             settings.group.as_deref(),
         )?;
+        let keeper = pick("user of the keeper", "rsmtpd-keeper", "rsmtpd-keeper", None)?;
         // Without a user of its own, delivery goes on as whom it was when it made the directory.
         let delivery = delivery.or_else(|| owner.map(|m| Identity::numeric(m.uid(), m.gid())));
         let mut or_invented = |found: Option<Identity>| match found {
@@ -229,7 +239,8 @@ impl Users {
             None => free_identity(&mut taken),
         };
         let (service, logger, delivery) = (or_invented(service)?, or_invented(logger)?, or_invented(delivery)?);
-        for identity in [&service, &logger, &delivery] {
+        let keeper = or_invented(keeper)?;
+        for identity in [&service, &logger, &delivery, &keeper] {
             if identity.uid == 0 || identity.gid == 0 {
                 bail!(Misconfigured(format!(
                     "no role may run as root or in its group, as {:?} would: name an unprivileged user in \
@@ -242,6 +253,7 @@ impl Users {
             service: Some(service),
             logger: Some(logger),
             delivery: Some(delivery),
+            keeper: Some(keeper),
             invented,
         })
     }
@@ -288,6 +300,7 @@ fn warn_about_users(users: &Users, log: &Log) {
         ("service", &users.service),
         ("logger", &users.logger),
         ("delivery", &users.delivery),
+        ("keeper", &users.keeper),
     ] {
         if let Some(identity) = identity {
             event = event.field(role, identity.uid);
@@ -352,7 +365,7 @@ fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result
         }
         logger::run(seat, sink, files, level).map_or(EX_SOFTWARE, |()| 0)
     };
-    let helper = Helper::start(Role::Logger, user, &[], || Ok(()), &work)?;
+    let helper = Helper::start(Role::Logger, user, &[], &[], || Ok(()), &work)?;
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     helper.tell(&ToHelper::Door { worker: 0, pid: own }, &[door.as_fd()]);
     Ok((voice, helper))

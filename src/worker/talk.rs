@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::chain::{Action, Conversation, Hold, Next, Ports};
+use crate::config::ListenerTls;
 use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
 use crate::session::{Anomaly, Session};
@@ -23,6 +24,9 @@ use super::link::{Link, Order};
 use super::records::{Recorder, now_micros};
 use super::served::Served;
 use super::transport::{Heard, Transport};
+
+mod secure;
+use secure::Keys;
 
 /// Size of the read buffer in octets; only pages that are read into cost anything.
 const BUFFER: usize = 64 * 1024;
@@ -67,6 +71,9 @@ struct Talk<'a> {
     staging: Staging,
     recorder: Recorder<'a>,
     delivery: Rc<RefCell<Delivery>>,
+    keys: Keys<'a>,
+    /// TLS comes before the greeting.
+    begins_with_tls: bool,
     deadlines: Deadlines,
     out: Vec<u8>,
     link: &'a Link,
@@ -102,10 +109,12 @@ pub fn serve<'a>(
     let talk = Talk {
         transport: Transport::new(client, link.as_ref())?,
         receiver: Receiver::new(served.receiver_limits()),
-        conversation: Conversation::new(session, chain, served.limits()),
+        conversation: Conversation::new(session, chain, served.limits(ends.listener)),
         staging: Staging::new(Rc::clone(delivery)),
         recorder,
         delivery: Rc::clone(delivery),
+        keys: Keys::new(link, served.certificates()),
+        begins_with_tls: served.tls(ends.listener) == ListenerTls::Implicit,
         deadlines: Deadlines::new(served.patience(), Instant::now()),
         out: Vec::with_capacity(1024),
         link,
@@ -140,6 +149,11 @@ fn converse(mut talk: Talk<'_>) -> Talk<'_> {
 impl Talk<'_> {
     /// The whole dialogue; why it ended.
     fn run(&mut self) -> io::Result<&'static str> {
+        if self.begins_with_tls
+            && let Some(reason) = self.begin_with_tls()?
+        {
+            return Ok(reason);
+        }
         if self.transport.has_input() {
             self.conversation.observe(Anomaly::EarlyTalk);
         }
@@ -197,6 +211,7 @@ impl Talk<'_> {
                 delivery: &mut port,
                 body: &mut self.staging,
                 records: &mut self.recorder,
+                tls: &mut self.keys,
                 now,
             };
             let action = match event {
@@ -219,13 +234,18 @@ impl Talk<'_> {
                         delivery: &mut port,
                         body: &mut self.staging,
                         records: &mut self.recorder,
+                        tls: &mut self.keys,
                         now,
                     };
                     self.conversation.body_end(end, &mut ports)
                 }
             };
+            let handshake = action.next == Next::StartTls;
             if let Some(reason) = self.act(action)? {
                 return Ok(Some(reason));
+            }
+            if handshake {
+                return self.start_tls(input);
             }
             if self.out.len() > BATCH {
                 self.flush()?;
@@ -240,6 +260,7 @@ impl Talk<'_> {
             delivery: &mut port,
             body: &mut self.staging,
             records: &mut self.recorder,
+            tls: &mut self.keys,
             now: now_micros(),
         };
         call(&mut self.conversation, &mut ports)
@@ -263,7 +284,7 @@ impl Talk<'_> {
         }
         let now = Instant::now();
         self.in_body = match action.next {
-            Next::Command => false,
+            Next::Command | Next::StartTls => false,
             Next::Data => {
                 self.receiver.begin_data();
                 true

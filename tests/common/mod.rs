@@ -6,6 +6,7 @@
 //! passes; it never fails for a missing tool.
 #![allow(dead_code, unreachable_pub)] // each test file uses a part of it
 
+pub mod certificates;
 pub mod messages;
 pub mod processes;
 pub mod relay;
@@ -385,7 +386,7 @@ pub struct Process {
 }
 
 /// A free port that only root may bind, chosen by this process's id so that two rarely choose the same.
-fn free_low_port() -> u16 {
+pub fn free_low_port() -> u16 {
     let first = std::process::id() % 300;
     (0..300)
         .map(|step| 700 + ((first + step) % 300) as u16)

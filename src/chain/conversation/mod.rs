@@ -8,6 +8,7 @@ mod end;
 mod hear_out;
 mod replies;
 mod run;
+mod secure;
 mod steps;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -18,7 +19,7 @@ use super::Chain;
 use super::decision::{Finding, Stage};
 use super::handler::BodyReader;
 use super::limits::Limits;
-use super::ports::{BodySink, DeliveryError, DeliveryPort, Ports, Records};
+use super::ports::{BodySink, DeliveryError, DeliveryPort, Ports, Records, TlsPort};
 use crate::ipc::delivery::{Body, Commit, Outcome};
 use crate::log::{Event, Level};
 use crate::session::{Anomaly, Counters, Exchange, Session, Verdict, order};
@@ -44,6 +45,8 @@ pub enum Next {
         /// Whether they end the message.
         last: bool,
     },
+    /// A TLS handshake, behind the reply; then [`Conversation::secure`].
+    StartTls,
     /// Nothing: the connection is to be closed after the reply.
     Close,
 }
@@ -161,6 +164,7 @@ impl<'c> Conversation<'c> {
         let ran = self.run(links, Stage::Open, None, None, None, ports);
         let (verdict, reply) = (ran.decision.verdict, ran.decision.reply.clone());
         self.keep(Stage::Open, &ran);
+        self.session.greeted();
         let positive = Reply::new(220, None, format!("{} service ready", self.session.server_name));
         let mut reply = match verdict {
             Verdict::Accept | Verdict::Quarantine => Some(reply.unwrap_or(positive)),
@@ -268,11 +272,12 @@ impl<'c> Conversation<'c> {
     /// The end of the connection: `__CLOSE__` runs, the transaction under way is dropped.
     pub fn close(&mut self, reason: &str, records: &mut dyn Records) -> Summary {
         let chain = self.chain;
-        let (mut delivery, mut body) = (Nowhere, Nowhere);
+        let (mut delivery, mut body, mut tls) = (Nowhere, Nowhere, Nowhere);
         let ports = &mut Ports {
             delivery: &mut delivery,
             body: &mut body,
             records,
+            tls: &mut tls,
             now: self.now,
         };
         let reason = if self.quit { "quit" } else { reason };
@@ -400,6 +405,12 @@ struct Nowhere;
 impl DeliveryPort for Nowhere {
     fn commit(&mut self, _: Commit) -> Result<Outcome, DeliveryError> {
         Err(DeliveryError::new("the session has ended"))
+    }
+}
+
+impl TlsPort for Nowhere {
+    fn ready(&mut self) -> Result<(), String> {
+        Err("the session has ended".to_owned())
     }
 }
 

@@ -44,6 +44,9 @@ impl<'c> Conversation<'c> {
         if exchange.fault.is_none() {
             exchange.fault = self.limit(&exchange);
         }
+        if exchange.fault.is_none() && exchange.command.verb == Verb::StartTls {
+            exchange.fault = self.tls_missing(ports);
+        }
         let links = self.links_of(&exchange.command.verb);
         let stage = stage_of(&exchange.command.verb);
         let mut recipient = self.begin(&exchange, ports);
@@ -325,7 +328,11 @@ impl<'c> Conversation<'c> {
             let counters = &mut self.session.counters;
             counters.unknown_commands = counters.unknown_commands.saturating_add(1);
         }
-        let (verdict, reply, mut next) = self.answer(exchange, ran, &Reply::new(250, Some(Status::OK), "OK"));
+        let ok = match verb {
+            Verb::StartTls => Reply::new(220, Some(Status::OK), "ready to start TLS"),
+            _ => Reply::new(250, Some(Status::OK), "OK"),
+        };
+        let (verdict, mut reply, mut next) = self.answer(exchange, ran, &ok);
         let done = verdict.is_positive() && exchange.fault.is_none();
         if done && *verb == Verb::Rset {
             self.forget_transaction(ports);
@@ -333,6 +340,11 @@ impl<'c> Conversation<'c> {
         if done && *verb == Verb::Quit {
             self.quit = true;
             next = Next::Close;
+        }
+        if done && *verb == Verb::StartTls {
+            // Only a 220 lets the handshake come.
+            reply = reply.filter(|reply| reply.code == 220).or(Some(ok));
+            next = Next::StartTls;
         }
         self.keep(Stage::Other, ran);
         self.finish(exchange, reply, next, ports)

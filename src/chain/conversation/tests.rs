@@ -8,7 +8,7 @@ use crate::chain::{Chain, Found, RecordError, configured, registry};
 use crate::config::{ChainFile, Fault, Part};
 use crate::ipc::delivery::{Disposition, RecipientResult};
 use crate::ipc::record::Record;
-use crate::session::Mailbox;
+use crate::session::{Mailbox, TlsFacts};
 use crate::smtp::address::ForwardPath;
 use crate::smtp::receiver::{Event as Input, Limits as ReceiverLimits, Receiver};
 
@@ -39,6 +39,18 @@ impl DeliveryPort for FakeDelivery {
         };
         self.commits.push(commit);
         Ok(outcome)
+    }
+}
+
+/// Signs unless it is silent.
+#[derive(Default)]
+struct FakeKeeper {
+    silent: bool,
+}
+
+impl TlsPort for FakeKeeper {
+    fn ready(&mut self) -> Result<(), String> {
+        if self.silent { Err("silent".to_owned()) } else { Ok(()) }
     }
 }
 
@@ -153,6 +165,7 @@ pub(crate) struct Peer {
     delivery: FakeDelivery,
     body: FakeBody,
     pub(crate) records: FakeRecords,
+    keeper: FakeKeeper,
     closed: bool,
     greeting: String,
     log: Vec<String>,
@@ -196,6 +209,7 @@ impl Peer {
             maximum_unknown_commands: 2,
             maximum_received: 2,
             tolerate_unadvertised_params: false,
+            starttls: false,
             line_endings: LineEndings::Normalize,
         };
         change(&mut limits);
@@ -212,6 +226,7 @@ impl Peer {
             delivery: FakeDelivery::default(),
             body: FakeBody::default(),
             records: FakeRecords::default(),
+            keeper: FakeKeeper::default(),
             closed: false,
             greeting: String::new(),
             log: Vec::new(),
@@ -221,6 +236,7 @@ impl Peer {
             delivery: &mut peer.delivery,
             body: &mut peer.body,
             records: &mut peer.records,
+            tls: &mut peer.keeper,
             now: 1_700_000_000_000_000,
         };
         let action = peer.conversation.open(&mut ports);
@@ -290,6 +306,7 @@ impl Peer {
                 delivery: &mut self.delivery,
                 body: &mut self.body,
                 records: &mut self.records,
+                tls: &mut self.keeper,
                 now: 1_700_000_001_000_000,
             };
             let action = match event {
@@ -305,9 +322,37 @@ impl Peer {
                 Some(Input::BodyEnd(end)) => self.conversation.body_end(end, &mut ports),
             };
             pending = matches!(action.next, Next::Chunk { .. });
+            let handshake = action.next == Next::StartTls;
             out.push_str(&self.act(action));
+            if handshake {
+                self.shake_hands();
+                return out;
+            }
         }
         out
+    }
+
+    /// As the owner of the connection does it: what came behind the command is dropped.
+    fn shake_hands(&mut self) {
+        let facts = TlsFacts {
+            version: "TLSv1.3",
+            cipher: "TLS_AES_128_GCM_SHA256".into(),
+            group: Some("x25519"),
+            sni: None,
+            server_name: "tls.example.com".into(),
+            hello: Vec::new(),
+        };
+        let mut ports = Ports {
+            delivery: &mut self.delivery,
+            body: &mut self.body,
+            records: &mut self.records,
+            tls: &mut self.keeper,
+            now: 1_700_000_001_000_000,
+        };
+        let lines = self.conversation.secure(facts, &mut ports);
+        self.log
+            .extend(lines.into_iter().map(|(level, line)| format!("{level:?} {line}")));
+        self.receiver.reset();
     }
 
     fn act(&mut self, action: Action) -> String {
@@ -319,6 +364,7 @@ impl Peer {
             Next::Data => self.receiver.begin_data(),
             Next::Chunk { size, last: false } => self.receiver.begin_chunk(size),
             Next::Chunk { size, last: true } => self.receiver.begin_last_chunk(size),
+            Next::StartTls => {}
             Next::Close => self.closed = true,
         }
         self.log
@@ -598,4 +644,5 @@ fn quit_closes_and_the_summary_counts() {
 mod chains;
 mod effects;
 mod protocol;
+mod tls;
 mod verdicts;

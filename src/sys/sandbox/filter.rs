@@ -66,6 +66,11 @@ const LOCAL_SOCKETS: &[Call] = calls! {
     SYS_connect, SYS_sendmsg, SYS_sendto, SYS_setsockopt, SYS_shutdown,
 };
 
+/// What the keeper does to sockets: it binds listeners, and passes them on.
+const LISTENERS: &[Call] = calls! {
+    SYS_bind, SYS_listen, SYS_sendmsg, SYS_sendto, SYS_setsockopt,
+};
+
 /// Calls allowed with some arguments only.
 const BY_ARGUMENT: &[Call] = calls! {
     SYS_clone, SYS_fcntl, SYS_ioctl, SYS_mmap, SYS_mprotect, SYS_openat, SYS_prctl, SYS_prlimit64,
@@ -94,7 +99,9 @@ const ENTERING: &[Call] = calls! {
 /// The names of the calls that a profile makes or allows, sorted.
 pub(super) fn names(kind: Kind) -> Vec<&'static str> {
     let mut lists = vec![COMMON, BY_ARGUMENT, ENTERING, OLDER];
-    if kind != Kind::MasterAndWorker {
+    if kind == Kind::Keeper {
+        lists.extend([LISTENERS, calls! { SYS_socket }]);
+    } else if kind != Kind::MasterAndWorker {
         lists.extend([FILES, OLDER_FILES, LOCAL_SOCKETS, calls! { SYS_socket }]);
     }
     if kind == Kind::DeliveryWithPrograms {
@@ -124,6 +131,22 @@ pub(super) fn programs(kind: Kind) -> Result<Vec<BpfProgram>, seccompiler::Backe
         Kind::MasterAndWorker => {
             duplicates(&mut rules, vec![int(0, Gt, 2)?, int(0, Lt, FIRST_SHARED.into())?])?;
             worker_sockets(&mut rules)?;
+        }
+        Kind::Keeper => {
+            duplicates(&mut rules, Vec::new())?;
+            allow(&mut rules, &[LISTENERS]);
+            let listener = |family: libc::c_int| {
+                let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+                rule(vec![
+                    argument(0, Eq, family as u64)?,
+                    int(1, Eq, kind.into())?,
+                    int(2, Eq, 0)?,
+                ])
+            };
+            rules.insert(
+                libc::SYS_socket,
+                vec![listener(libc::AF_INET)?, listener(libc::AF_INET6)?],
+            );
         }
         Kind::Logger | Kind::Delivery | Kind::DeliveryWithPrograms => {
             duplicates(&mut rules, Vec::new())?;

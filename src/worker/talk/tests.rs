@@ -51,10 +51,12 @@ fn a_panic_is_told_the_client_and_ends_the_process() {
     let talk = Talk {
         transport: Transport::new(server.into(), link.as_ref()).unwrap(),
         receiver: Receiver::new(served.receiver_limits()),
-        conversation: Conversation::new(session, &chain, served.limits()),
+        conversation: Conversation::new(session, &chain, served.limits(0)),
         recorder: Recorder::new(Rc::clone(&link), &log, "test"),
         staging: Staging::new(Rc::clone(&delivery)),
         delivery,
+        keys: Keys::new(&link, served.certificates()),
+        begins_with_tls: false,
         deadlines: Deadlines::new(served.patience(), Instant::now()),
         out: Vec::new(),
         link: &link,
