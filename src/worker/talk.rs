@@ -83,7 +83,7 @@ struct Talk<'a> {
 
 /// What is left of a connection; a process that ends need not clear it away.
 pub struct Ended<'a> {
-    _talk: Option<Talk<'a>>,
+    _talk: Option<Box<Talk<'a>>>,
 }
 
 /// Serves `client` until it or we end it.
@@ -101,12 +101,30 @@ pub fn serve<'a>(
     delivery: &Rc<RefCell<Delivery>>,
     log: &'a Log,
 ) -> io::Result<Ended<'a>> {
+    let mut talk = prepare(client, ends, served, link, delivery, log)?;
+    if let Some(talk) = &mut talk {
+        converse(talk);
+    }
+    Ok(Ended { _talk: talk })
+}
+
+/// The dialogue before its first word; none where no chain serves the listener. On the heap and from a function of its
+/// own, so that the stack which its making takes is what the dialogue uses: each page that a worker touches costs.
+#[inline(never)]
+fn prepare<'a>(
+    client: OwnedFd,
+    ends: Ends,
+    served: &'a Served,
+    link: &'a Rc<Link>,
+    delivery: &Rc<RefCell<Delivery>>,
+    log: &'a Log,
+) -> io::Result<Option<Box<Talk<'a>>>> {
     let recorder = Recorder::new(Rc::clone(link), log, &ends.session);
     let session = Session::new(ends.session, ends.peer, ends.local, served.server_name());
     let Some(chain) = served.chain(ends.listener) else {
-        return Ok(Ended { _talk: None });
+        return Ok(None);
     };
-    let talk = Talk {
+    Ok(Some(Box::new(Talk {
         transport: Transport::new(client, link.as_ref())?,
         receiver: Receiver::new(served.receiver_limits()),
         conversation: Conversation::new(session, chain, served.limits(ends.listener)),
@@ -120,14 +138,11 @@ pub fn serve<'a>(
         link,
         log,
         in_body: false,
-    };
-    Ok(Ended {
-        _talk: Some(converse(talk)),
-    })
+    })))
 }
 
 /// The whole dialogue and its last lines in the log.
-fn converse(mut talk: Talk<'_>) -> Talk<'_> {
+fn converse(talk: &mut Talk<'_>) {
     let reason = match catch_unwind(AssertUnwindSafe(|| talk.run())) {
         Ok(Ok(reason)) => reason,
         Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => "timeout",
@@ -143,7 +158,6 @@ fn converse(mut talk: Talk<'_>) -> Talk<'_> {
     for (level, line) in talk.conversation.close(reason, &mut talk.recorder).lines {
         talk.log.line(level, line);
     }
-    talk
 }
 
 impl Talk<'_> {

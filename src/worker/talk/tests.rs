@@ -48,7 +48,7 @@ fn a_panic_is_told_the_client_and_ends_the_process() {
     let door = DeliveryClient::new(door, PATIENCE);
     let delivery = Rc::new(RefCell::new(Delivery::new(door, Rc::clone(&link))));
     let session = Session::new("s".into(), peer, server.local_addr().unwrap(), "mail.example");
-    let talk = Talk {
+    let mut talk = Talk {
         transport: Transport::new(server.into(), link.as_ref()).unwrap(),
         receiver: Receiver::new(served.receiver_limits()),
         conversation: Conversation::new(session, &chain, served.limits(0)),
@@ -63,7 +63,7 @@ fn a_panic_is_told_the_client_and_ends_the_process() {
         log: &log,
         in_body: false,
     };
-    assert!(catch_unwind(AssertUnwindSafe(|| converse(talk))).is_err());
+    assert!(catch_unwind(AssertUnwindSafe(|| converse(&mut talk))).is_err());
     let mut heard = String::new();
     client.read_to_string(&mut heard).unwrap();
     assert!(heard.starts_with("220 "), "{heard}");
