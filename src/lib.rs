@@ -14,7 +14,8 @@
 //!
 //! ```text
 //! root: binds ──► MASTER ──── fork ───► WORKER ×N ────── Begin, Commit ──► DELIVERY ► Maildir, dovecot-lda, LMTP
-//! HUP TERM CHLD ──► │ ▲                 │ │     └─────── lines ──────────► LOGGER ──► syslog, a file, standard error
+//! HUP TERM CHLD ──► │ ▲                 │ │ │   └─────── lines ──────────► LOGGER ──► syslog, a file, standard error
+//!                   │ │                 │ │ └───────── Connect→fd ───────► BROKER ──► the server behind a proxy
 //!                   │ └─ link: a pair   │ │                                   ▲   ▲
 //!                   │    per worker ────┘ client                              │   │
 //!                   └─ control channels and doors ────────────────────────────┴───┘
@@ -25,6 +26,7 @@
 //! | [`master`]   | `rsmtpd`            | hold listeners, fork, count, refuse with 421             | parse a client's octets, regain root   |
 //! | [`worker`]   | `rsmtpd`, sandboxed | serve one client, ask its siblings                       | open a socket, write a file by name    |
 //! | [`logger`]   | `rsmtpd-log`        | write lines to syslog or the log file                    | anything else                          |
+//! | [`broker`]   | `rsmtpd-broker`     | connect to what its own reading of the configuration names | connect anywhere else                |
 //! | [`delivery`] | `delivery.user`     | keep the spool, write Maildirs, run agents, speak LMTP   | open an internet socket, trust a worker |
 //!
 //! [`master::startup`] is the order of things: read and check the configuration, bind, fork the helpers and await each, drop to
@@ -48,13 +50,14 @@
 //! # Where what is
 //!
 //! [`smtp`] and [`message`] are pure and import nothing of ours; [`session`] knows `smtp`; [`chain`] knows these and [`config`];
-//! [`handlers`] reach the world only through their context. [`ipc`] has one file a boundary between processes. [`sys`] is the
-//! only place for unsafe code, and speaks the kernel's terms. [`cli`] is one file a subcommand. [`log`] makes an event into a
+//! [`handlers`] reach the world only through their context. [`ipc`] has one file a boundary between processes. [`broker`] connects for workers, whose
+//! connection to the server behind a proxy is a port like delivery. [`sys`] is the only place for unsafe code, and speaks the kernel's terms. [`cli`] is one file a subcommand. [`log`] makes an event into a
 //! line. `tests/architecture.rs` reads the source and fails where a module imports what it must not.
 //!
 //! A handler is one file in `handlers/`, one line in [`chain::registry`], one commented YAML file where it has settings, and one
 //! section in rsmtpd-handlers(7); a test holds the four together.
 
+pub mod broker;
 pub mod chain;
 pub mod cli;
 pub mod config;

@@ -195,7 +195,7 @@ fn allowed(module: &[String]) -> Option<&'static [&'static str]> {
         ["auth", ..] => &["message", "smtp"],
         ["session", ..] => &["smtp"],
         ["chain", "registry", ..] => &["session", "smtp", "config", "log", "handlers"],
-        ["chain", ..] => &["session", "smtp", "config", "log", "ipc::delivery"],
+        ["chain", ..] => &["session", "smtp", "config", "log", "ipc::delivery", "ipc::broker"],
         ["handlers", ..] => &[
             "session",
             "smtp",
@@ -205,6 +205,7 @@ fn allowed(module: &[String]) -> Option<&'static [&'static str]> {
             "message",
             "*::client",
             "ipc::delivery",
+            "ipc::broker",
         ],
         _ => return None,
     })

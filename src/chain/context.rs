@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::limits::Limits;
-use super::ports::DeliveryPort;
+use super::ports::{BackEndPort, DeliveryPort};
 use crate::session::{
     Exchange, Hello, Note, OfRecipient, OfSession, OfTransaction, Recipient, Session, Transaction, Verdict,
 };
@@ -18,6 +18,7 @@ pub struct Context<'a> {
     pub(super) chunking: bool,
     pub(super) verbs: &'a [String],
     pub(super) delivery: &'a mut dyn DeliveryPort,
+    pub(super) back_end: &'a mut dyn BackEndPort,
     pub(super) now: i64,
     pub(super) timeout: Duration,
     pub(super) decided: Verdict,
@@ -88,6 +89,11 @@ impl Context<'_> {
     /// The way to delivery.
     pub fn delivery(&mut self) -> &mut dyn DeliveryPort {
         self.delivery
+    }
+
+    /// The server behind a proxy.
+    pub fn back_end(&mut self) -> &mut dyn BackEndPort {
+        self.back_end
     }
 
     /// Writes a note about the connection.

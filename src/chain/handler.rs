@@ -7,6 +7,7 @@ use super::directory::Directory;
 use super::effect::Effect;
 use super::outcome::{Message, Refusal, Taken};
 use super::settings::Settings;
+use crate::ipc::broker::Endpoint;
 use crate::session::{At, Verdict};
 use crate::smtp::reply::Reply;
 
@@ -25,10 +26,52 @@ pub struct Facts {
     pub decides: &'static [Verdict],
     /// Whether it refuses at once, whatever it sees: behind it nothing is left to decide.
     pub always_refuses: bool,
-    /// Whether it takes messages over; exactly one such entry ends `__DATA__`.
+    /// Whether it takes messages over; exactly one such entry ends `__DATA__`. One that makes sense in every chain takes
+    /// commands as well: it relays them to another server, whose replies are the answers.
     pub taker: bool,
     /// One line for people.
     pub about: &'static str,
+}
+
+impl Facts {
+    /// Whether it relays all of a session to another server.
+    pub fn relays(&self) -> bool {
+        self.taker && self.verbs.is_empty()
+    }
+}
+
+/// What is passed on to the other server of a relaying handler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passing {
+    /// That a client has come; the answer is the greeting.
+    Client,
+    /// The command under way; for the first BDAT of a message that its text comes.
+    Command,
+    /// The end of the message, whose octets went there before.
+    End,
+}
+
+/// What a handler wants to reach beyond this host; the broker connects and asks for nothing else.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Servers.
+    pub endpoints: Vec<Endpoint>,
+}
+
+impl Reach {
+    /// Whether it is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.endpoints.is_empty()
+    }
+
+    /// Adds what another one is.
+    pub fn add(&mut self, other: Reach) {
+        for endpoint in other.endpoints {
+            if !self.endpoints.contains(&endpoint) {
+                self.endpoints.push(endpoint);
+            }
+        }
+    }
 }
 
 /// A symbol with a value: what a handler found, whatever is decided.
@@ -145,6 +188,21 @@ pub trait Handler: Send + Sync {
     fn take(&self, context: &mut Context<'_>, message: Message) -> Result<Taken, Refusal> {
         let _ = (context, message);
         Err(Refusal::failed("takes no messages"))
+    }
+
+    /// Relaying takers only: passes on to the other server what nobody before it had anything against, and gives the
+    /// reply.
+    ///
+    /// # Errors
+    /// The other server is lost: the client is told 421.
+    fn pass_on(&self, context: &mut Context<'_>, what: Passing) -> Result<Reply, HandlerError> {
+        let _ = (context, what);
+        Err(HandlerError::Failed("relays nothing".into()))
+    }
+
+    /// What it wants to reach beyond this host.
+    fn reach(&self) -> Reach {
+        Reach::default()
     }
 
     /// Told the final reply of an exchange it ran in.

@@ -21,6 +21,7 @@ pub const HANDLERS: &[Registered] = &[
     registered::<handlers::help::Help>(),
     registered::<handlers::verify::Verify>(),
     registered::<handlers::quit::Quit>(),
+    registered::<handlers::proxy::Proxy>(),
     registered::<handlers::unknown_command::UnknownCommand>(),
 ];
 

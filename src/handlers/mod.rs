@@ -19,6 +19,7 @@ pub mod hello;
 pub mod help;
 pub mod mail;
 pub mod noop;
+pub mod proxy;
 pub mod quit;
 pub mod recipient;
 pub mod reset;

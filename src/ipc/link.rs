@@ -17,6 +17,8 @@ pub enum Role {
     Logger,
     /// Keeps the spool and fills mailboxes.
     Delivery,
+    /// Connects where workers cannot.
+    Broker,
 }
 
 impl Role {
@@ -27,6 +29,7 @@ impl Role {
             Role::Worker => "worker",
             Role::Logger => "logger",
             Role::Delivery => "delivery",
+            Role::Broker => "broker",
         }
     }
 }

@@ -59,6 +59,9 @@ impl Master {
                 self.workers.kill();
             }
             Phase::Delivery => {
+                if let Some(broker) = &self.ready.helpers.broker {
+                    broker.release();
+                }
                 self.ready.helpers.delivery.release();
                 if self.status == 0 {
                     patience += self.ready.served.daemon.grace_time;

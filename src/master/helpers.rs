@@ -130,11 +130,13 @@ pub struct Helpers {
     pub logger: Helper,
     /// Keeps mail.
     pub delivery: Helper,
+    /// Connects, where the configuration names anything to reach.
+    pub broker: Option<Helper>,
 }
 
 impl Helpers {
     /// The roles that are helpers; their positions are their tokens.
-    pub const ROLES: [Role; 2] = [Role::Logger, Role::Delivery];
+    pub const ROLES: [Role; 3] = [Role::Logger, Role::Delivery, Role::Broker];
 
     /// The role of the helper whose parent half was `pid`.
     pub fn role_of(&self, pid: Pid) -> Option<Role> {
@@ -147,6 +149,7 @@ impl Helpers {
         match role {
             Role::Logger => Some(&self.logger),
             Role::Delivery => Some(&self.delivery),
+            Role::Broker => self.broker.as_ref(),
             Role::Master | Role::Worker => None,
         }
     }

@@ -11,6 +11,7 @@ mod pool;
 mod reload;
 mod source_limits;
 mod sources;
+mod start_broker;
 mod start_delivery;
 pub mod startup;
 mod turn_away;

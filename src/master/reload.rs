@@ -65,7 +65,11 @@ impl Master {
             || level != self.ready.served.log_level();
         let listeners = self.sort_listeners(&wanted);
         let absent: BTreeSet<usize> = listeners.absent.iter().map(|(position, _)| *position).collect();
-        self.tell_what_waits(keys, &listeners.absent);
+        let mut keys = keys.to_vec();
+        if self.ready.helpers.broker.is_none() && !served.reach().is_empty() {
+            keys.push("proxy");
+        }
+        self.tell_what_waits(&keys, &listeners.absent);
         self.ready.served = served.without(absent);
         self.pool.resize(pool_sizes(&self.ready.served));
         self.sources.configure(&self.ready.served);
@@ -75,6 +79,13 @@ impl Master {
         let order = ToHelper::Reload { level: level as u8 };
         let told =
             self.ready.helpers.logger.tell(&order, &[]) && (!delivery || self.ready.helpers.delivery.tell(&order, &[]));
+        let told = told
+            && self
+                .ready
+                .helpers
+                .broker
+                .as_ref()
+                .is_none_or(|broker| broker.tell(&order, &[]));
         if !told {
             self.say(Level::Error, Event::new("helper-not-told"));
         }

@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Ready;
 use super::helpers::{Helper, Helpers};
+use super::start_broker;
 use super::start_delivery;
 use super::workers::{MASTER_DESCRIPTORS, pair};
 use crate::worker::served::Served;
@@ -64,6 +65,7 @@ struct Users {
     service: Option<Identity>,
     logger: Option<Identity>,
     delivery: Option<Identity>,
+    broker: Option<Identity>,
     invented: bool,
 }
 
@@ -88,7 +90,12 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     let (voice, logger) = start_logger(&served, plan, users.logger.as_ref())?;
     let log = Log::new(voice, served.log_level());
     let delivery = start_delivery::start(&served, &directory, users.delivery.as_ref(), &state, &logger)?;
-    let helpers = Helpers { logger, delivery };
+    let broker = start_broker::start(&served, &directory, &plan.directory, users.broker.as_ref(), &logger)?;
+    let helpers = Helpers {
+        logger,
+        delivery,
+        broker,
+    };
 
     if let Some(identity) = &users.service {
         privilege::drop_to(identity, &[]).context("dropping root")?;
@@ -186,6 +193,7 @@ impl Users {
                 service: None,
                 logger: None,
                 delivery: None,
+                broker: None,
                 invented: false,
             });
         }
@@ -205,6 +213,10 @@ impl Users {
         let settings = served.delivery();
         let service = pick("user", &served.daemon.user, "rsmtpd", served.daemon.group.as_deref())?;
         let logger = pick("user of the logger", "rsmtpd-log", "rsmtpd-log", None)?;
+        let broker = match served.reach().is_empty() {
+            true => None,
+            false => Some(pick("user of the broker", "rsmtpd-broker", "rsmtpd-broker", None)?),
+        };
         let delivery = pick(
             "delivery.yaml: user",
             &settings.user,
@@ -218,7 +230,8 @@ impl Users {
             None => free_identity(&mut taken),
         };
         let (service, logger, delivery) = (or_invented(service)?, or_invented(logger)?, or_invented(delivery)?);
-        for identity in [&service, &logger, &delivery] {
+        let broker = broker.map(or_invented).transpose()?;
+        for identity in [&service, &logger, &delivery].into_iter().chain(&broker) {
             if identity.uid == 0 || identity.gid == 0 {
                 bail!(Misconfigured(format!(
                     "no role may run as root or in its group, as {:?} would: name an unprivileged user in \
@@ -231,6 +244,7 @@ impl Users {
             service: Some(service),
             logger: Some(logger),
             delivery: Some(delivery),
+            broker,
             invented,
         })
     }
@@ -255,6 +269,7 @@ fn warn_about_users(users: &Users, log: &Log) {
         ("service", &users.service),
         ("logger", &users.logger),
         ("delivery", &users.delivery),
+        ("broker", &users.broker),
     ] {
         if let Some(identity) = identity {
             event = event.field(role, identity.uid);

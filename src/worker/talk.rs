@@ -17,6 +17,7 @@ use crate::session::{Anomaly, Session};
 use crate::smtp::receiver::{Event as Input, Receiver};
 use crate::smtp::reply::Reply;
 
+use super::back_end::BackEnd;
 use super::body::{Delivery, Staging};
 use super::deadlines::{Deadlines, Late};
 use super::link::{Link, Order};
@@ -71,6 +72,7 @@ struct Talk<'a> {
     receiver: Receiver,
     conversation: Conversation<'a>,
     staging: Staging,
+    back_end: BackEnd,
     delivery: Rc<RefCell<Delivery>>,
     deadlines: Deadlines,
     out: Vec<u8>,
@@ -108,6 +110,7 @@ pub fn serve<'a>(
         receiver: Receiver::new(served.receiver_limits()),
         conversation: Conversation::new(session, chain, served.limits()),
         staging: Staging::new(Rc::clone(delivery)),
+        back_end: BackEnd::new(Rc::clone(link)),
         delivery: Rc::clone(delivery),
         deadlines: Deadlines::new(served.patience(), Instant::now()),
         out: Vec::with_capacity(1024),
@@ -199,6 +202,7 @@ impl Talk<'_> {
             let mut ports = Ports {
                 delivery: &mut port,
                 body: &mut self.staging,
+                back_end: &mut self.back_end,
                 now,
             };
             let action = match event {
@@ -220,6 +224,7 @@ impl Talk<'_> {
                     let mut ports = Ports {
                         delivery: &mut port,
                         body: &mut self.staging,
+                        back_end: &mut self.back_end,
                         now,
                     };
                     self.conversation.body_end(end, &mut ports)
@@ -240,6 +245,7 @@ impl Talk<'_> {
         let mut ports = Ports {
             delivery: &mut port,
             body: &mut self.staging,
+            back_end: &mut self.back_end,
             now: now_micros(),
         };
         call(&mut self.conversation, &mut ports)

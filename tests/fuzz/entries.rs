@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rsmtpd::chain::{
     Action, BodySink, Chain, Conversation, DeliveryError, DeliveryPort, Directory, Found, Limits as SessionLimits,
-    Next, Ports, configured,
+    Next, Nowhere, Ports, configured,
 };
 use rsmtpd::ipc::delivery::{Body, Commit, Disposition, FromDelivery, Outcome, RecipientResult, ToDelivery};
 use rsmtpd::ipc::{control, frame, link, log};
@@ -581,6 +581,7 @@ impl<'c> Connection<'c> {
             &mut Ports {
                 delivery: &mut self.delivery,
                 body: &mut self.body,
+                back_end: &mut Nowhere,
                 now,
             },
         )
@@ -596,6 +597,7 @@ impl<'c> Connection<'c> {
             let mut ports = Ports {
                 delivery: &mut self.delivery,
                 body: &mut self.body,
+                back_end: &mut Nowhere,
                 now,
             };
             let (action, ends_message) = match event {

@@ -49,12 +49,12 @@ impl<'c> Conversation<'c> {
         let ran = self.run(links, stage, Some(&exchange), recipient.as_mut(), None, ports);
         self.by = ran.decision.by.clone().filter(|_| exchange.fault.is_none());
         let action = match stage {
-            Stage::Hello => self.hello(&exchange, &ran, ports),
-            Stage::Mail => self.mail(&exchange, &ran, ports),
-            Stage::Rcpt => self.rcpt(&exchange, &ran, recipient, ports),
-            Stage::Data if exchange.command.verb == Verb::Bdat => self.bdat(&exchange, &ran, ports),
-            Stage::Data => self.data(&exchange, &ran, ports),
-            _ => self.other(&exchange, &ran, ports),
+            Stage::Hello => self.hello(links, &exchange, &ran, ports),
+            Stage::Mail => self.mail(links, &exchange, &ran, ports),
+            Stage::Rcpt => self.rcpt(links, &exchange, &ran, recipient, ports),
+            Stage::Data if exchange.command.verb == Verb::Bdat => self.bdat(links, &exchange, &ran, ports),
+            Stage::Data => self.data(links, &exchange, &ran, ports),
+            _ => self.other(links, &exchange, &ran, ports),
         };
         self.concluded(links, Some(&exchange), action.reply.as_ref(), ports);
         action
@@ -118,8 +118,9 @@ impl<'c> Conversation<'c> {
         }
     }
 
-    fn hello(&mut self, exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
-        let (verdict, reply, next) = self.answer(exchange, ran, &Reply::new(250, None, "hello"));
+    fn hello(&mut self, links: &'c [Link], exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
+        let ok = Reply::new(250, None, "hello");
+        let (verdict, reply, next) = self.answer_or_relay(links, exchange, ran, &ok, ports);
         if verdict.is_positive()
             && let Ok(Arguments::Hello(name)) = &exchange.command.parsed
         {
@@ -136,9 +137,9 @@ impl<'c> Conversation<'c> {
         self.finish(exchange, reply, next, ports)
     }
 
-    fn mail(&mut self, exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
+    fn mail(&mut self, links: &'c [Link], exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
         let ok = Reply::new(250, Some(Status::SENDER_OK), "sender OK");
-        let (verdict, reply, next) = self.answer(exchange, ran, &ok);
+        let (verdict, reply, next) = self.answer_or_relay(links, exchange, ran, &ok, ports);
         let opened = exchange.fault.is_none();
         if verdict.is_positive() {
             self.apply(ran);
@@ -151,7 +152,15 @@ impl<'c> Conversation<'c> {
         action
     }
 
-    fn rcpt(&mut self, exchange: &Exchange, ran: &Ran, recipient: Option<Recipient>, ports: &mut Ports<'_>) -> Action {
+    fn rcpt(
+        &mut self,
+        links: &'c [Link],
+        exchange: &Exchange,
+        ran: &Ran,
+        recipient: Option<Recipient>,
+        ports: &mut Ports<'_>,
+    ) -> Action {
+        let relayed = links.iter().any(Link::is_relay);
         let mut mailboxes = Vec::new();
         for effect in ran.effects() {
             if let Effect::Route(route) = effect {
@@ -159,13 +168,13 @@ impl<'c> Conversation<'c> {
             }
         }
         let ok = Reply::new(250, Some(Status::RECIPIENT_OK), "recipient OK");
-        let (mut verdict, mut reply, mut next) = self.answer(exchange, ran, &ok);
+        let (mut verdict, mut reply, mut next) = self.answer_or_relay(links, exchange, ran, &ok, ports);
         // RFC 5321 §4.5.1: no policy refuses postmaster where the mailbox is ours.
-        let exempt = recipient.as_ref().is_some_and(Recipient::is_postmaster) && !mailboxes.is_empty();
+        let exempt = recipient.as_ref().is_some_and(Recipient::is_postmaster) && !mailboxes.is_empty() && !relayed;
         if exempt && !verdict.is_positive() && exchange.fault.is_none() {
             (verdict, reply, next) = (Verdict::Accept, Some(ok), Next::Command);
         }
-        let routed = !mailboxes.is_empty();
+        let routed = !mailboxes.is_empty() || relayed;
         match (recipient, &mut self.session.transaction) {
             (Some(mut recipient), Some(transaction)) if verdict.is_positive() && routed => {
                 recipient.mailboxes = mailboxes;
@@ -199,17 +208,9 @@ impl<'c> Conversation<'c> {
         self.finish(exchange, reply, next, ports)
     }
 
-    fn data(&mut self, exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
+    fn data(&mut self, links: &'c [Link], exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
         let ok = Reply::new(354, None, "end data with <CR><LF>.<CR><LF>");
-        let (mut verdict, mut reply, mut next) = self.answer(exchange, ran, &ok);
-        if self.postpone(exchange, ran) {
-            (verdict, reply, next) = (Verdict::Accept, None, Next::Command);
-        }
-        if verdict.is_positive()
-            && let Some(refused) = self.refused_by_each()
-        {
-            (verdict, reply, next) = refused;
-        }
+        let (verdict, reply, next) = self.admit(links, exchange, ran, &ok, ports);
         if !verdict.is_positive() || exchange.fault.is_some() {
             return self.finish(exchange, reply, next, ports);
         }
@@ -224,7 +225,7 @@ impl<'c> Conversation<'c> {
         self.finish(exchange, Some(reply), Next::Data, ports)
     }
 
-    fn bdat(&mut self, exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
+    fn bdat(&mut self, links: &'c [Link], exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
         let Ok(Arguments::Bdat { size, last }) = exchange.command.parsed else {
             // How much to skip is unknown, and what follows must not be read as commands.
             let next = if exchange.command.argument.is_empty() {
@@ -235,13 +236,9 @@ impl<'c> Conversation<'c> {
             let (_, reply, _) = self.answer(exchange, ran, &unavailable());
             return self.finish(exchange, reply, next, ports);
         };
-        let (mut verdict, mut reply, _) = self.answer(exchange, ran, &Reply::new(250, Some(Status::OK), "OK"));
-        if verdict.is_positive()
-            && let Some(refused) = self.refused_by_each()
-        {
-            (verdict, reply, _) = refused;
-        }
-        let welcome = (verdict.is_positive() && exchange.fault.is_none()) || self.postpone(exchange, ran);
+        let ok = Reply::new(250, Some(Status::OK), "OK");
+        let (verdict, reply, _) = self.admit(links, exchange, ran, &ok, ports);
+        let welcome = verdict.is_positive() && exchange.fault.is_none();
         let mut refused = (!welcome).then_some((verdict, reply));
         if refused.is_none() {
             self.keep(Stage::Data, ran);
@@ -258,7 +255,7 @@ impl<'c> Conversation<'c> {
 
     /// Policy refuses the body, but a soft recipient or postmaster is to get it: the verdict waits for its end, where it
     /// concerns the others only.
-    fn postpone(&mut self, exchange: &Exchange, ran: &Ran) -> bool {
+    pub(super) fn postpone(&mut self, exchange: &Exchange, ran: &Ran) -> bool {
         let decision = &ran.decision;
         let Some(transaction) = &mut self.session.transaction else {
             return false;
@@ -280,7 +277,7 @@ impl<'c> Conversation<'c> {
     }
 
     /// What the client is told where every recipient refuses the message by a verdict of its own.
-    fn refused_by_each(&mut self) -> Option<(Verdict, Option<Reply>, Next)> {
+    pub(super) fn refused_by_each(&mut self) -> Option<(Verdict, Option<Reply>, Next)> {
         let refused = refused_by_each(self.session.transaction.as_ref()?, Stage::Data)?;
         self.by = refused.by;
         let reply = (refused.verdict != Verdict::Drop).then(|| refusal(refused.verdict, refused.reply));
@@ -301,14 +298,16 @@ impl<'c> Conversation<'c> {
         body.too_big.then(too_big)
     }
 
-    fn other(&mut self, exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
+    fn other(&mut self, links: &'c [Link], exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
         let verb = &exchange.command.verb;
-        let known = self.chain.links(verb.name()).is_some();
+        let relayed = links.iter().any(Link::is_relay) && !matches!(verb, Verb::Other(_));
+        let known = self.chain.links(verb.name()).is_some() || relayed;
         if !known {
             let counters = &mut self.session.counters;
             counters.unknown_commands = counters.unknown_commands.saturating_add(1);
         }
-        let (verdict, reply, mut next) = self.answer(exchange, ran, &Reply::new(250, Some(Status::OK), "OK"));
+        let ok = Reply::new(250, Some(Status::OK), "OK");
+        let (verdict, reply, mut next) = self.answer_or_relay(links, exchange, ran, &ok, ports);
         let done = verdict.is_positive() && exchange.fault.is_none();
         if done && *verb == Verb::Rset {
             self.forget_transaction(ports);
@@ -328,7 +327,7 @@ impl<'c> Conversation<'c> {
             transaction.body = Some(BodyFacts::new(chunked));
         }
         let chain = self.chain;
-        let links = chain.links("__DATA__").unwrap_or_default();
+        let links = chain.stage_links("__DATA__");
         let mut readers = Vec::with_capacity(links.len());
         for link in links {
             let reader = match link.mode {
@@ -338,6 +337,7 @@ impl<'c> Conversation<'c> {
             readers.push(reader);
         }
         self.readers = readers;
+        self.begin_text(ports);
     }
 
     /// Drops the transaction and whatever has come of its body.
@@ -352,7 +352,7 @@ impl<'c> Conversation<'c> {
     }
 
     /// The decision as verdict, reply and what follows; an acceptance of a faulty command becomes its fault.
-    fn answer(&self, exchange: &Exchange, ran: &Ran, ok: &Reply) -> (Verdict, Option<Reply>, Next) {
+    pub(super) fn answer(&self, exchange: &Exchange, ran: &Ran, ok: &Reply) -> (Verdict, Option<Reply>, Next) {
         let decision = &ran.decision;
         let verdict = decision.verdict;
         // What is no command at all is not the chain's to judge.

@@ -4,9 +4,13 @@ use std::io;
 use std::sync::Arc;
 
 use super::*;
-use crate::chain::{Chain, Found, configured, registry};
+use crate::chain::{
+    BackEndLost, BackEndPatience, BackEndPort, BodySink, Chain, DeliveryError, DeliveryPort, Found, configured,
+    registry,
+};
 use crate::config::{ChainFile, Fault, Part};
-use crate::ipc::delivery::{Disposition, RecipientResult};
+use crate::ipc::broker::Endpoint;
+use crate::ipc::delivery::{Body, Commit, Disposition, Outcome, RecipientResult};
 use crate::session::Mailbox;
 use crate::smtp::address::ForwardPath;
 use crate::smtp::receiver::{Event as Input, Limits as ReceiverLimits, Receiver};
@@ -65,6 +69,88 @@ impl BodySink for FakeBody {
     }
 }
 
+/// A back end that takes everything but what it was told to refuse, and keeps what it hears.
+#[derive(Default)]
+struct FakeBackEnd {
+    open: bool,
+    said: Vec<String>,
+    text: Vec<u8>,
+    taken: Vec<Vec<u8>>,
+    /// Beginnings of lines, `OPEN` and `END`, and the replies to them; 0 is none.
+    told: Vec<(&'static str, u16)>,
+}
+
+impl FakeBackEnd {
+    fn answer(&mut self, line: &str, usual: u16) -> Result<Reply, BackEndLost> {
+        self.said.push(line.to_owned());
+        let told = self.told.iter().find(|(start, _)| line.starts_with(start));
+        match told.map_or(usual, |(_, code)| *code) {
+            0 => {
+                self.open = false;
+                Err(BackEndLost::new("gone"))
+            }
+            code if line.starts_with("EHLO") && code == 250 => {
+                let lines = [
+                    "back.example",
+                    "SIZE 500",
+                    "8BITMIME",
+                    "XCLIENT NAME ADDR",
+                    "AUTH PLAIN",
+                    "DSN",
+                ];
+                Ok(Reply::multi(250, None, lines.map(str::to_owned).to_vec()))
+            }
+            code => Ok(Reply::new(code, None, format!("back end on {line}"))),
+        }
+    }
+}
+
+impl BackEndPort for FakeBackEnd {
+    fn open(&mut self, _: &Endpoint, _: &[u8], _: BackEndPatience) -> Result<Reply, BackEndLost> {
+        self.open = true;
+        self.text.clear();
+        self.answer("OPEN", 220)
+    }
+
+    fn is_open(&self) -> bool {
+        self.open
+    }
+
+    fn command(&mut self, line: &[u8]) -> Result<Reply, BackEndLost> {
+        let line = String::from_utf8_lossy(line).into_owned();
+        let usual = match line.split(' ').next() {
+            Some("DATA") => 354,
+            Some("QUIT") => 221,
+            Some("XCLIENT") => 220,
+            _ => 250,
+        };
+        self.answer(&line, usual)
+    }
+
+    fn text(&mut self, octets: &[u8]) -> Result<(), BackEndLost> {
+        if self.told.contains(&("TEXT", 0)) {
+            self.open = false;
+            return Err(BackEndLost::new("gone"));
+        }
+        self.text.extend_from_slice(octets);
+        Ok(())
+    }
+
+    fn end_text(&mut self) -> Result<Reply, BackEndLost> {
+        let text = std::mem::take(&mut self.text);
+        let reply = self.answer("END", 250)?;
+        if reply.is_positive() {
+            self.taken.push(text);
+        }
+        Ok(reply)
+    }
+
+    fn give_up(&mut self) {
+        self.open = false;
+        self.text.clear();
+    }
+}
+
 struct FakeDirectory;
 
 impl crate::chain::Directory for FakeDirectory {
@@ -117,6 +203,7 @@ pub(crate) struct Peer {
     receiver: Receiver,
     delivery: FakeDelivery,
     body: FakeBody,
+    back_end: FakeBackEnd,
     closed: bool,
     greeting: String,
     log: Vec<String>,
@@ -141,6 +228,10 @@ impl Peer {
     }
 
     fn on(chain: Chain, change: impl FnOnce(&mut Limits)) -> Peer {
+        Peer::prepared(chain, change, |_| {})
+    }
+
+    fn prepared(chain: Chain, change: impl FnOnce(&mut Limits), prepare: impl FnOnce(&mut Peer)) -> Peer {
         let mut limits = Limits {
             message_size: 1000,
             maximum_recipients: 3,
@@ -164,14 +255,17 @@ impl Peer {
             receiver,
             delivery: FakeDelivery::default(),
             body: FakeBody::default(),
+            back_end: FakeBackEnd::default(),
             closed: false,
             greeting: String::new(),
             log: Vec::new(),
             held: Vec::new(),
         };
+        prepare(&mut peer);
         let mut ports = Ports {
             delivery: &mut peer.delivery,
             body: &mut peer.body,
+            back_end: &mut peer.back_end,
             now: 1_700_000_000_000_000,
         };
         let action = peer.conversation.open(&mut ports);
@@ -240,6 +334,7 @@ impl Peer {
             let mut ports = Ports {
                 delivery: &mut self.delivery,
                 body: &mut self.body,
+                back_end: &mut self.back_end,
                 now: 1_700_000_001_000_000,
             };
             let action = match event {
@@ -512,4 +607,5 @@ fn quit_closes_and_the_summary_counts() {
 mod chains;
 mod effects;
 mod protocol;
+mod relays;
 mod verdicts;

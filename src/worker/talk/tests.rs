@@ -53,6 +53,7 @@ fn a_panic_is_told_the_client_and_ends_the_process() {
         receiver: Receiver::new(served.receiver_limits()),
         conversation: Conversation::new(session, &chain, served.limits()),
         staging: Staging::new(Rc::clone(&delivery)),
+        back_end: BackEnd::new(Rc::clone(&link)),
         delivery,
         deadlines: Deadlines::new(served.patience(), Instant::now()),
         out: Vec::new(),
