@@ -1,11 +1,12 @@
 //! Postfix and Exim relay to the real binary, Postfix with PIPELINING, Exim
 //! with CHUNKING as well (Postfix has it as a server only): each message is
-//! found once in each of its mailboxes, byte for byte.
+//! found once in each of its mailboxes, byte for byte. The same with our proxy
+//! in front of them.
 
 mod common;
 
 use common::messages::{Message, Shape, assert_each_once, message};
-use common::{Client, PATIENCE, Server, messages_below, needs_root, root, skip, tool, wait_until};
+use common::{Client, PATIENCE, Server, Setup, messages_below, needs_root, root, skip, tool, wait_until};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -42,6 +43,74 @@ fn exim() {
         .filter(|chunk| has(chunk, b"MAIL FROM:") && has(chunk, b"RCPT TO:"))
         .count();
     assert!(count >= 100, "{count} envelopes came in one piece");
+}
+
+/// Mail goes through the proxy into Postfix, which knows the client by XCLIENT, and from there to our server.
+#[test]
+fn a_proxy_before_postfix() {
+    proxied("postfix", 300);
+}
+
+/// The same through Exim.
+#[test]
+fn a_proxy_before_exim() {
+    proxied("exim", 100);
+}
+
+fn proxied(name: &str, count: usize) {
+    let test = format!("relays::a_proxy_before_{name}");
+    if !needs_root(&test) || tool(&test, "unshare").is_none() {
+        return;
+    }
+    let server = Server::start();
+    let Some(relay) = Relay::start(name, server.address()) else {
+        return;
+    };
+    let mut setup = Setup::new();
+    setup.set("worker.yaml", "command_handler", "proxy");
+    setup.write("proxy.yaml", &format!("host: 127.0.0.1\nport: {}\n", relay.address.port()));
+    let proxy = setup.start();
+    let mut sent: Vec<Message> = (0..count).map(|number| message(name, number, SHAPE)).collect();
+    let mut long = message(name, count, SHAPE);
+    let line = [b".".to_vec(), vec![0xe4; 900], b"\r\n".to_vec()].concat();
+    long.bytes.extend(line.repeat((20 << 20) / line.len()));
+    sent.push(long);
+    thread::scope(|scope| {
+        for part in sent.chunks(count.div_ceil(4)) {
+            let proxy = &proxy;
+            scope.spawn(move || {
+                let mut client = proxy.hello();
+                for message in part {
+                    let reply = send(&mut client, name, message);
+                    assert_eq!(reply.code, 250, "{name}: {reply:?}");
+                }
+                assert_eq!(client.command("QUIT").code, 221);
+            });
+        }
+    });
+    let files: usize = sent.iter().map(|message| message.recipients.len()).sum();
+    let end = Instant::now() + 3 * PATIENCE;
+    while stored(&server) < files && Instant::now() < end {
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(assert_each_once(&server, &sent, 2), files);
+}
+
+/// One message, with a recipient among the others that Postfix refuses.
+fn send(client: &mut Client, name: &str, message: &Message) -> common::Reply {
+    let mail = client.command("MAIL FROM:<sender@example.org> BODY=8BITMIME");
+    assert_eq!(mail.code, 250, "{mail:?}");
+    for recipient in &message.recipients {
+        let reply = client.command(&format!("RCPT TO:<{recipient}>"));
+        assert!(matches!(reply.code, 250), "{reply:?}");
+    }
+    if name == "postfix" {
+        assert_eq!(client.command("RCPT TO:<nobody@example.com>").code, 554);
+    }
+    assert_eq!(client.command("DATA").code, 354);
+    client.send(&common::stuffed(&message.bytes));
+    client.send(b".\r\n");
+    client.reply()
 }
 
 fn has(bytes: &[u8], part: &[u8]) -> bool {
