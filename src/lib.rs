@@ -15,7 +15,7 @@
 //! ```text
 //! root: binds ──► MASTER ──── fork ───► WORKER ×N ────── Begin, Commit ──► DELIVERY ► Maildir, dovecot-lda, LMTP
 //! HUP TERM CHLD ──► │ ▲                 │ │ │   └─────── lines ──────────► LOGGER ──► syslog, a file, standard error
-//!                   │ │                 │ │ └───────── Connect→fd ───────► BROKER ──► the server behind a proxy
+//!                   │ │                 │ │ └───────── Resolve, Connect→fd ► BROKER ─► DNS, the server behind a proxy
 //!                   │ └─ link: a pair   │ │                                   ▲   ▲
 //!                   │    per worker ────┘ client                              │   │
 //!                   └─ control channels and doors ────────────────────────────┴───┘
@@ -26,7 +26,7 @@
 //! | [`master`]   | `rsmtpd`            | hold listeners, fork, count, refuse with 421             | parse a client's octets, regain root   |
 //! | [`worker`]   | `rsmtpd`, sandboxed | serve one client, ask its siblings                       | open a socket, write a file by name    |
 //! | [`logger`]   | `rsmtpd-log`        | write lines to syslog or the log file                    | anything else                          |
-//! | [`broker`]   | `rsmtpd-broker`     | connect to what its own reading of the configuration names | connect anywhere else                |
+//! | [`broker`]   | `rsmtpd-broker`     | ask the DNS, connect to what it has read that it may       | connect anywhere else                  |
 //! | [`delivery`] | `delivery.user`     | keep the spool, write Maildirs, run agents, speak LMTP   | open an internet socket, trust a worker |
 //!
 //! [`master::startup`] is the order of things: read and check the configuration, bind, fork the helpers and await each, drop to

@@ -89,9 +89,17 @@ fn a_back_end_lost_at_any_step_is_421_and_never_250() {
         assert_eq!(last.code, 421, "{step}: {last:?}");
         assert!(client.is_closed(), "{step}");
         let ended = step == "NOOP" || step == "END";
-        assert_eq!((taken, back_end.messages().len()), (step == "NOOP", usize::from(ended)), "{step}");
+        assert_eq!(
+            (taken, back_end.messages().len()),
+            (step == "NOOP", usize::from(ended)),
+            "{step}"
+        );
         server.await_said("event=back-end-lost", 1);
-        assert_eq!(session(&mut server.connect()).0.code, 421, "{step}: and the next client");
+        assert_eq!(
+            session(&mut server.connect()).0.code,
+            421,
+            "{step}: and the next client"
+        );
     }
 }
 
@@ -108,7 +116,10 @@ fn a_back_end_that_hangs_is_421_in_time() {
 
 #[test]
 fn a_back_end_that_is_not_there_or_never_was() {
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("port").local_addr().expect("address");
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .expect("port")
+        .local_addr()
+        .expect("address");
     for (host, said) in [("127.0.0.1", "refused"), ("nowhere.invalid", "nowhere.invalid: ")] {
         let mut setup = Setup::new();
         setup.set("worker.yaml", "command_handler", "proxy");
@@ -133,7 +144,14 @@ fn what_the_back_end_says_is_what_the_client_reads() {
     let mut client = server.connect();
     client.reply();
     let hello = client.command("EHLO client.example").lines;
-    let expected = ["PIPELINING", "SIZE 30000000", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "CHUNKING"];
+    let expected = [
+        "PIPELINING",
+        "SIZE 30000000",
+        "8BITMIME",
+        "SMTPUTF8",
+        "ENHANCEDSTATUSCODES",
+        "CHUNKING",
+    ];
     assert_eq!(&hello[1..], expected);
     assert_eq!(client.command("MAIL FROM:<> BODY=8BITMIME SIZE=100 SMTPUTF8").code, 250);
     let gone = client.command("RCPT TO:<gone@example.com>");
@@ -144,7 +162,10 @@ fn what_the_back_end_says_is_what_the_client_reads() {
     assert_eq!(client.command("VRFY test").text(), "2.0.0 who ?knows");
     assert_eq!(client.command("QUIT").code, 221);
     let lines = back_end.lines();
-    assert!(lines.contains(&"MAIL FROM:<> SIZE=100 BODY=8BITMIME SMTPUTF8".to_owned()), "{lines:?}");
+    assert!(
+        lines.contains(&"MAIL FROM:<> SIZE=100 BODY=8BITMIME SMTPUTF8".to_owned()),
+        "{lines:?}"
+    );
     assert!(lines.contains(&"RCPT TO:<grüße@example.com>".to_owned()), "{lines:?}");
 }
 
@@ -179,12 +200,22 @@ fn nothing_is_smuggled() {
             let mut setup = Setup::new();
             setup.set("worker.yaml", "command_handler", "proxy");
             setup.set("worker.yaml", "line_endings", endings);
-            setup.write("proxy.yaml", &format!("host: 127.0.0.1\nport: {}\n", back_end.address().port()));
+            setup.write(
+                "proxy.yaml",
+                &format!("host: 127.0.0.1\nport: {}\n", back_end.address().port()),
+            );
             let server = setup.start();
             let mut client = server.hello();
             begun(&mut client);
             assert_eq!(client.command("DATA").code, 354);
-            client.send(&[b"a", lookalike, b"MAIL FROM:<evil@x.example>\r\nRCPT TO:<evil@y.example>\r\n.\r\n"].concat());
+            client.send(
+                &[
+                    b"a",
+                    lookalike,
+                    b"MAIL FROM:<evil@x.example>\r\nRCPT TO:<evil@y.example>\r\n.\r\n",
+                ]
+                .concat(),
+            );
             assert_eq!(client.reply().code, 250);
             assert_eq!(client.command("QUIT").code, 221);
             let messages = back_end.messages();
@@ -211,7 +242,11 @@ fn a_long_message_is_streamed() {
     let message = line.repeat(20 << 20 >> 11);
     assert_eq!(client.deliver("a@b.example", &["test@example.com"], &message).code, 250);
     let worker = server.children(server.pid(), "rsmtpd: worker");
-    let peak = worker.iter().map(|pid| common::processes::peak_memory(*pid)).max().expect("a worker");
+    let peak = worker
+        .iter()
+        .map(|pid| common::processes::peak_memory(*pid))
+        .max()
+        .expect("a worker");
     assert!(peak < 16 << 20, "{peak} octets");
     assert_eq!(back_end.messages(), [[stuffed(&message), b".\r\n".to_vec()].concat()]);
 }
@@ -223,7 +258,10 @@ fn a_message_too_big_is_refused_and_the_next_one_taken() {
     let mut setup = Setup::new();
     setup.set("worker.yaml", "command_handler", "proxy");
     setup.set("worker.yaml", "maximum_message_size_in_mb", "1");
-    setup.write("proxy.yaml", &format!("host: 127.0.0.1\nport: {}\n", back_end.address().port()));
+    setup.write(
+        "proxy.yaml",
+        &format!("host: 127.0.0.1\nport: {}\n", back_end.address().port()),
+    );
     let server = setup.start();
     let mut client = server.hello();
     let message = b"0123456789\r\n".repeat(100_000);
@@ -248,13 +286,19 @@ fn the_back_end_learns_who_the_client_is() {
             client.reply();
             let heard = listening.heard();
             let mine = format!(" 127.0.0.1 127.0.0.1 {} {}", local.port(), server.address().port());
-            let found = heard.iter().any(|one| one.lines.iter().any(|line| line.ends_with(&mine)));
+            let found = heard
+                .iter()
+                .any(|one| one.lines.iter().any(|line| line.ends_with(&mine)));
             assert!(found && heard.iter().all(|one| one.preface == b"PROXY "), "{heard:?}");
             continue;
         }
         assert_eq!(client.reply().code, 220);
         let port = local.port().to_be_bytes();
-        let wanted = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x7f\0\0\x01\x7f\0\0\x01"[..], &port].concat();
+        let wanted = [
+            &b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x7f\0\0\x01\x7f\0\0\x01"[..],
+            &port,
+        ]
+        .concat();
         let heard = listening.heard();
         assert!(heard.iter().any(|one| one.preface.starts_with(&wanted)), "{heard:?}");
     }
@@ -267,7 +311,10 @@ fn the_back_end_learns_who_the_client_is() {
     assert_eq!(client.reply().text(), "back.example ready for somebody else");
     assert!(!client.command("EHLO client.example").text().contains("XCLIENT"));
     let (mine, port) = (client.stream().local_addr().expect("address"), server.address().port());
-    let wanted = format!("XCLIENT NAME=[UNAVAILABLE] ADDR=127.0.0.1 PORT={} DESTPORT={port}", mine.port());
+    let wanted = format!(
+        "XCLIENT NAME=[UNAVAILABLE] ADDR=127.0.0.1 PORT={} DESTPORT={port}",
+        mine.port()
+    );
     assert!(back_end.lines().contains(&wanted), "{:?}", back_end.lines());
     // Without its identity the client would have our rights there.
     let (server, _back_end) = proxy(script().rule("XCLIENT", Does::Says("550 5.7.0 no")));

@@ -68,7 +68,10 @@ fn proxied(name: &str, count: usize) {
     };
     let mut setup = Setup::new();
     setup.set("worker.yaml", "command_handler", "proxy");
-    setup.write("proxy.yaml", &format!("host: 127.0.0.1\nport: {}\n", relay.address.port()));
+    setup.write(
+        "proxy.yaml",
+        &format!("host: 127.0.0.1\nport: {}\n", relay.address.port()),
+    );
     let proxy = setup.start();
     let mut sent: Vec<Message> = (0..count).map(|number| message(name, number, SHAPE)).collect();
     let mut long = message(name, count, SHAPE);

@@ -1,15 +1,16 @@
-//! A worker's end: the only way by which it gets a connection.
+//! A worker's end: the only way by which it gets a connection, or knows a name.
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::ipc::broker::{Endpoint, FromBroker, ToBroker};
+use crate::ipc::broker::{Answer, Endpoint, FromBroker, MOST_QUESTIONS, Question, ToBroker};
 use crate::ipc::channel::{Channel, Fault};
 
-/// Why there is no connection.
+/// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The broker could not make one.
+    /// The broker could not make a connection.
     #[error("{0}")]
     Unreachable(String),
     /// The broker is gone, silent, or does not speak as agreed. When it is gone another door leads to its successor.
@@ -20,10 +21,11 @@ pub enum Error {
     Confused,
 }
 
-/// Speaks with the broker over one door.
+/// Speaks with the broker over one door. After any error but [`Error::Unreachable`] it is of no more use.
 #[derive(Debug)]
 pub struct Client {
     channel: Channel<ToBroker, FromBroker>,
+    next: Cell<u32>,
 }
 
 impl Client {
@@ -31,19 +33,64 @@ impl Client {
     pub fn new(door: OwnedFd) -> Client {
         Client {
             channel: Channel::new(door),
+            next: Cell::new(0),
         }
     }
 
     /// A connection to `endpoint`, waiting for it at most `patience`. It does not block.
     ///
     /// # Errors
-    /// There is none. The client is of no more use then, unless the broker itself said [`Error::Unreachable`].
+    /// There is none.
     pub fn connect(&self, endpoint: &Endpoint, patience: Duration) -> Result<OwnedFd, Error> {
+        let end = Instant::now() + patience;
         self.channel.send(&ToBroker::Connect(endpoint.clone()))?;
-        match self.channel.receive_within(patience)? {
-            (FromBroker::Connected { .. }, Some(fd)) => Ok(fd),
-            (FromBroker::Unreachable(reason), None) => Err(Error::Unreachable(reason)),
-            _ => Err(Error::Confused),
+        loop {
+            match self
+                .channel
+                .receive_within(end.saturating_duration_since(Instant::now()))?
+            {
+                (FromBroker::Connected { .. }, Some(fd)) => return Ok(fd),
+                (FromBroker::Unreachable(reason), None) => return Err(Error::Unreachable(reason)),
+                // To a question that nobody waits for any more.
+                (FromBroker::Answer { .. }, None) => {}
+                _ => return Err(Error::Confused),
+            }
         }
+    }
+
+    /// The answers to `questions`, in their order; what did not come within `patience` is [`Answer::TimedOut`].
+    ///
+    /// # Errors
+    /// The broker is gone, or does not speak as agreed.
+    pub fn resolve(&self, questions: &[Question], patience: Duration) -> Result<Vec<Answer>, Error> {
+        let end = Instant::now() + patience;
+        let mut answers = Vec::with_capacity(questions.len());
+        for some in questions.chunks(MOST_QUESTIONS) {
+            let first = self.next.get();
+            let mut open = vec![None; some.len()];
+            for (question, id) in some.iter().zip(first..) {
+                let question = question.clone();
+                self.channel.send(&ToBroker::Resolve { id, question })?;
+                self.next.set(id.wrapping_add(1));
+            }
+            while open.iter().any(Option::is_none) {
+                match self
+                    .channel
+                    .receive_within(end.saturating_duration_since(Instant::now()))
+                {
+                    Ok((FromBroker::Answer { id, answer }, None)) => {
+                        let place = usize::try_from(id.wrapping_sub(first)).unwrap_or(usize::MAX);
+                        if let Some(place) = open.get_mut(place) {
+                            *place = Some(answer);
+                        }
+                    }
+                    Err(Fault::TimedOut) => break,
+                    Err(fault) => return Err(fault.into()),
+                    Ok(_) => return Err(Error::Confused),
+                }
+            }
+            answers.extend(open.into_iter().map(|answer| answer.unwrap_or(Answer::TimedOut)));
+        }
+        Ok(answers)
     }
 }

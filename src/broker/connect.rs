@@ -1,17 +1,70 @@
-//! One connection being made: each address in turn, until one takes it.
+//! One connection being made: its addresses are looked up, and tried in turn until one takes it.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
+use crate::ipc::broker::{Answer, Endpoint, Question};
+
 /// How long one address may take.
 const EACH: Duration = Duration::from_secs(10);
 /// Addresses that are tried.
 const MOST: usize = 8;
+
+/// The addresses of a server being looked up.
+#[derive(Debug)]
+pub(super) struct LookingUp {
+    host: String,
+    port: u16,
+    /// Questions that are open.
+    open: usize,
+    found: Vec<IpAddr>,
+    reason: Option<String>,
+}
+
+impl LookingUp {
+    /// The questions to ask.
+    pub(super) fn begin(endpoint: &Endpoint) -> (LookingUp, [Question; 2]) {
+        let questions = [
+            Question::A(endpoint.host.clone()),
+            Question::Aaaa(endpoint.host.clone()),
+        ];
+        let looking_up = LookingUp {
+            host: endpoint.host.clone(),
+            port: endpoint.port,
+            open: questions.len(),
+            found: Vec::new(),
+            reason: None,
+        };
+        (looking_up, questions)
+    }
+
+    /// Takes an answer; once all are there the addresses, IPv4 first, or why there are none.
+    pub(super) fn answered(&mut self, answer: &Answer) -> Option<Result<Vec<SocketAddr>, String>> {
+        self.open = self.open.saturating_sub(1);
+        self.found.extend_from_slice(answer.addresses());
+        if let Some(reason) = answer.error() {
+            self.reason = Some(reason.to_owned());
+        }
+        if self.open > 0 {
+            return None;
+        }
+        if self.found.is_empty() {
+            let reason = self.reason.as_deref().unwrap_or("no address");
+            return Some(Err(format!("{}: {reason}", self.host)));
+        }
+        self.found.sort();
+        Some(Ok(self
+            .found
+            .iter()
+            .map(|ip| SocketAddr::new(*ip, self.port))
+            .collect()))
+    }
+}
 
 /// What became of it.
 pub(super) enum Step {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::limits::Limits;
-use super::ports::{BackEndPort, DeliveryPort};
+use super::ports::{BackEndPort, DeliveryPort, ResolverPort};
+use crate::ipc::broker::{Answer, Question};
 use crate::session::{
     Exchange, Hello, Note, OfRecipient, OfSession, OfTransaction, Recipient, Session, Transaction, Verdict,
 };
@@ -19,6 +20,7 @@ pub struct Context<'a> {
     pub(super) verbs: &'a [String],
     pub(super) delivery: &'a mut dyn DeliveryPort,
     pub(super) back_end: &'a mut dyn BackEndPort,
+    pub(super) resolver: &'a mut dyn ResolverPort,
     pub(super) now: i64,
     pub(super) timeout: Duration,
     pub(super) decided: Verdict,
@@ -89,6 +91,11 @@ impl Context<'_> {
     /// The way to delivery.
     pub fn delivery(&mut self) -> &mut dyn DeliveryPort {
         self.delivery
+    }
+
+    /// Asks the DNS, and waits for as long as the entry may wait; the answers in the order of the questions.
+    pub fn resolve(&mut self, questions: &[Question]) -> Vec<Answer> {
+        self.resolver.resolve(questions, self.timeout)
     }
 
     /// The server behind a proxy.

@@ -56,16 +56,19 @@ pub enum Passing {
 pub struct Reach {
     /// Servers.
     pub endpoints: Vec<Endpoint>,
+    /// The DNS.
+    pub names: bool,
 }
 
 impl Reach {
     /// Whether it is nothing.
     pub fn is_empty(&self) -> bool {
-        self.endpoints.is_empty()
+        self.endpoints.is_empty() && !self.names
     }
 
     /// Adds what another one is.
     pub fn add(&mut self, other: Reach) {
+        self.names |= other.names;
         for endpoint in other.endpoints {
             if !self.endpoints.contains(&endpoint) {
                 self.endpoints.push(endpoint);

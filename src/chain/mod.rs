@@ -32,7 +32,9 @@ pub use effect::{Effect, FieldName, HeaderField};
 pub use handler::{BodyReader, Evidence, Facts, Handler, HandlerError, Kind, Outcome, Passing, Reach};
 pub use limits::Limits;
 pub use outcome::{Message, Refusal, Taken};
-pub use ports::{BackEndLost, BackEndPatience, BackEndPort, BodySink, DeliveryError, DeliveryPort, Nowhere, Ports};
+pub use ports::{
+    BackEndLost, BackEndPatience, BackEndPort, BodySink, DeliveryError, DeliveryPort, Nowhere, Ports, ResolverPort,
+};
 pub use settings::Settings;
 
 use crate::config::{ChainFile, Entry, Fault, Part, Place, VerbEntries};

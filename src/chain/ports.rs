@@ -4,7 +4,7 @@
 use std::io;
 use std::time::Duration;
 
-use crate::ipc::broker::Endpoint;
+use crate::ipc::broker::{Answer, Endpoint, Question};
 use crate::ipc::delivery::{Body, Commit, Outcome};
 use crate::smtp::reply::Reply;
 
@@ -103,6 +103,12 @@ pub trait BackEndPort {
     fn give_up(&mut self);
 }
 
+/// The way to the DNS.
+pub trait ResolverPort {
+    /// The answers to `questions`, in their order, waiting at most `patience` for all of them.
+    fn resolve(&mut self, questions: &[Question], patience: Duration) -> Vec<Answer>;
+}
+
 /// Reaches nothing: for the end of a session, and where nothing is to be reached.
 pub struct Nowhere;
 
@@ -148,6 +154,13 @@ impl BackEndPort for Nowhere {
     fn give_up(&mut self) {}
 }
 
+impl ResolverPort for Nowhere {
+    fn resolve(&mut self, questions: &[Question], _: Duration) -> Vec<Answer> {
+        let none = |_| Answer::Failed("the session has ended".to_owned());
+        questions.iter().map(none).collect()
+    }
+}
+
 /// All of them, for the time of one call.
 pub struct Ports<'a> {
     /// The way to delivery.
@@ -156,6 +169,8 @@ pub struct Ports<'a> {
     pub body: &'a mut dyn BodySink,
     /// The server behind a proxy.
     pub back_end: &'a mut dyn BackEndPort,
+    /// The DNS.
+    pub resolver: &'a mut dyn ResolverPort,
     /// Unix time in microseconds.
     pub now: i64,
 }

@@ -132,7 +132,10 @@ mod tests {
     #[test]
     fn keys_are_those_that_are_read() {
         let keys = |id| find(id).map(Registered::keys);
-        assert_eq!(keys("hello"), Some(vec!["message", "advertise_pipelining_extension"]));
+        assert_eq!(
+            keys("hello"),
+            Some(vec!["message", "advertise_pipelining_extension", "look_up"])
+        );
         assert_eq!(keys("delivery"), Some(vec![]));
     }
 }

@@ -141,6 +141,7 @@ impl Handler for Proxy {
     fn reach(&self) -> Reach {
         Reach {
             endpoints: vec![self.endpoint()],
+            names: false,
         }
     }
 
@@ -391,4 +392,90 @@ fn xclient(session: &Session, attributes: &[String]) -> String {
         }
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::smtp::command::{Advertised, parse};
+    use crate::smtp::line::{CommandLine, LineEnding};
+
+    fn passed(text: &str, keywords: &[&str]) -> Option<String> {
+        let line = CommandLine {
+            bytes: text.as_bytes().to_vec(),
+            ending: LineEnding::CrLf,
+            too_long: false,
+        };
+        let advertised = Advertised {
+            smtputf8: true,
+            eightbit: true,
+            chunking: true,
+            ..Advertised::default()
+        };
+        let keywords: Vec<String> = keywords.iter().map(|word| (*word).to_owned()).collect();
+        let command = parse(&line, &advertised);
+        super::line(&command, &keywords).map(|line| String::from_utf8(line).unwrap())
+    }
+
+    #[test]
+    fn commands_go_on_as_they_were_understood() {
+        let all = ["SIZE", "8BITMIME"];
+        for (said, heard) in [
+            ("ehlo  Client.example ", Some("EHLO Client.example")),
+            ("mail from: a@b.example size=7", Some("MAIL FROM:<a@b.example> SIZE=7")),
+            ("MAIL FROM:<@relay:a@b.example>", Some("MAIL FROM:<a@b.example>")),
+            ("RCPT TO:<Postmaster>", Some("RCPT TO:<Postmaster>")),
+            ("BDAT 7 LAST", Some("DATA")),
+            ("DATA now", None),
+            ("HELP", Some("HELP")),
+            ("NOOP  a  b", Some("NOOP a  b")),
+            ("VRFY", None),
+            ("AUTH LOGIN", None),
+            ("XCLIENT NAME=x", None),
+            ("BURL imap://x", None),
+        ] {
+            assert_eq!(passed(said, &all).as_deref(), heard, "{said}");
+        }
+        let bare = passed("MAIL FROM:<> SIZE=7 BODY=8BITMIME SMTPUTF8", &[]);
+        assert_eq!(bare.as_deref(), Some("MAIL FROM:<> SMTPUTF8"));
+    }
+
+    /// The original passed on whatever the back end offered, though it could carry none of it.
+    #[test]
+    fn extensions_that_cannot_be_carried_are_not_offered() {
+        let lines = [
+            "back.example",
+            "PIPELINING",
+            "size 100",
+            "ETRN",
+            "STARTTLS",
+            "AUTH PLAIN LOGIN",
+            "AUTH=LOGIN",
+            "DSN",
+            "XCLIENT NAME",
+            "XFORWARD NAME",
+            "BINARYMIME",
+            "chunking",
+            "SMTPUTF8",
+            "LIMITS RCPTMAX=5",
+            "BURL imap",
+        ];
+        let reply = Reply::multi(250, None, lines.map(str::to_owned).to_vec());
+        let expected = ["back.example", "PIPELINING", "SIZE 50", "CHUNKING", "SMTPUTF8"];
+        assert_eq!(offered(&reply, 50).lines, expected);
+        for (theirs, ours, both) in [("SIZE", 9, "SIZE 9"), ("SIZE 0", 0, "SIZE 0"), ("SIZE 5", 0, "SIZE 5")] {
+            assert_eq!(size(theirs, ours), both);
+        }
+    }
+
+    #[test]
+    fn an_ipv6_client_is_told_as_one() {
+        let peer = "[2001:db8::7]:4711".parse().unwrap();
+        let session = Session::new("s".into(), peer, "[::ffff:192.0.2.1]:25".parse().unwrap(), "x");
+        let attributes = ["ADDR", "DESTADDR", "LOGIN"].map(str::to_owned);
+        assert_eq!(
+            xclient(&session, &attributes),
+            "XCLIENT ADDR=IPV6:2001:db8::7 DESTADDR=192.0.2.1"
+        );
+    }
 }

@@ -67,7 +67,7 @@ impl Master {
         let absent: BTreeSet<usize> = listeners.absent.iter().map(|(position, _)| *position).collect();
         let mut keys = keys.to_vec();
         if self.ready.helpers.broker.is_none() && !served.reach().is_empty() {
-            keys.push("proxy");
+            keys.push("broker");
         }
         self.tell_what_waits(&keys, &listeners.absent);
         self.ready.served = served.without(absent);

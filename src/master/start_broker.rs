@@ -26,6 +26,8 @@ use super::workers::pair;
 
 /// Names of this machine.
 const HOSTS: &str = "/etc/hosts";
+/// The name servers of this machine.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Forks it, if the configuration names anything to reach.
 ///
@@ -46,7 +48,7 @@ pub(super) fn start(
     let lent = [voice.as_raw_fd(), directory.as_raw_fd()];
     let first = Known {
         level: served.log_level() as u8,
-        settings: settings(reach),
+        settings: settings(reach, &served.daemon),
         files: served.files().to_vec(),
         fingerprint: served.fingerprint,
     };
@@ -126,7 +128,7 @@ impl Known {
                 }
                 Ok(Known {
                     level: level(configuration.daemon.log_level) as u8,
-                    settings: settings(reach),
+                    settings: settings(reach, &configuration.daemon),
                     fingerprint: configuration.fingerprint.number(),
                     files: configuration.files,
                 })
@@ -137,14 +139,21 @@ impl Known {
     }
 }
 
-fn settings(reach: Reach) -> broker::Settings {
+fn settings(reach: Reach, daemon: &config::Daemon) -> broker::Settings {
+    let mut name_servers = daemon.nameservers.clone();
+    if name_servers.is_empty() {
+        let text = std::fs::read(RESOLV_CONF).unwrap_or_default();
+        name_servers = broker::name_servers(&String::from_utf8_lossy(&text));
+    }
     broker::Settings {
         endpoints: reach.endpoints,
+        name_servers,
     }
 }
 
-/// What the broker may do: connect to the ports that the configuration names.
+/// What the broker may do: connect to the ports that the configuration names, and to those of the name servers.
 fn profile(settings: &broker::Settings) -> sandbox::Profile {
-    let ports = settings.endpoints.iter().map(|endpoint| endpoint.port);
+    let servers = settings.name_servers.iter().map(std::net::SocketAddr::port);
+    let ports = settings.endpoints.iter().map(|endpoint| endpoint.port).chain(servers);
     sandbox::Profile::broker(Vec::<PathBuf>::new(), ports.collect())
 }

@@ -3,22 +3,21 @@
 //! It may assume nothing about what comes from there: replies are bounded, in time and in octets, and none counts that
 //! came before its command. All octets pass [`Connection::read`] and [`Connection::write`].
 
+use std::cell::RefCell;
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::broker::client::{Client, Error};
 use crate::chain::{BackEndLost, BackEndPatience, BackEndPort};
 use crate::ipc::broker::Endpoint;
-use crate::ipc::link::Role;
 use crate::smtp::reply::Reply;
 use crate::smtp::transparency::Transparency;
 
-use super::link::Link;
+use super::broker::Broker;
 
 /// Octets of one reply at most.
 const REPLY: usize = 64 * 1024;
@@ -27,8 +26,7 @@ const BLOCK: usize = 32 * 1024;
 
 /// The server behind a proxy, once there is a connection to it.
 pub struct BackEnd {
-    link: Rc<Link>,
-    broker: Option<Client>,
+    broker: Rc<RefCell<Broker>>,
     connection: Option<Connection>,
 }
 
@@ -43,46 +41,12 @@ struct Connection {
 }
 
 impl BackEnd {
-    /// Not connected yet; `link` asks for the door to the broker when it is needed.
-    pub fn new(link: Rc<Link>) -> BackEnd {
+    /// Not connected yet; `broker` connects.
+    pub fn new(broker: Rc<RefCell<Broker>>) -> BackEnd {
         BackEnd {
-            link,
-            broker: None,
+            broker,
             connection: None,
         }
-    }
-
-    fn connect(&mut self, to: &Endpoint, patience: Duration) -> Result<OwnedFd, BackEndLost> {
-        let kept = self.broker.take();
-        let was_kept = kept.is_some();
-        let asked = match kept {
-            Some(broker) => Ok(broker),
-            None => self.door(),
-        };
-        let broker = asked?;
-        let mut answer = broker.connect(to, patience);
-        self.broker = Some(broker);
-        // A broker that ended, or has left the place to another one: nothing is lost yet.
-        let gone = matches!(answer, Err(Error::Channel(crate::ipc::channel::Fault::Closed)));
-        if gone || (was_kept && matches!(answer, Err(Error::Channel(_)))) {
-            let broker = self.door()?;
-            answer = broker.connect(to, patience);
-            self.broker = Some(broker);
-        }
-        if !matches!(answer, Ok(_) | Err(Error::Unreachable(_))) {
-            self.broker = None;
-        }
-        answer.map_err(lost)
-    }
-
-    fn door(&self) -> Result<Client, BackEndLost> {
-        let door = self.link.open(Role::Broker);
-        door.map(Client::new).map_err(|error| {
-            BackEndLost::new(match error.kind() {
-                io::ErrorKind::NotConnected => "the broker was not started with the daemon: restart needed".to_owned(),
-                _ => format!("no way to the broker: {error}"),
-            })
-        })
     }
 
     /// Lets `call` use the connection, which is closed if that fails.
@@ -104,7 +68,8 @@ fn lost(error: impl std::fmt::Display) -> BackEndLost {
 impl BackEndPort for BackEnd {
     fn open(&mut self, to: &Endpoint, preface: &[u8], patience: BackEndPatience) -> Result<Reply, BackEndLost> {
         self.connection = None;
-        let stream = TcpStream::from(self.connect(to, patience.connect)?);
+        let connected = self.broker.borrow_mut().connect(to, patience.connect);
+        let stream = TcpStream::from(connected.map_err(lost)?);
         self.connection = Some(Connection {
             stream,
             patience,

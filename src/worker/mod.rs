@@ -5,6 +5,7 @@
 
 mod back_end;
 mod body;
+mod broker;
 mod deadlines;
 mod link;
 mod panics;

@@ -19,6 +19,7 @@ use crate::smtp::reply::Reply;
 
 use super::back_end::BackEnd;
 use super::body::{Delivery, Staging};
+use super::broker::Broker;
 use super::deadlines::{Deadlines, Late};
 use super::link::{Link, Order};
 use super::served::Served;
@@ -73,6 +74,7 @@ struct Talk<'a> {
     conversation: Conversation<'a>,
     staging: Staging,
     back_end: BackEnd,
+    broker: Rc<RefCell<Broker>>,
     delivery: Rc<RefCell<Delivery>>,
     deadlines: Deadlines,
     out: Vec<u8>,
@@ -105,12 +107,14 @@ pub fn serve<'a>(
     let Some(chain) = served.chain(ends.listener) else {
         return Ok(Ended { _talk: None });
     };
+    let broker = Rc::new(RefCell::new(Broker::new(Rc::clone(link))));
     let talk = Talk {
         transport: Transport::new(client, link.as_ref())?,
         receiver: Receiver::new(served.receiver_limits()),
         conversation: Conversation::new(session, chain, served.limits()),
         staging: Staging::new(Rc::clone(delivery)),
-        back_end: BackEnd::new(Rc::clone(link)),
+        back_end: BackEnd::new(Rc::clone(&broker)),
+        broker,
         delivery: Rc::clone(delivery),
         deadlines: Deadlines::new(served.patience(), Instant::now()),
         out: Vec::with_capacity(1024),
@@ -199,10 +203,12 @@ impl Talk<'_> {
             let Some(event) = event else { continue };
             let now = now_micros();
             let mut port = Rc::clone(&self.delivery);
+            let mut resolver = Rc::clone(&self.broker);
             let mut ports = Ports {
                 delivery: &mut port,
                 body: &mut self.staging,
                 back_end: &mut self.back_end,
+                resolver: &mut resolver,
                 now,
             };
             let action = match event {
@@ -225,6 +231,7 @@ impl Talk<'_> {
                         delivery: &mut port,
                         body: &mut self.staging,
                         back_end: &mut self.back_end,
+                        resolver: &mut resolver,
                         now,
                     };
                     self.conversation.body_end(end, &mut ports)
@@ -242,10 +249,12 @@ impl Talk<'_> {
 
     fn with_ports(&mut self, call: impl FnOnce(&mut Conversation<'_>, &mut Ports<'_>) -> Action) -> Action {
         let mut port = Rc::clone(&self.delivery);
+        let mut resolver = Rc::clone(&self.broker);
         let mut ports = Ports {
             delivery: &mut port,
             body: &mut self.staging,
             back_end: &mut self.back_end,
+            resolver: &mut resolver,
             now: now_micros(),
         };
         call(&mut self.conversation, &mut ports)

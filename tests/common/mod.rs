@@ -7,6 +7,7 @@
 #![allow(dead_code, unreachable_pub)] // each test file uses a part of it
 
 pub mod back_end;
+pub mod dns;
 pub mod messages;
 pub mod processes;
 pub mod service;

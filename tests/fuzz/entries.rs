@@ -582,6 +582,7 @@ impl<'c> Connection<'c> {
                 delivery: &mut self.delivery,
                 body: &mut self.body,
                 back_end: &mut Nowhere,
+                resolver: &mut Nowhere,
                 now,
             },
         )
@@ -598,6 +599,7 @@ impl<'c> Connection<'c> {
                 delivery: &mut self.delivery,
                 body: &mut self.body,
                 back_end: &mut Nowhere,
+                resolver: &mut Nowhere,
                 now,
             };
             let (action, ends_message) = match event {

@@ -251,11 +251,12 @@ impl<'c> Conversation<'c> {
     /// The end of the connection: `__CLOSE__` runs, the transaction under way is dropped.
     pub fn close(&mut self, reason: &str) -> Summary {
         let chain = self.chain;
-        let (mut delivery, mut body, mut back_end) = (Nowhere, Nowhere, Nowhere);
+        let (mut delivery, mut body, mut back_end, mut resolver) = (Nowhere, Nowhere, Nowhere, Nowhere);
         let ports = &mut Ports {
             delivery: &mut delivery,
             body: &mut body,
             back_end: &mut back_end,
+            resolver: &mut resolver,
             now: self.now,
         };
         let reason = if self.quit { "quit" } else { reason };

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::*;
 use crate::chain::{
-    BackEndLost, BackEndPatience, BackEndPort, BodySink, Chain, DeliveryError, DeliveryPort, Found, configured,
-    registry,
+    BackEndLost, BackEndPatience, BackEndPort, BodySink, Chain, DeliveryError, DeliveryPort, Found, ResolverPort,
+    configured, registry,
 };
 use crate::config::{ChainFile, Fault, Part};
-use crate::ipc::broker::Endpoint;
+use crate::ipc::broker::{Answer, Endpoint, Question};
 use crate::ipc::delivery::{Body, Commit, Disposition, Outcome, RecipientResult};
 use crate::session::Mailbox;
 use crate::smtp::address::ForwardPath;
@@ -151,6 +151,24 @@ impl BackEndPort for FakeBackEnd {
     }
 }
 
+/// A DNS that knows what it was told.
+#[derive(Default)]
+struct FakeResolver {
+    known: Vec<(Question, Answer)>,
+    asked: usize,
+}
+
+impl ResolverPort for FakeResolver {
+    fn resolve(&mut self, questions: &[Question], _: Duration) -> Vec<Answer> {
+        self.asked += questions.len();
+        let answer = |question: &Question| self.known.iter().find(|(known, _)| known == question);
+        let answers = questions.iter().map(answer);
+        answers
+            .map(|found| found.map_or(Answer::NoName, |(_, answer)| answer.clone()))
+            .collect()
+    }
+}
+
 struct FakeDirectory;
 
 impl crate::chain::Directory for FakeDirectory {
@@ -204,6 +222,7 @@ pub(crate) struct Peer {
     delivery: FakeDelivery,
     body: FakeBody,
     back_end: FakeBackEnd,
+    resolver: FakeResolver,
     closed: bool,
     greeting: String,
     log: Vec<String>,
@@ -221,7 +240,7 @@ impl Peer {
     }
 
     /// Connected to the chains of a file, which stand in place of the standard ones.
-    fn chained(text: &str) -> Peer {
+    pub(crate) fn chained(text: &str) -> Peer {
         let (chain, faults) = build(text, &[]);
         assert_eq!(faults, []);
         Peer::on(chain, |limits| limits.maximum_errors = 50)
@@ -256,6 +275,7 @@ impl Peer {
             delivery: FakeDelivery::default(),
             body: FakeBody::default(),
             back_end: FakeBackEnd::default(),
+            resolver: FakeResolver::default(),
             closed: false,
             greeting: String::new(),
             log: Vec::new(),
@@ -266,6 +286,7 @@ impl Peer {
             delivery: &mut peer.delivery,
             body: &mut peer.body,
             back_end: &mut peer.back_end,
+            resolver: &mut peer.resolver,
             now: 1_700_000_000_000_000,
         };
         let action = peer.conversation.open(&mut ports);
@@ -303,7 +324,7 @@ impl Peer {
         self
     }
 
-    fn begin(&mut self, users: &[&str]) {
+    pub(crate) fn begin(&mut self, users: &[&str]) {
         assert!(self.say("MAIL FROM:<a@client.example>").starts_with("250 "));
         for user in users {
             assert!(
@@ -335,6 +356,7 @@ impl Peer {
                 delivery: &mut self.delivery,
                 body: &mut self.body,
                 back_end: &mut self.back_end,
+                resolver: &mut self.resolver,
                 now: 1_700_000_001_000_000,
             };
             let action = match event {
@@ -376,6 +398,26 @@ impl Peer {
             reply.to_wire(&mut out);
         }
         String::from_utf8_lossy(&out).into_owned()
+    }
+
+    /// What the DNS answers from now on; all else does not exist.
+    pub(crate) fn knows(&mut self, known: &[(Question, Answer)]) {
+        self.resolver.known = known.to_vec();
+    }
+
+    /// How many questions the DNS was asked.
+    pub(crate) fn asked(&self) -> usize {
+        self.resolver.asked
+    }
+
+    /// Lines of the log that contain these words.
+    pub(crate) fn logged(&self, words: &str) -> Vec<String> {
+        self.log.iter().filter(|line| line.contains(words)).cloned().collect()
+    }
+
+    /// The session so far.
+    pub(crate) fn session(&self) -> &Session {
+        self.conversation.session()
     }
 
     /// Whether the server has closed.
