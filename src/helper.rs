@@ -125,12 +125,7 @@ impl Line<'_> {
         let ready = watched.iter().position(|fd| fd.any() == Some(true));
         let pid = ready.and_then(|at| all().nth(at)).map(|working| working.pid)?;
         if let Some(at) = self.leaving.iter().position(|working| working.pid == pid) {
-            let gone = self.leaving.swap_remove(at);
-            if let Ok(how) = process::wait(gone.pid)
-                && how != Ended::Exited(0)
-            {
-                self.say(FromHelper::Died(how.to_string()));
-            }
+            self.hear_leaving(at);
             return None;
         }
         if self.coming.as_ref().is_some_and(|working| working.pid == pid) {
@@ -138,6 +133,21 @@ impl Line<'_> {
             return None;
         }
         self.hear_serving()
+    }
+
+    fn hear_leaving(&mut self, at: usize) {
+        match self.leaving.get(at).map(|working| working.channel.receive_nowait()) {
+            // The master's word had reached it before it knew that it was replaced; its successor may be older.
+            Some(Ok((FromWorking::Reload, _))) => return self.replace(),
+            None | Some(Ok(_) | Err(Fault::WouldBlock)) => return,
+            Some(Err(_)) => {}
+        }
+        let gone = self.leaving.swap_remove(at);
+        if let Ok(how) = process::wait(gone.pid)
+            && how != Ended::Exited(0)
+        {
+            self.say(FromHelper::Died(how.to_string()));
+        }
     }
 
     fn hear_serving(&mut self) -> Option<Ended> {
@@ -244,3 +254,6 @@ pub fn become_child(name: &str) -> io::Result<()> {
     child::ignore(&[Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1]);
     process::set_name(name)
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,9 @@ struct Source {
     path: String,
     /// Its module path, e.g. `["smtp", "receiver"]`.
     module: Vec<String>,
-    /// Code before the tests, without comments and strings.
+    /// What stands before the tests.
+    text: String,
+    /// That without comments and strings.
     code: String,
     /// Lines before the tests, comments included.
     lines: usize,
@@ -56,6 +58,7 @@ fn source(src: &Path, path: &Path) -> Source {
     Source {
         path: name,
         module,
+        text: before_tests.to_owned(),
         code: without_comments_and_strings(before_tests),
         lines: before_tests.lines().count(),
     }
@@ -364,8 +367,7 @@ fn files_are_short_and_say_what_they_are() {
         if source.lines >= limit {
             breaches.push(format!("src/{} has {} lines", source.path, source.lines));
         }
-        let text = fs::read_to_string(common::root().join("src").join(&source.path)).expect("source");
-        if !text.starts_with("//!") {
+        if !source.text.starts_with("//!") {
             breaches.push(format!("src/{} does not say what it is for", source.path));
         }
         for name in ["Manager", "Utils", "Util"] {
@@ -380,10 +382,26 @@ fn files_are_short_and_say_what_they_are() {
             }
         }
         for (line, length) in long_functions(&source.code) {
-            common::skip(
-                &format!("src/{}:{line}", source.path),
-                &format!("warning only: a function of {length} lines"),
-            );
+            breaches.push(format!("src/{}:{line}: a function of {length} lines", source.path));
+        }
+    }
+    assert!(breaches.is_empty(), "{}", breaches.join("\n"));
+}
+
+/// A reader of the log looks for `event=NAME`: one way to write names.
+#[test]
+fn names_of_events_are_words_with_hyphens() {
+    let mut breaches = Vec::new();
+    for source in sources() {
+        let text = &source.text;
+        for opening in ["Event::new(\"", ".event(\"", "\"event="] {
+            for (at, _) in text.match_indices(opening) {
+                let rest = &text[at + opening.len()..];
+                let name = &rest[..rest.find(['"', ' ']).unwrap_or(rest.len())];
+                if !name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') {
+                    breaches.push(format!("src/{}: event {name}", source.path));
+                }
+            }
         }
     }
     assert!(breaches.is_empty(), "{}", breaches.join("\n"));
@@ -413,6 +431,7 @@ fn the_reader_reads() {
     let source = Source {
         path: "chain/x.rs".into(),
         module: vec!["chain".into(), "x".into()],
+        text: String::new(),
         code: without_comments_and_strings(
             "use crate::{a, b::{c, d as e, f::*}, g};\n// crate::no\nlet s = \"crate::no\";\n\
              use super::y::Z;\nfn h() { crate::i::j(); super::super::k(); }\n",
@@ -423,4 +442,12 @@ fn the_reader_reads() {
     let expected = ["a", "b::c", "b::d", "b::f", "chain::y::Z", "g", "i::j", "k"];
     assert_eq!(found, expected);
     assert!(uses("x = unsafe { y }", "unsafe") && !uses("unsafe_op", "unsafe"));
+    let function = |lines: usize| {
+        format!(
+            "impl X {{\n    pub fn f() {{\n{}    }}\n}}\n",
+            "        g();\n".repeat(lines)
+        )
+    };
+    assert_eq!(long_functions(&function(58)), []);
+    assert_eq!(long_functions(&function(59)), [(2, 61)]);
 }

@@ -191,3 +191,29 @@ fn the_line_to_paste_sends_a_message() {
 fn is_bash_only(command: &str) -> bool {
     command.contains("/dev/tcp") || command.contains("<<<") || command.contains("$'")
 }
+
+/// We have no STARTTLS: a client that begins with it all the same is told so, in SMTP, and costs nobody anything.
+#[test]
+fn openssl_without_tls() {
+    let Some(openssl) = tool("clients::openssl_without_tls", "openssl") else {
+        return;
+    };
+    let server = Server::start();
+    let mut hello = server.hello();
+    assert!(!hello.command("EHLO client.example").text().contains("STARTTLS"));
+    let mut command = Command::new(openssl);
+    command
+        .args(["s_client", "-starttls", "smtp", "-connect"])
+        .arg(server.address().to_string());
+    let (success, said) = run(&mut command, b"");
+    assert!(!success, "{said}");
+    assert!(
+        said.contains("Didn't find STARTTLS") && said.contains("wrong version number"),
+        "{said}"
+    );
+    server.await_said("event=disconnect", 2);
+    assert!(!server.said().contains("crashed"), "{}", server.said());
+    let message = awkward("after openssl");
+    let reply = hello.deliver("sender@example.org", &["test@example.com"], &message);
+    assert_eq!(reply.code, 250, "{reply:?}");
+}

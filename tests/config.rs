@@ -52,13 +52,19 @@ fn shipped_files_say_the_defaults() {
     assert_eq!(shipped.delivery, Delivery::default());
     assert_eq!(shipped.notes, []);
     let every = Configuration::chain_names(&package().join("config"));
-    let (every, _) = configured::load(&package().join("config"), &every).unwrap();
+    let (shipped, _) = configured::load(&package().join("config"), &every).unwrap();
+    let file = |name: &String| package().join(format!("config/command_handler_{name}.yaml"));
+    let texts: String = every
+        .iter()
+        .map(|name| fs::read_to_string(file(name)).unwrap())
+        .collect();
     for handler in registry::HANDLERS {
-        let mut chains = every.chains.values();
+        let id = handler.facts.id;
+        let entry = format!("- handler: {id}\n");
+        let used = shipped.chains.values().any(|chain| chain.uses(id));
         assert!(
-            chains.any(|chain| chain.uses(handler.facts.id)),
-            "{} stands in no chain",
-            handler.facts.id
+            used || texts.contains(&entry),
+            "{id} stands in no chain, not even commented out"
         );
     }
 }
@@ -205,7 +211,7 @@ fn hostile_files_are_faults() {
         let first = faults.lines().next().unwrap_or_default();
         assert!(first.starts_with(expected), "expected {expected}\nfound {first}");
         assert!(
-            began.elapsed() < Duration::from_secs(15),
+            began.elapsed() < Duration::from_secs(60),
             "{expected}: {:?}",
             began.elapsed()
         );
@@ -284,9 +290,22 @@ fn files_of_the_original_load() {
         );
         assert_eq!(loaded.recipients.lookup("postmaster+x", "example.com"), Lookup::Soft);
         let chain = &loaded.chains["standard_server"];
-        assert_eq!(chain.entries("__DATA__").map(<[_]>::len), Some(1));
-        assert_eq!(chain.entries("STARTTLS"), None);
-        assert!(loaded.notes.iter().any(|note| note.message.contains("starttls")));
+        assert_eq!(chain.combine, config::Combine::Last);
+        let data: Vec<&str> = chain
+            .entries("__DATA__")
+            .unwrap()
+            .iter()
+            .map(|entry| entry.handler)
+            .collect();
+        let mut expected = vec!["data_file", "delivery", "post_data_reset"];
+        if version.ends_with("0.6.0") {
+            expected.insert(1, "undeliverable_notification_validator");
+        }
+        assert_eq!(data, expected);
+        let not_yet = |name: &str| format!("{name}: not yet available, accepted without an opinion");
+        let notes: Vec<&String> = loaded.notes.iter().map(|note| &note.message).collect();
+        let has_spf = version.ends_with("0.6.0");
+        assert_eq!(notes.contains(&&not_yet("spf_validator")), has_spf, "{notes:?}");
     }
 }
 
@@ -313,16 +332,15 @@ fn original_chain_form_is_understood() {
         [
             ("__OPEN__", vec!["greeting"]),
             ("VRFY", vec!["verify"]),
-            ("__DATA__", vec!["delivery"])
+            ("__DATA__", vec!["data_file", "delivery"])
         ]
     );
     let notes: Vec<String> = loaded.notes.iter().map(ToString::to_string).collect();
     assert_eq!(
         notes,
         [
-            "command_handler_standard_server.yaml:8:13: __DATA__[0].module: data_file is not needed: delivery keeps the message \
-             itself",
-            "command_handler_standard_server.yaml:13:13: STARTTLS[0].module: starttls is not available yet and left out",
+            "command_handler_standard_server.yaml:13:13: STARTTLS[0].module: starttls: not yet available, accepted without an \
+             opinion",
         ]
     );
 }
@@ -346,7 +364,7 @@ fn handler_files_have_three_names() {
         assert_eq!(found.as_deref(), Some("this one"), "{name}");
         fs::write(copy.path().join(name), "mesage: x\n").unwrap();
         let faults = load(copy.path()).unwrap_err().to_string();
-        let expected = "1:1: mesage: expected message or advertise_pipelining_extension, found an unknown key";
+        let expected = "1:1: mesage: expected message, advertise_pipelining_extension or look_up, found an unknown key";
         assert_eq!(faults, format!("{name}:{expected}"), "once, though two entries read it");
     }
 }

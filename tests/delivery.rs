@@ -748,6 +748,81 @@ fn lmtp_is_told_per_recipient_over_kept_connections() {
     );
 }
 
+/// A header of nothing but fields that are left out must cost delivery no more than any other.
+#[test]
+fn lmtp_takes_a_header_made_of_thousands_of_pieces() {
+    let directory = shared();
+    let (tell, told) = channel();
+    let tell = std::sync::Mutex::new(tell);
+    let socket = lmtp(directory.path(), move |_, mut server| {
+        server.say("220 hello\r\n");
+        while let Some((_, lines)) = server.message(|_| None) {
+            server.say("250 2.0.0 Saved\r\n");
+            tell.lock().expect("lock").send(lines).expect("told");
+        }
+    });
+    let server = setup(&["a"], &over_lmtp(&socket)).start();
+    let before = server.working_half("delivery");
+    let message = [b"Return-Path:<>\r\nA:\r\n".repeat(12_000), b"\r\nbody\r\n".to_vec()].concat();
+    let reply = server.hello().deliver(FROM, &["a@example.com"], &message);
+    assert_eq!(reply.code, 250, "{}", server.said());
+    let lines = told.recv_timeout(common::PATIENCE).expect("told");
+    assert_eq!(lines.iter().filter(|line| *line == "A:").count(), 12_000);
+    assert!(!lines.iter().any(|line| line.starts_with("Return-Path")));
+    assert_eq!(server.working_half("delivery"), before);
+}
+
+/// As many recipients as the configuration allows, each with an answer of its own: neither envelope nor answers may be
+/// too long for what carries them, or the client would come again for ever, and its first recipient have it each time.
+#[test]
+fn a_thousand_recipients_are_served_and_answered_at_once() {
+    let directory = shared();
+    let refusal = format!("550 5.1.1 {}\r\n", "no ".repeat(60));
+    let socket = lmtp(directory.path(), move |_, mut server| {
+        server.say("220 hello\r\n");
+        while let Some((recipients, _)) = server.message(|_| None) {
+            server.say("250 2.0.0 Saved\r\n");
+            (1..recipients.len()).for_each(|_| server.say(&refusal));
+        }
+    });
+    let names: Vec<String> = (0..1000).map(|number| format!("user{number:04}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut setup = setup(&names, &(over_lmtp(&socket) + "\nretry: {first: 1h}"));
+    setup.set("worker.yaml", "maximum_recipients", "1000");
+    let server = setup.start();
+    let to: Vec<String> = names.iter().map(|name| format!("{name}@example.com")).collect();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    let message = [b"Subject: many\r\n\r\n".to_vec(), b"0123456789abcdef\r\n".repeat(2_000)].concat();
+    let reply = server.hello().deliver(FROM, &to, &message);
+    assert_eq!(reply.code, 250, "{reply:?}\n{}", server.said());
+    server.await_said("event=failed", 1);
+}
+
+/// Recipients whose names fill an envelope: those beyond it are put off, and the others have the message.
+#[test]
+fn recipients_beyond_the_envelope_are_put_off() {
+    let names: Vec<String> = (0..400)
+        .map(|number| format!("{}{number:04}", "n".repeat(60)))
+        .collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut setup = setup(&names, "acknowledge: spooled\nretry: {first: 1h}");
+    setup.set("worker.yaml", "maximum_recipients", "1000");
+    let server = setup.start();
+    let mut client = server.hello();
+    assert_eq!(client.command("MAIL FROM:<>").code, 250);
+    let codes: Vec<u16> = names
+        .iter()
+        .map(|name| client.command(&format!("RCPT TO:<{name}@example.com>")).code)
+        .collect();
+    let taken = codes.iter().take_while(|code| **code == 250).count();
+    assert!((100..400).contains(&taken), "{taken}");
+    assert!(codes.iter().skip(taken).all(|code| *code == 452), "{codes:?}");
+    assert_eq!(client.command("DATA").code, 354);
+    client.send(&b"0123456789abcdef\r\n".repeat(2_000));
+    client.send(b".\r\n");
+    assert_eq!(client.reply().code, 250, "{}", server.said());
+}
+
 #[test]
 fn lmtp_that_breaks_half_way_is_believed_as_far_as_it_spoke() {
     let directory = shared();

@@ -85,7 +85,13 @@ fn ten_thousand_idle_connections_are_held() {
     setup.set("rsmtpd.yaml", "log_level", "warning");
     let server = setup.start();
     let began = Instant::now();
-    let idle: Vec<TcpStream> = (0..IDLE).map(|_| greeted(&server)).collect();
+    let mut idle = Vec::with_capacity(IDLE);
+    let mut halves = [Duration::ZERO; 2];
+    for half in &mut halves {
+        let began = Instant::now();
+        idle.extend((0..IDLE / 2).map(|_| greeted(&server)));
+        *half = began.elapsed();
+    }
     let opened = began.elapsed();
     let mut waits: Vec<Duration> = (0..100)
         .map(|_| {
@@ -97,7 +103,7 @@ fn ten_thousand_idle_connections_are_held() {
     waits.sort();
     let pss = mean_pss(server.pid());
     println!(
-        "{IDLE} idle connections, opened in {opened:.1?}; the next is greeted after {:.1?} (median), {:.1?} (longest); \
+        "{IDLE} idle connections, opened in {opened:.1?} ({halves:.1?}); the next is greeted after {:.1?} (median), {:.1?} (longest); \
          PSS of a worker {} KiB",
         waits[50],
         waits[99],
@@ -107,7 +113,13 @@ fn ten_thousand_idle_connections_are_held() {
         waits[50] < Duration::from_millis(250) && waits[99] < Duration::from_secs(5),
         "{waits:?}"
     );
-    assert!(pss.is_none_or(|kib| kib <= 256), "{pss:?} KiB");
+    // A build for debugging has larger code and frames.
+    let most = if std::env::var_os(common::RELEASE).is_some() {
+        64
+    } else {
+        128
+    };
+    assert!(pss.is_none_or(|kib| kib <= most), "{pss:?} KiB of {most}");
     assert!(!server.said().contains("event=fork-failed"), "{}", server.said());
     // Each is still served.
     for stream in idle.iter().step_by(1000) {

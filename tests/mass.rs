@@ -1,15 +1,17 @@
-//! 3,000 messages from real clients, several at a time, over one connection a
-//! message and over kept ones: each is found once in each of its mailboxes,
-//! byte for byte.
+//! 3,000 messages from swaks, msmtp, smtplib, and from Postfix and Exim that
+//! relay to us, several at a time, over one connection a message and over kept
+//! ones: each is found once in each of its mailboxes, byte for byte.
 
 mod common;
 
-use common::messages::{Message, Shape, assert_each_once, message};
-use common::{Client, Server, run, stuffed, tool};
+use common::messages::{Message, Shape, assert_each_once, message, stored};
+use common::relay::{Recorder, Relay};
+use common::{Client, PATIENCE, Server, needs_root, run, stuffed, tool};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Lines of 998 octets, the most that RFC 5321 lets a client send.
@@ -18,28 +20,108 @@ const POLITE: Shape = Shape {
     awkward_end: true,
 };
 
+/// All messages, and the shares of those that are not smtplib's.
+const ALL: usize = 3_000;
 const SWAKS: usize = 80;
 const MSMTP: usize = 320;
-const SMTPLIB: usize = 1_300;
-const RAW: usize = 1_300;
+const POSTFIX: usize = 500;
+const EXIM: usize = 200;
 
 #[test]
 fn three_thousand_messages() {
     let server = Server::start();
+    let recorders = [Recorder::start(server.address()), Recorder::start(server.address())];
+    let relay = |name: &str, at: usize| {
+        let able = needs_root(&format!("mass: {name} (its share goes by smtplib)"))
+            && tool("mass: relays (their shares go by smtplib)", "unshare").is_some();
+        able.then(|| Relay::start(name, recorders[at].address)).flatten()
+    };
+    let (postfix, exim) = (relay("postfix", 0), relay("exim", 1));
+    let relays = [(&postfix, "postfix", POSTFIX), (&exim, "exim", EXIM)].into_iter();
+    let relays: Vec<_> = relays
+        .filter_map(|(relay, name, count)| Some((relay.as_ref()?, name, count)))
+        .collect();
+    let relayed: usize = relays.iter().map(|(_, _, count)| count).sum();
     let mut sent = Vec::new();
     thread::scope(|scope| {
-        let senders = [
+        let mut senders = vec![
             scope.spawn(|| swaks(&server)),
             scope.spawn(|| msmtp(&server)),
-            scope.spawn(|| smtplib(&server)),
-            scope.spawn(|| raw(&server, "raw", RAW)),
+            scope.spawn(|| smtplib(&server, ALL - SWAKS - MSMTP - relayed)),
         ];
+        for (relay, name, count) in relays {
+            senders.push(scope.spawn(move || relayed_by(relay, name, count)));
+        }
         for sender in senders {
             sent.extend(sender.join().expect("a client that ends well"));
         }
     });
-    assert_eq!(sent.len(), 3_000);
-    assert!(assert_each_once(&server, &sent, 1) > 3_000);
+    assert_eq!(sent.len(), ALL);
+    let files: usize = sent.iter().map(|message| message.recipients.len()).sum();
+    let end = Instant::now() + 3 * PATIENCE;
+    while stored(&server) < files && Instant::now() < end {
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(assert_each_once(&server, &sent), files);
+    if postfix.is_some() {
+        let whole = envelopes(&recorders[0], b"DATA\r\n");
+        assert!(
+            whole >= POSTFIX * 3 / 4,
+            "{whole} of Postfix's envelopes came in one piece"
+        );
+    }
+    if exim.is_some() {
+        let chunks = recorders[1]
+            .recorded()
+            .iter()
+            .filter(|piece| has(piece, b"BDAT "))
+            .count();
+        assert!(chunks >= EXIM, "{chunks} times BDAT");
+        let whole = envelopes(&recorders[1], b"");
+        assert!(whole >= EXIM / 2, "{whole} of Exim's envelopes came in one piece");
+    }
+}
+
+/// Plain sockets say what no client does: everything at once, and chunks cut anywhere.
+#[test]
+fn pipelined_and_in_chunks() {
+    let server = Server::start();
+    let sent = raw(&server, "raw", 600);
+    assert!(assert_each_once(&server, &sent) > 600);
+}
+
+fn has(bytes: &[u8], part: &[u8]) -> bool {
+    part.is_empty() || bytes.windows(part.len()).any(|window| window == part)
+}
+
+/// Envelopes that came in one piece, with `end`: pipelined (RFC 2920).
+fn envelopes(recorder: &Recorder, end: &[u8]) -> usize {
+    let whole = |piece: &&Vec<u8>| has(piece, b"MAIL FROM:") && has(piece, b"RCPT TO:") && has(piece, end);
+    recorder.recorded().iter().filter(whole).count()
+}
+
+/// Gives messages to a server that relays them to ours: Postfix with PIPELINING, Exim with CHUNKING as well (Postfix
+/// has it as a server only). Both are told to let lines pass that are longer than RFC 5321 allows.
+fn relayed_by(relay: &Relay, name: &str, count: usize) -> Vec<Message> {
+    let shape = Shape {
+        longest_line: 20_000,
+        ..POLITE
+    };
+    let mut messages = messages(name, count, shape);
+    messages.iter_mut().for_each(|message| message.hops = 2);
+    thread::scope(|scope| {
+        for part in messages.chunks(count.div_ceil(4)) {
+            scope.spawn(move || {
+                let mut client = relay.connect();
+                for message in part {
+                    let reply = client.deliver("sender@example.org", &message.recipients, &message.bytes);
+                    assert_eq!(reply.code, 250, "{name}: {reply:?}");
+                }
+                client.command("QUIT");
+            });
+        }
+    });
+    messages
 }
 
 fn messages(sender: &str, count: usize, shape: Shape) -> Vec<Message> {
@@ -131,13 +213,13 @@ with smtplib.SMTP("127.0.0.1", int(sys.argv[1]), "client.example", timeout=20) a
         assert not refused, refused
 "#;
 
-fn smtplib(server: &Server) -> Vec<Message> {
+fn smtplib(server: &Server, count: usize) -> Vec<Message> {
     let Some(python) = tool("mass: smtplib (its share goes over plain sockets)", "python3") else {
-        return raw(server, "smtplib", SMTPLIB);
+        return raw(server, "smtplib", count);
     };
     let messages = messages(
         "smtplib",
-        SMTPLIB,
+        count,
         Shape {
             longest_line: 5_000,
             ..POLITE
@@ -145,7 +227,7 @@ fn smtplib(server: &Server) -> Vec<Message> {
     );
     let directory = files(&messages, |bytes| bytes);
     thread::scope(|scope| {
-        for part in messages.chunks(SMTPLIB.div_ceil(3)) {
+        for part in messages.chunks(count.div_ceil(3)) {
             let list: String = part
                 .iter()
                 .map(|m| {

@@ -318,3 +318,24 @@ fn a_worker_of_several_connections_keeps_its_sandbox() {
     assert_eq!(server.await_mail("test@example.com", 7).len(), 7);
     assert!(!server.said().contains("worker-crashed"), "{}", server.said());
 }
+
+/// The shell sets the limits, then becomes the server.
+fn within(limits: &str) -> Setup {
+    setup().under(["/bin/sh", "-c", &format!("{limits}; exec \"$@\""), "sh"])
+}
+
+#[test]
+fn more_workers_than_the_system_allows_are_warned_of() {
+    let mut setup = within("ulimit -n 600");
+    setup.set("rsmtpd.yaml", "workers", "{max: 500}");
+    let server = setup.start();
+    let expected = "event=limit-too-low limit=nofile value=600 needed=756 workers_max=500 remedy=";
+    server.await_said(expected, 1);
+    assert_delivers(&server);
+    drop(server);
+    let mut setup = within("ulimit -n 600");
+    setup.set("rsmtpd.yaml", "workers", "{max: 344}");
+    let server = setup.start();
+    assert_delivers(&server);
+    assert!(!server.said().contains("limit=nofile"), "{}", server.said());
+}

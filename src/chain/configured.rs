@@ -138,7 +138,7 @@ impl Directory for Known {
                     .collect(),
             ),
             Lookup::Soft => Found::Soft(Mailbox {
-                domain: domain.to_lowercase(),
+                domain: self.0.spelling(&domain).unwrap_or(&domain).to_lowercase(),
                 mailbox: SOFT_MAILBOX.to_owned(),
             }),
             Lookup::Disabled => Found::Disabled,

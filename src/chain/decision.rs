@@ -47,6 +47,8 @@ pub struct Finding {
     pub by: String,
     /// Whether it counts.
     pub enforced: bool,
+    /// Whether the handler failed, and this is what its failure counts as.
+    pub failed: bool,
     /// What it returned.
     pub outcome: Outcome,
 }
@@ -66,38 +68,18 @@ pub struct Decision {
     pub would_be: Verdict,
 }
 
-/// Decides. `kept` are the verdicts of the enclosing scopes.
+/// Decides. `kept` are the verdicts of the enclosing scopes. They, and what failed handlers count as, are weighed by their
+/// severity however the others are combined: no later word of somebody else makes a failure good.
 pub fn decide(stage: Stage, combine: Combine, kept: &[Kept], findings: &[Finding]) -> Decision {
     let mut decision = Decision::default();
     let mut first_accept: Option<&Reply> = None;
-    let due = kept.iter().filter(|kept| kept.at != At::Now && stage.is_due(kept.at));
-    for one in due {
-        weigh(
-            &mut decision,
-            Combine::Severity,
-            &one.by,
-            one.verdict,
-            one.reply.as_ref(),
-        );
-    }
     for finding in findings {
         let outcome = &finding.outcome;
         decision.would_be = decision.would_be.max(outcome.verdict);
         if !finding.enforced || outcome.verdict == Verdict::None || outcome.at == At::Never {
             continue;
         }
-        if stage.is_due(outcome.at) {
-            if outcome.verdict == Verdict::Accept && first_accept.is_none() {
-                first_accept = outcome.reply.as_ref();
-            }
-            weigh(
-                &mut decision,
-                combine,
-                &finding.by,
-                outcome.verdict,
-                outcome.reply.as_ref(),
-            );
-        } else {
+        if !stage.is_due(outcome.at) {
             decision.waiting.push(Kept {
                 by: finding.by.clone(),
                 verdict: outcome.verdict,
@@ -105,7 +87,33 @@ pub fn decide(stage: Stage, combine: Combine, kept: &[Kept], findings: &[Finding
                 at: outcome.at,
                 of_hello: stage == Stage::Hello,
             });
+            continue;
         }
+        if outcome.verdict == Verdict::Accept && first_accept.is_none() {
+            first_accept = outcome.reply.as_ref();
+        }
+        if !(finding.failed && combine == Combine::Last) {
+            let reply = outcome.reply.as_ref();
+            weigh(&mut decision, combine, &finding.by, outcome.verdict, reply);
+        }
+    }
+    let failed = findings.iter().filter(|finding| {
+        let counts = finding.enforced && stage.is_due(finding.outcome.at);
+        finding.failed && counts && combine == Combine::Last
+    });
+    for finding in failed {
+        let (verdict, reply) = (finding.outcome.verdict, finding.outcome.reply.as_ref());
+        weigh(&mut decision, Combine::Severity, &finding.by, verdict, reply);
+    }
+    let due = kept.iter().filter(|kept| kept.at != At::Now && stage.is_due(kept.at));
+    let mut earlier = Decision::default();
+    for one in due {
+        let reply = one.reply.as_ref();
+        weigh(&mut earlier, Combine::Severity, &one.by, one.verdict, reply);
+    }
+    // Of equals the earlier one counts.
+    if earlier.verdict > Verdict::None && earlier.verdict >= decision.verdict {
+        (decision.verdict, decision.by, decision.reply) = (earlier.verdict, earlier.by, earlier.reply);
     }
     decision.would_be = decision.would_be.max(decision.verdict);
     // The client must not be able to tell quarantine from acceptance.
@@ -144,6 +152,7 @@ mod tests {
         Finding {
             by: by.into(),
             enforced: true,
+            failed: false,
             outcome,
         }
     }
@@ -184,6 +193,24 @@ mod tests {
                 assert_eq!(decision.verdict, if right == Verdict::None { left } else { right });
             }
         }
+    }
+
+    #[test]
+    fn no_later_word_makes_a_failure_or_an_earlier_verdict_good() {
+        let mut failed = finding("a", Verdict::Defer, At::Now);
+        failed.failed = true;
+        let findings = [failed, finding("b", Verdict::Accept, At::Now)];
+        let decision = decide(Stage::Mail, Combine::Last, &[], &findings);
+        assert_eq!((decision.verdict, decision.by.as_deref()), (Verdict::Defer, Some("a")));
+        let open = decide(
+            Stage::Open,
+            Combine::Last,
+            &[],
+            &[finding("k", Verdict::Reject, At::Rcpt)],
+        );
+        let accept = [finding("b", Verdict::Accept, At::Now)];
+        let decision = decide(Stage::Rcpt, Combine::Last, &open.waiting, &accept);
+        assert_eq!((decision.verdict, decision.by.as_deref()), (Verdict::Reject, Some("k")));
     }
 
     #[test]

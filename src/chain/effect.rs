@@ -28,6 +28,11 @@ pub enum Effect {
     Route(Vec<Mailbox>),
     /// `__DATA__` only: keeps a copy in the quarantine though the message is refused.
     KeepCopy,
+    /// `__DATA__` only: saves the message as a file of its own in the directory of copies, whatever becomes of it.
+    SaveCopy,
+    /// DATA only, beside a refusal: the text may come all the same (354), is kept nowhere, and its end is answered with
+    /// the refusal.
+    HearOut,
     /// The entry with this id, further down in the same list, does not run in this exchange. A taker runs all the same.
     Skip(String),
 }

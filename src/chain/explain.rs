@@ -4,6 +4,18 @@ use std::fmt::Write as _;
 
 use super::{Chain, Combine, Evaluate, Link, Mode, OnError};
 
+/// The order of a session, whatever the file's is. Verbs that may come at any time stand in the middle, as in the file.
+const BEFORE: &[&str] = &[
+    "__OPEN__", "HELO", "EHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "BDAT", "__DATA__", "RSET",
+];
+const BEHIND: &[&str] = &["QUIT", "__DEFAULT__", "__CLOSE__"];
+
+fn place(verb: &str) -> usize {
+    let at = |list: &[&str]| list.iter().position(|one| *one == verb);
+    let behind = || at(BEHIND).map(|at| BEFORE.len().saturating_add(1).saturating_add(at));
+    at(BEFORE).or_else(behind).unwrap_or(BEFORE.len())
+}
+
 impl Chain {
     /// Per verb the entries in order, what each may decide, and those that can never run.
     pub fn explain(&self) -> String {
@@ -17,7 +29,9 @@ impl Chain {
             Combine::Last => "last",
         };
         let _ = writeln!(text, "evaluate: {evaluate}, combine: {combine}");
-        for (verb, links) in &self.verbs {
+        let mut verbs: Vec<&(String, Vec<Link>)> = self.verbs.iter().collect();
+        verbs.sort_by_key(|(verb, _)| place(verb));
+        for (verb, links) in verbs {
             let also = if verb == "DATA" && self.links("BDAT").is_none() {
                 " (and BDAT)"
             } else {

@@ -20,7 +20,7 @@ pub struct Facts {
     pub module: &'static str,
     /// The original's class for it, or what would be; a name of its file.
     pub class: &'static str,
-    /// Chains it makes sense in; empty means every command's and `__DEFAULT__`.
+    /// Chains it makes sense in; empty means every command's and `__DEFAULT__`, [`Facts::ANYWHERE`] all there are.
     pub verbs: &'static [&'static str],
     /// Verdicts it may give.
     pub decides: &'static [Verdict],
@@ -34,9 +34,17 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// For [`Facts::verbs`]: no chain where it would not make sense.
+    pub const ANYWHERE: &'static [&'static str] = &["*"];
+
+    /// Whether it only looks on: such a one may stand behind the handler that takes the message, though it runs before.
+    pub fn decides_nothing(&self) -> bool {
+        self.decides == [Verdict::None]
+    }
+
     /// Whether it relays all of a session to another server.
     pub fn relays(&self) -> bool {
-        self.taker && self.verbs.is_empty()
+        self.taker && self.verbs == Facts::ANYWHERE
     }
 }
 

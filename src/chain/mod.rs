@@ -91,7 +91,10 @@ impl Chain {
             let links = links.filter_map(|entry| make_link(&list.verb, entry, files, directory, faults));
             (list.verb.clone(), links.collect())
         };
-        let verbs: Vec<(String, Vec<Link>)> = file.verbs.iter().map(|list| make(list, faults)).collect();
+        let mut verbs: Vec<(String, Vec<Link>)> = file.verbs.iter().map(|list| make(list, faults)).collect();
+        for list in file.implied(|entry, verb| facts_of(entry).is_some_and(|facts| fits(facts, verb))) {
+            verbs.push(make(&list, faults));
+        }
         check_takers(file, faults);
         check_relays(file, faults);
         Chain {
@@ -146,6 +149,12 @@ impl Chain {
     /// Verbs of clients that have a chain, in the order of the file; BDAT also where DATA's serves it.
     pub fn verbs(&self) -> &[String] {
         &self.offered
+    }
+
+    /// Whether messages are handed over to somebody here.
+    pub fn takes_mail(&self) -> bool {
+        let takes = |link: &Link| link.is_taker() && !link.is_relay();
+        self.links("__DATA__").is_some_and(|links| links.iter().any(takes))
     }
 
     /// Who exists.
@@ -213,7 +222,8 @@ fn check_relays(file: &ChainFile, faults: &mut Vec<Fault>) {
     }
     for list in &file.verbs {
         let mut behind = list.entries.iter().skip_while(|entry| !is_relay(entry)).skip(1);
-        if let Some(entry) = behind.find(|entry| entry.mode != Mode::Off) {
+        let judges = |entry: &&Entry| !facts_of(entry).is_some_and(Facts::decides_nothing);
+        if let Some(entry) = behind.find(|entry| entry.mode != Mode::Off && judges(entry)) {
             let message = format!(
                 "expected {} as the last one, found {} behind it",
                 first.handler, entry.id
@@ -240,6 +250,7 @@ fn check_takers(file: &ChainFile, faults: &mut Vec<Fault>) {
                 "expected one handler that takes the message, found {} besides {first}",
                 entry.id
             ))),
+            (Some(_), false) if facts_of(entry).is_some_and(Facts::decides_nothing) => {}
             (Some(first), false) => faults.push(entry.at.fault(format!(
                 "expected {first}, which takes the message, as the last one, found {} behind it",
                 entry.id
@@ -249,7 +260,13 @@ fn check_takers(file: &ChainFile, faults: &mut Vec<Fault>) {
     }
     let place = |verb: &str| -> Option<&Place> {
         let list = file.verbs.iter().find(|list| list.verb == verb)?;
-        Some(&list.at)
+        // Whom nobody lets speak has nothing to hand over.
+        let refuses = |entry: &Entry| facts_of(entry).is_some_and(|facts| facts.always_refuses);
+        let refused = list
+            .entries
+            .iter()
+            .any(|entry| entry.mode == Mode::Enforce && refuses(entry));
+        (!refused || verb == "__DATA__").then_some(&list.at)
     };
     if let (None, Some(asking)) = (taker, place("DATA").or_else(|| place("BDAT"))) {
         let at = place("__DATA__").unwrap_or(asking);
@@ -260,9 +277,8 @@ fn check_takers(file: &ChainFile, faults: &mut Vec<Fault>) {
 /// Whether a handler makes sense in the chain of this verb.
 fn fits(facts: &Facts, verb: &str) -> bool {
     match facts.verbs {
-        [] if facts.taker && verb != "__CLOSE__" => true,
         [] => !verb.starts_with("__") || verb == "__DEFAULT__",
-        verbs => verbs.contains(&verb),
+        verbs => verbs == Facts::ANYWHERE || verbs.contains(&verb),
     }
 }
 

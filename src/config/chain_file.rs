@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::fault::Fault;
-use super::load::Value;
+use super::load::{Node, Value};
 use super::part::{Part, Place};
 use super::section::{Field, alternatives};
 
@@ -25,36 +25,35 @@ const MOST_ENTRIES: usize = 500;
 
 impl HandlerName {
     /// The names of its file, in the order in which the original looks for them.
-    pub fn files(&self) -> [String; 3] {
-        [
+    pub fn files(&self) -> Vec<String> {
+        let mut files = vec![
             format!("rsmtpd.handlers.{}.yaml", self.id),
             format!("{}.yaml", self.id),
-            format!("{}.yaml", self.class),
-        ]
+            format!("rsmtpd.handlers.{}.yaml", self.module),
+            format!("{}.yaml", self.module),
+        ];
+        if self.id == self.module {
+            files.truncate(2);
+        }
+        files.push(format!("{}.yaml", self.class));
+        files
     }
 }
 
-/// A handler module of the Python original that is no handler here.
-enum Without {
-    /// It happens anyway. The text says why.
-    Implicit(&'static str),
-    /// Not built yet; left out with a note, as the chain does its work without it.
-    LeftOut,
-}
-
-/// Modules of the original, by the last part of their name, that chains do without. The class is not looked at: the
-/// original's own chain file names a wrong one.
-const WITHOUT: &[(&str, Without)] = &[
-    ("data_file", Without::Implicit("delivery keeps the message itself")),
-    (
-        "post_data_reset",
-        Without::Implicit("a transaction always ends with its data"),
-    ),
-    ("starttls", Without::LeftOut),
-    ("spf_validator", Without::LeftOut),
-    ("domain_validator", Without::LeftOut),
-    ("undeliverable_notification_validator", Without::LeftOut),
+/// Modules of the original, by the last part of their name, that chains do without for now: accepted, without an opinion.
+/// The class is not looked at: the original's own chain file names a wrong one.
+const NOT_YET: &[&str] = &[
+    "starttls",
+    "spf_validator",
+    "domain_validator",
+    "external_content_filter",
 ];
+
+/// Whether this is a settings file of a handler of the original that is not built yet.
+pub(super) fn is_not_yet(file: &str) -> bool {
+    let stem = file.strip_suffix(".yaml").unwrap_or(file);
+    NOT_YET.contains(&stem.strip_prefix("rsmtpd.handlers.").unwrap_or(stem))
+}
 
 /// One chain file.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -63,8 +62,11 @@ pub struct ChainFile {
     pub verbs: Vec<VerbEntries>,
     /// `_chain: evaluate`: default all.
     pub evaluate: Evaluate,
-    /// `_chain: combine`: default severity.
+    /// `_chain: combine`: default severity; last where [`ChainFile::original`].
     pub combine: Combine,
+    /// Whether every entry has the original's form, module and class: then `__OPEN__` and `__DATA__` without a list
+    /// take `__DEFAULT__` as well, as far as its handlers make sense there.
+    pub original: bool,
 }
 
 /// The list of one verb.
@@ -143,6 +145,22 @@ pub enum OnError {
     Reject,
 }
 
+impl Entry {
+    /// A handler with all defaults.
+    fn plain(handler: &'static str, at: Place) -> Entry {
+        Entry {
+            handler,
+            id: handler.to_owned(),
+            with: None,
+            mode: Mode::Enforce,
+            timeout: Duration::from_secs(10),
+            timeout_at: None,
+            on_error: OnError::Defer,
+            at,
+        }
+    }
+}
+
 impl ChainFile {
     /// Reads a chain file that names some of `handlers`; what is wrong goes to `faults`.
     ///
@@ -167,6 +185,10 @@ impl ChainFile {
         let keys = section.all();
         if keys.iter().all(|(name, _, _)| name == "_chain") {
             root.fault("expected handlers for at least one verb, found none".to_owned());
+        }
+        chain.original = is_original(&keys);
+        if chain.original {
+            chain.combine = Combine::Last;
         }
         let mut seen: Vec<String> = Vec::new();
         for (name, at, value) in keys {
@@ -195,7 +217,25 @@ impl ChainFile {
                 seen.push(verb);
             }
         }
+        chain.complete(root, handlers);
         chain
+    }
+
+    /// Gives a chain in the original's form that takes mail what RFC 5321 §4.5.1 demands and the original's lacked.
+    fn complete(&mut self, root: &Field<'_>, handlers: &[HandlerName]) {
+        if !self.original || self.entries("MAIL").is_none() {
+            return;
+        }
+        for (verb, id) in [("RSET", "reset"), ("NOOP", "noop"), ("HELP", "help")] {
+            let known = handlers.iter().find(|known| known.id == id);
+            if let (Some(known), None) = (known, self.entries(verb)) {
+                self.verbs.push(VerbEntries {
+                    verb: verb.to_owned(),
+                    entries: vec![Entry::plain(known.id, root.place())],
+                    at: root.place(),
+                });
+            }
+        }
     }
 
     /// Whether some entry names the handler.
@@ -208,6 +248,29 @@ impl ChainFile {
     pub fn entries(&self, verb: &str) -> Option<&[Entry]> {
         let found = self.verbs.iter().find(|list| list.verb == verb)?;
         Some(&found.entries)
+    }
+
+    /// The lists of `__OPEN__` and `__DATA__` that a chain in the original's form leaves to `__DEFAULT__`: its entries
+    /// that `fit` there.
+    pub fn implied(&self, fit: impl Fn(&Entry, &str) -> bool) -> Vec<VerbEntries> {
+        let default = self.verbs.iter().find(|list| list.verb == "__DEFAULT__");
+        let Some(default) = default.filter(|_| self.original) else {
+            return Vec::new();
+        };
+        let missing = ["__OPEN__", "__DATA__"]
+            .into_iter()
+            .filter(|verb| self.entries(verb).is_none());
+        let lists = missing.map(|verb| VerbEntries {
+            verb: verb.to_owned(),
+            entries: default
+                .entries
+                .iter()
+                .filter(|entry| fit(entry, verb))
+                .cloned()
+                .collect(),
+            at: default.at.clone(),
+        });
+        lists.filter(|list| !list.entries.is_empty()).collect()
     }
 
     fn read_options(&mut self, field: &Field<'_>) {
@@ -224,12 +287,32 @@ impl ChainFile {
     }
 }
 
+/// Whether there are entries, all of them with a module.
+fn is_original(keys: &[(String, Field<'_>, Field<'_>)]) -> bool {
+    let mut entries = keys
+        .iter()
+        .filter(|(name, _, _)| name != "_chain")
+        .filter_map(|(_, _, value)| match &value.node().value {
+            Value::List(items) => Some(items),
+            _ => None,
+        })
+        .flatten()
+        .peekable();
+    let has_module = |node: &Node| match &node.value {
+        Value::Map(pairs) => pairs
+            .iter()
+            .any(|(key, _)| key.value == Value::Text("module".to_owned())),
+        _ => false,
+    };
+    entries.peek().is_some() && entries.all(has_module)
+}
+
 fn is_verb(name: &str) -> bool {
     matches!(name, "__OPEN__" | "__DATA__" | "__DEFAULT__" | "__CLOSE__")
         || (!name.is_empty() && name.len() <= 32 && name.bytes().all(|byte| byte.is_ascii_alphanumeric()))
 }
 
-/// The entries of one verb; none when all of them are implicit or left out, so that `__DEFAULT__` takes the verb.
+/// The entries of one verb; none when all of them are not yet available, so that `__DEFAULT__` takes the verb.
 fn read_entries(field: &Field<'_>, handlers: &[HandlerName], room: usize) -> Option<Vec<Entry>> {
     let items = field.items(false)?;
     if items.len() > room {
@@ -272,10 +355,8 @@ fn read_entry<'a>(item: &Field<'a>, handlers: &[HandlerName]) -> Option<(Entry, 
             None
         }
         (None, Some(module), class) => {
-            if let Some(class) = class {
-                class.text();
-            }
-            original_handler(&module, handlers)
+            let class = class.and_then(|class| class.text());
+            original_handler(&module, class.as_deref(), handlers)
         }
         (None, None, _) => {
             item.fault("expected a handler, found none".to_owned());
@@ -335,18 +416,23 @@ fn known_handler(field: &Field<'_>, handlers: &[HandlerName]) -> Option<&'static
     found.map(|known| known.id)
 }
 
-fn original_handler(field: &Field<'_>, handlers: &[HandlerName]) -> Option<&'static str> {
+/// The handler of a module; the class tells several in one module apart, and is otherwise not looked at.
+fn original_handler(field: &Field<'_>, class: Option<&str>, handlers: &[HandlerName]) -> Option<&'static str> {
     let module = field.text()?;
     let name = module.strip_prefix("rsmtpd.handlers.").unwrap_or(&module);
-    if let Some(known) = handlers.iter().find(|known| known.module == name) {
+    let of_module = || handlers.iter().filter(|known| known.module == name);
+    let found = of_module()
+        .find(|known| Some(known.class) == class)
+        .or_else(|| of_module().next());
+    if let Some(known) = found {
         return Some(known.id);
     }
-    match WITHOUT.iter().find(|(known, _)| *known == name) {
-        Some((_, Without::Implicit(why))) => field.note(format!("{name} is not needed: {why}")),
-        Some((_, Without::LeftOut)) => field.note(format!("{name} is not available yet and left out")),
-        None => field.fault(format!(
+    if NOT_YET.contains(&name) {
+        field.note(format!("{name}: not yet available, accepted without an opinion"));
+    } else {
+        field.fault(format!(
             "expected a module of rsmtpd.handlers that is available, found the unknown handler {module:?}"
-        )),
+        ));
     }
     None
 }

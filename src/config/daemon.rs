@@ -243,9 +243,9 @@ impl Daemon {
         section.read_option("group", &mut daemon.group, account);
         section.read("background", &mut daemon.background, Field::boolean);
         section.read_option("server_name", &mut daemon.server_name, server_name);
-        section.read_option("log_path", &mut daemon.log_path, absolute_path);
+        section.read_option("log_path", &mut daemon.log_path, Field::path);
         section.read("log_level", &mut daemon.log_level, |f| f.choice(LogLevel::WORDS));
-        section.read_option("state", &mut daemon.state, absolute_path);
+        section.read_option("state", &mut daemon.state, Field::path);
         section.read("sandbox", &mut daemon.sandbox, |f| {
             f.choice(&[
                 ("require", SandboxMode::Require),
@@ -318,8 +318,8 @@ impl Tls {
             let mut certificate = Certificate::default();
             entry.read("domain_match", &mut certificate.domain_match, Field::text);
             entry.read("server_name", &mut certificate.server_name, server_name);
-            entry.read("pem_file", &mut certificate.pem_file, absolute_path);
-            entry.read("key_file", &mut certificate.key_file, absolute_path);
+            entry.read("pem_file", &mut certificate.pem_file, Field::path);
+            entry.read("key_file", &mut certificate.key_file, Field::path);
             entry.finish();
             tls.certificates.push(certificate);
         }
@@ -415,15 +415,6 @@ pub(super) fn account(field: &Field<'_>) -> Option<String> {
     });
     if found.is_none() {
         field.expected("the name of an account");
-    }
-    found
-}
-
-/// A path from the root.
-pub(super) fn absolute_path(field: &Field<'_>) -> Option<PathBuf> {
-    let found = field.scalar().map(PathBuf::from).filter(|path| path.is_absolute());
-    if found.is_none() {
-        field.expected("an absolute path");
     }
     found
 }

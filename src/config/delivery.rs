@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::daemon::{absolute_path, account};
+use super::daemon::account;
 use super::section::{Field, Section};
 
 /// Settings of the delivery process.
@@ -149,7 +149,7 @@ impl Delivery {
             delivery.dovecot_lda.read(lda);
         }
         if let Some(lmtp) = section.get("lmtp").and_then(|f| f.section()) {
-            lmtp.read("socket", &mut delivery.lmtp.socket, absolute_path);
+            lmtp.read("socket", &mut delivery.lmtp.socket, Field::path);
             lmtp.finish();
         }
         section.finish();
@@ -166,7 +166,7 @@ impl Delivery {
         let Some(section) = root.section() else {
             return delivery;
         };
-        section.read("dovecot_lda_path", &mut delivery.dovecot_lda.path, absolute_path);
+        section.read("dovecot_lda_path", &mut delivery.dovecot_lda.path, Field::path);
         section.finish();
         delivery
     }
@@ -174,7 +174,7 @@ impl Delivery {
 
 impl DovecotLda {
     fn read(&mut self, section: Section<'_>) {
-        section.read("path", &mut self.path, absolute_path);
+        section.read("path", &mut self.path, Field::path);
         section.read("userdb", &mut self.userdb, Field::boolean);
         section.read_option("home", &mut self.home, home_template);
         section.finish();

@@ -193,7 +193,14 @@ impl Configuration {
         let known = ["rsmtpd.yaml", "delivery.yaml"];
         let read = |file: &String| known.contains(&file.as_str()) || self.files.contains(file);
         let unread = yaml_files(directory).into_iter().filter(|file| !read(file));
-        unread.map(|file| format!("{file}: nothing reads it")).collect()
+        let said = |file: String| {
+            if chain_file::is_not_yet(&file) {
+                format!("{file}: its handler is not yet available")
+            } else {
+                format!("{file}: nothing reads it")
+            }
+        };
+        unread.map(said).collect()
     }
 
     /// Replaces what a worker reads.

@@ -26,16 +26,17 @@ pub enum Lookup {
 /// All recipients.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recipients {
-    /// Domains in lower case.
+    /// Domains by their [`canonical`] form.
     pub(super) domains: BTreeMap<String, DomainRecipients>,
-    /// The domain that stands first in the file; `<Postmaster>` without a domain is its postmaster.
+    /// The domain that stands first in the file, in its canonical form; `<Postmaster>` without a domain is its
+    /// postmaster.
     pub(super) first_domain: Option<String>,
 }
 
 /// The recipients of one domain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct DomainRecipients {
-    /// Lower case.
+    /// As configured, in lower case: the name in paths.
     pub(super) name: String,
     pub(super) allow_soft_delivery: bool,
     pub(super) tagging: Tagging,
@@ -76,15 +77,25 @@ impl Tagging {
     }
 }
 
+/// The form in which domains are compared: lower case, A-labels in the place of U-labels (RFC 5890 2.3.2.1). What is no
+/// internationalized domain stays as it is, in lower case.
+pub(super) fn canonical(domain: &str) -> String {
+    if domain.is_ascii() {
+        return domain.to_ascii_lowercase();
+    }
+    idna::domain_to_ascii(domain).unwrap_or_else(|_| domain.to_lowercase())
+}
+
 impl Recipients {
-    /// Looks a recipient up: `local` unquoted, `domain` empty for `<Postmaster>` alone. Case does not count.
+    /// Looks a recipient up: `local` unquoted, `domain` empty for `<Postmaster>` alone. Case does not count, nor
+    /// whether the domain has U-labels or A-labels (RFC 6531).
     ///
     /// Postmaster is valid in every domain, named or not (RFC 5321 4.5.1).
     pub fn lookup(&self, local: &str, domain: &str) -> Lookup {
         let local = local.to_lowercase();
         let known = match &self.first_domain {
             Some(first) if domain.is_empty() && local == "postmaster" => self.domains.get(first),
-            _ => self.domains.get(&domain.to_lowercase()),
+            _ => self.domains.get(&canonical(domain)),
         };
         let Some(domain) = known else {
             return Lookup::ForeignDomain;
@@ -94,17 +105,22 @@ impl Recipients {
 
     /// Whether mail for the domain is ours; case does not count.
     pub fn has_domain(&self, domain: &str) -> bool {
-        self.domains.contains_key(&domain.to_lowercase())
+        self.spelling(domain).is_some()
     }
 
-    /// The domains, in lower case and in order.
+    /// The configured spelling, in lower case, of a domain of ours.
+    pub fn spelling(&self, domain: &str) -> Option<&str> {
+        self.domains.get(&canonical(domain)).map(|domain| domain.name.as_str())
+    }
+
+    /// The domains as configured, in lower case.
     pub fn domains(&self) -> impl Iterator<Item = &str> {
-        self.domains.keys().map(String::as_str)
+        self.domains.values().map(|domain| domain.name.as_str())
     }
 
-    /// The domain of `<Postmaster>` without one.
+    /// The domain of `<Postmaster>` without one, as configured.
     pub fn first_domain(&self) -> Option<&str> {
-        self.first_domain.as_deref()
+        self.spelling(self.first_domain.as_deref()?)
     }
 }
 
@@ -260,6 +276,23 @@ impl Eq for Table {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn domains_are_the_same_in_every_form_and_case() {
+        for (one, other) in [
+            ("Example.COM", "example.com"),
+            ("bücher.example", "xn--bcher-kva.example"),
+            ("BÜCHER.example", "XN--bcher-KVA.Example"),
+            ("straße.example", "xn--strae-oqa.example"),
+            ("例え.テスト", "xn--r8jz45g.xn--zckzah"),
+            ("bu\u{308}cher.example", "bücher.example"), // composed or not
+        ] {
+            assert_eq!(canonical(one), canonical(other));
+        }
+        assert_ne!(canonical("straße.example"), canonical("strasse.example"));
+        // what is no IDN is compared as it stands
+        assert_eq!(canonical("_a.Example"), "_a.example");
+    }
 
     #[test]
     fn a_table_finds_each_name_and_no_other() {

@@ -3,13 +3,13 @@
 use super::directory::Directory;
 use super::fault::Fault;
 use super::load::Value;
-use super::recipients::{DomainRecipients, Recipient, Recipients, Table, Tagging, is_tagging_character};
+use super::recipients::{DomainRecipients, Recipient, Recipients, Table, Tagging, canonical, is_tagging_character};
 use super::section::{Field, Section};
 
 /// An alias's target, kept until every entry is known.
 struct Target<'a> {
     field: Field<'a>,
-    /// Lower case.
+    /// In its canonical form.
     domain: String,
     /// Lower case.
     local: String,
@@ -28,14 +28,14 @@ pub(super) fn read(root: &Field<'_>, directory: &mut Directory, faults: &mut Vec
     let mut targets = Vec::new();
     if let Some(domains) = &domains {
         for (name, at, value) in domains.all() {
-            let key = name.to_lowercase();
-            if !is_domain(&key) {
+            let (key, name) = (canonical(&name), name.to_lowercase());
+            if !is_domain(&name) {
                 at.expected("a domain");
             } else if all.domains.contains_key(&key) {
                 at.fault("expected each domain once, found it again".to_owned());
             } else {
                 let mut domain = DomainRecipients {
-                    name: key.clone(),
+                    name,
                     allow_soft_delivery: soft,
                     tagging: tagging.clone(),
                     ..DomainRecipients::default()
@@ -167,7 +167,7 @@ fn read_options<'a>(entry: &mut Recipient, section: &Section<'a>, targets: &mut 
                 let mailbox = (at.to_lowercase(), local.to_owned());
                 targets.push(Target {
                     field: item,
-                    domain: at.to_lowercase(),
+                    domain: canonical(at),
                     local: local.to_lowercase(),
                 });
                 entry.deliver_to.push(mailbox);
@@ -214,11 +214,11 @@ fn spell_targets(all: &mut Recipients) {
             .filter(|entry| entry.alias)
         {
             for (at, local) in &mut entry.deliver_to {
-                let spelling = known
-                    .domains
-                    .get(at)
-                    .and_then(|domain| domain.spelling(&local.to_lowercase()));
-                if let Some(spelling) = spelling {
+                let Some(domain) = known.domains.get(&canonical(at)) else {
+                    continue;
+                };
+                at.clone_from(&domain.name);
+                if let Some(spelling) = domain.spelling(&local.to_lowercase()) {
                     *local = spelling;
                 }
             }
@@ -271,7 +271,7 @@ fn read_table(field: &Field<'_>, domain: &str, directory: &mut Directory, faults
             continue;
         }
         let local = match line.rsplit_once('@') {
-            Some((local, at)) if at.to_lowercase() == domain.to_lowercase() => local,
+            Some((local, at)) if canonical(at) == canonical(domain) => local,
             _ => line,
         };
         if is_local_part(local) && local != "*" {

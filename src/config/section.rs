@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -233,6 +234,15 @@ impl<'a> Field<'a> {
             return None;
         }
         Some(text)
+    }
+
+    /// A path from the root.
+    pub fn path(&self) -> Option<PathBuf> {
+        let found = self.scalar().map(PathBuf::from).filter(|path| path.is_absolute());
+        if found.is_none() {
+            self.expected("an absolute path");
+        }
+        found
     }
 
     /// Any scalar as text: a name may look like a number or a truth value.

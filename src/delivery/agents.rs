@@ -9,12 +9,13 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::ipc::delivery::{Commit, Disposition, Recipient, RecipientResult};
+use crate::log::{Event, Level};
 
 use super::content::{Content, Source};
 use super::file::Unnamed;
 use super::journal::Slot;
 use super::process::{Door, Shared, held, thread};
-use super::{Agent, lda, level, lmtp, maildir, outcome, quoted, retry, spool, writer};
+use super::{Agent, lda, lmtp, maildir, outcome, retry, spool, writer};
 
 /// A message of a door that waits for a thread.
 #[derive(Debug)]
@@ -236,14 +237,16 @@ pub(super) fn deliver(
     results
 }
 
+/// A file of ours could not be written; what the client is told.
+pub(super) fn write_failed(shared: &Shared, commit: &Commit, at: &str, error: &io::Error) -> RecipientResult {
+    let event = Event::new("write-failed").word("id", &commit.id).field("at", at);
+    shared.log(Level::Error, event.word("reason", &error.to_string()));
+    outcome::of_io(error)
+}
+
 /// An attempt that our own files hindered.
 fn unusable(shared: &Arc<Shared>, message: &Message<'_>, error: &io::Error) -> RecipientResult {
-    let (id, reason) = (quoted(&message.commit.id), quoted(&error.to_string()));
-    shared.log(
-        level::ERR,
-        format!("event=write_failed id={id} at=attempt reason={reason}"),
-    );
-    outcome::of_io(error)
+    write_failed(shared, message.commit, "attempt", error)
 }
 
 fn finish(
@@ -254,14 +257,8 @@ fn finish(
     record: &mut Record<'_>,
 ) {
     if let Err(error) = record(index, Some(result)) {
-        shared.log(
-            level::CRIT,
-            format!(
-                "event=unrecorded id={} reason={}",
-                quoted(&message.commit.id),
-                quoted(&error.to_string())
-            ),
-        );
+        let event = Event::new("unrecorded").word("id", &message.commit.id);
+        shared.log(Level::Critical, event.word("reason", &error.to_string()));
     }
     let agent = match shared.settings.agent {
         Agent::Maildir => "maildir",
@@ -273,28 +270,20 @@ fn finish(
 
 fn log_result(shared: &Arc<Shared>, message: &Message<'_>, index: usize, result: &RecipientResult, agent: &str) {
     let rcpt = message.commit.recipients.get(index).map_or_else(String::new, address);
-    let (level, event, reason) = match result {
-        RecipientResult::Temporary { code, text, .. } => (
-            level::WARNING,
-            "deferred",
-            format!(" code={code} reason={}", quoted(text)),
-        ),
-        RecipientResult::Permanent { code, text, .. } => (
-            level::WARNING,
-            "rejected",
-            format!(" code={code} reason={}", quoted(text)),
-        ),
-        RecipientResult::Quarantined => (level::INFO, "quarantined", String::new()),
-        _ => (level::INFO, "delivered", String::new()),
+    let (level, name, reason) = match result {
+        RecipientResult::Temporary { code, text, .. } => (Level::Warning, "deferred", Some((code, text))),
+        RecipientResult::Permanent { code, text, .. } => (Level::Warning, "rejected", Some((code, text))),
+        RecipientResult::Quarantined => (Level::Info, "quarantined", None),
+        _ => (Level::Info, "delivered", None),
     };
-    shared.log(
-        level,
-        format!(
-            "event={event} id={} rcpt={} agent={agent}{reason}",
-            quoted(&message.commit.id),
-            quoted(&rcpt)
-        ),
-    );
+    let mut event = Event::new(name)
+        .word("id", &message.commit.id)
+        .word("rcpt", &rcpt)
+        .field("agent", agent);
+    if let Some((code, text)) = reason {
+        event = event.field("code", code).word("reason", text);
+    }
+    shared.log(level, event);
 }
 
 /// Into Maildirs of `tree`. A mailbox that cannot be written fails alone; linking fails for all.
@@ -310,17 +299,7 @@ pub(super) fn maildir(
     }
     let state = &shared.settings.state;
     let commit = message.commit;
-    let failed = |error: &io::Error, what: &str| {
-        shared.log(
-            level::ERR,
-            format!(
-                "event=write_failed id={} at={what} reason={}",
-                quoted(&commit.id),
-                quoted(&error.to_string())
-            ),
-        );
-        outcome::of_io(error)
-    };
+    let failed = |error: &io::Error, at: &str| write_failed(shared, commit, at, error);
     let content = match Content::new(&commit.fields, &commit.removed, message.source) {
         Ok(content) => content,
         Err(error) => return vec![failed(&error, "body"); which.len()],
@@ -382,25 +361,14 @@ fn run_lda(
     };
     let (ended, output) = run.on(&file.into_file()?)?;
     if ended != outcome::Ended::Exit(0) || !output.is_empty() {
-        let level = if ended.is_configuration() {
-            level::CRIT
-        } else {
-            level::WARNING
-        };
-        let configuration = if ended.is_configuration() {
-            " at=configuration"
-        } else {
-            ""
-        };
-        shared.log(
-            level,
-            format!(
-                "event=agent_ended id={} ended={}{configuration} output={}",
-                quoted(&commit.id),
-                quoted(&format!("{ended:?}")),
-                quoted(&output)
-            ),
-        );
+        let mut event = Event::new("agent-ended")
+            .word("id", &commit.id)
+            .word("ended", &format!("{ended:?}"));
+        let mut level = Level::Warning;
+        if ended.is_configuration() {
+            (level, event) = (Level::Critical, event.field("at", "configuration"));
+        }
+        shared.log(level, event.word("output", &output));
     }
     Ok(outcome::of_agent(ended))
 }
@@ -431,14 +399,8 @@ fn over_lmtp(
         lmtp::transact(connection, &order, &mut results)
     });
     if let Err(error) = ended {
-        shared.log(
-            level::ERR,
-            format!(
-                "event=lmtp_failed id={} reason={}",
-                quoted(&message.commit.id),
-                quoted(&error.to_string())
-            ),
-        );
+        let event = Event::new("lmtp-failed").word("id", &message.commit.id);
+        shared.log(Level::Error, event.word("reason", &error.to_string()));
     }
     results
 }

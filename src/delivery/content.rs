@@ -29,14 +29,17 @@ impl Source<'_> {
 /// A message that can be written many times.
 #[derive(Debug)]
 pub(super) struct Content<'a> {
-    fields: &'a [u8],
+    /// Fields of ours, then what is kept of the header before the last field that is left out: however many pieces
+    /// a client makes of its header, they are put together once.
+    head: Vec<u8>,
     source: Source<'a>,
-    kept: Vec<Range<u64>>,
+    /// What follows, unchanged.
+    rest: Range<u64>,
 }
 
 impl<'a> Content<'a> {
     /// `removed` are names of fields to leave out besides `Return-Path`.
-    pub(super) fn new(fields: &'a [u8], removed: &[String], source: Source<'a>) -> io::Result<Content<'a>> {
+    pub(super) fn new(fields: &[u8], removed: &[String], source: Source<'a>) -> io::Result<Content<'a>> {
         let mut buffer = Vec::new();
         let start = match source {
             Source::Bytes(bytes) => bytes,
@@ -46,51 +49,47 @@ impl<'a> Content<'a> {
                 &buffer
             }
         };
-        let kept = without(start, removed, source.length());
-        Ok(Content { fields, source, kept })
+        let mut head = fields.to_vec();
+        let rest = without(start, removed, &mut head)..source.length();
+        Ok(Content { head, source, rest })
     }
 
     /// The client's bytes alone, all of them.
     pub(super) fn whole(source: Source<'a>) -> Content<'a> {
         Content {
-            fields: &[],
+            head: Vec::new(),
             source,
-            kept: std::iter::once(0..source.length()).collect(),
+            rest: 0..source.length(),
         }
     }
 
     /// Writes `head`, the added fields and the rest to a file at its position 0.
     pub(super) fn write(&self, head: &[u8], out: &File) -> io::Result<()> {
-        let mut start = Vec::with_capacity(head.len() + self.fields.len());
+        let mut start = Vec::with_capacity(head.len() + self.head.len());
         start.extend_from_slice(head);
-        start.extend_from_slice(self.fields);
+        start.extend_from_slice(&self.head);
         match self.source {
             Source::Bytes(bytes) => {
-                for range in &self.kept {
-                    start.extend_from_slice(slice(bytes, range));
-                }
+                start.extend_from_slice(slice(bytes, &self.rest));
                 (&*out).write_all(&start)
             }
             Source::File(file, _) => {
                 (&*out).write_all(&start)?;
-                self.kept.iter().try_for_each(|range| copy(file, range.clone(), out))
+                copy(file, self.rest.clone(), out)
             }
         }
     }
 
     /// Everything as a stream, for a peer that is no file.
     pub(super) fn reader(&self) -> Box<dyn Read + '_> {
-        let mut reader: Box<dyn Read + '_> = Box::new(self.fields);
-        for range in &self.kept {
-            reader = match self.source {
-                Source::Bytes(bytes) => Box::new(reader.chain(slice(bytes, range))),
-                Source::File(file, _) => Box::new(reader.chain(Part {
-                    file,
-                    range: range.clone(),
-                })),
-            };
+        let head = self.head.as_slice();
+        match self.source {
+            Source::Bytes(bytes) => Box::new(head.chain(slice(bytes, &self.rest))),
+            Source::File(file, _) => Box::new(head.chain(Part {
+                file,
+                range: self.rest.clone(),
+            })),
         }
-        reader
     }
 }
 
@@ -136,10 +135,9 @@ fn copy(from: &File, range: Range<u64>, mut to: &File) -> io::Result<()> {
     }
 }
 
-/// The parts of a message of `length` octets, which begins with `start`, that are neither a `Return-Path` field nor one of
-/// those in `removed`.
-fn without(start: &[u8], removed: &[String], length: u64) -> Vec<Range<u64>> {
-    let mut kept = Vec::new();
+/// Appends to `kept` what is neither a `Return-Path` field nor one of those in `removed`, up to the last such field in
+/// the header with which `start` begins; where the rest begins.
+fn without(start: &[u8], removed: &[String], kept: &mut Vec<u8>) -> u64 {
     let mut from = 0;
     let mut at = 0;
     let mut removing = false;
@@ -158,7 +156,7 @@ fn without(start: &[u8], removed: &[String], length: u64) -> Vec<Range<u64>> {
             is_field(line, "Return-Path") || removed.iter().any(|name| is_field(line, name))
         };
         if remove && !removing {
-            kept.push(from as u64..at as u64);
+            kept.extend_from_slice(start.get(from..at).unwrap_or_default());
         }
         at += line.len();
         if remove {
@@ -166,9 +164,7 @@ fn without(start: &[u8], removed: &[String], length: u64) -> Vec<Range<u64>> {
         }
         removing = remove;
     }
-    kept.push(from as u64..length);
-    kept.retain(|range| range.start < range.end);
-    kept
+    from as u64
 }
 
 /// Whether a line begins the field of this name; white space may stand before the colon (RFC 5322 4.5).
@@ -183,6 +179,17 @@ fn is_field(line: &[u8], name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A header made to be taken to pieces: a thread of delivery has a small stack, and each piece costs calls.
+    #[test]
+    fn a_header_in_thousands_of_pieces_costs_neither_stack_nor_calls() {
+        let pieces = HEADER / 20;
+        let body = [b"Return-Path:<>\r\nA:\r\n".repeat(pieces), b"\r\ntext\r\n".to_vec()].concat();
+        let expected = [b"X: y\r\n".to_vec(), b"A:\r\n".repeat(pieces), b"\r\ntext\r\n".to_vec()].concat();
+        let small = std::thread::Builder::new().stack_size(128 * 1024);
+        let work = move || both_ways(&body, &[]);
+        assert!(small.spawn(work).unwrap().join().unwrap() == expected);
+    }
 
     fn both_ways(body: &[u8], removed: &[String]) -> Vec<u8> {
         let staged = tempfile::tempfile().unwrap();

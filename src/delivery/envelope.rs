@@ -1,11 +1,9 @@
 //! The check of what a worker wants delivered. Pure; assumes nothing about who sent it.
 
-use crate::ipc::delivery::{Body, Commit, INLINE_BODY};
+use crate::ipc::delivery::{Body, Commit, INLINE_BODY, RECIPIENTS};
 
 use super::names;
 
-/// The most recipients of one message.
-pub const RECIPIENTS: usize = 1000;
 const ADDRESS: usize = 1024;
 const FIELDS: usize = 48 * 1024;
 const REMOVED: usize = 256;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
-use nix::sys::statfs::{EXT4_SUPER_MAGIC, FsType, fstatfs};
+use nix::sys::statfs::{EXT4_SUPER_MAGIC, fstatfs};
 use nix::unistd::linkat;
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -84,10 +84,11 @@ impl Unnamed {
 /// Whether fsync of a file just linked syncs its directory entry as well, as on ext4 and XFS, where both are in the
 /// same transaction of the journal. Elsewhere the file is synced first, and the directory after.
 fn syncs_its_name(file: &File) -> bool {
-    const XFS: i64 = 0x5846_5342;
+    // As wide as any: the type differs between C libraries.
+    const XFS: i128 = 0x5846_5342;
     fstatfs(file).is_ok_and(|found| {
         let kind = found.filesystem_type();
-        kind == EXT4_SUPER_MAGIC || kind == FsType(XFS)
+        kind == EXT4_SUPER_MAGIC || i128::from(kind.0) == XFS
     })
 }
 

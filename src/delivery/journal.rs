@@ -11,7 +11,8 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{Log, file, level, names, quoted};
+use super::{Log, file, names};
+use crate::log::{Event, Level};
 
 const OPEN: u8 = b'O';
 const DONE: u8 = b'D';
@@ -220,10 +221,10 @@ fn read(file: &File) -> Option<Found> {
 
 impl Found {
     fn settle(&self, state: &Path, log: &Log, same_boot: bool) {
-        let id = quoted(&self.id);
-        let tell = |words: String| log(level::WARNING, format!("event=interrupted id={id} {words}"));
+        let interrupted = |at: &str| Event::new("interrupted").word("id", &self.id).field("at", at);
+        let tell = |event: Event| log(Level::Warning, event);
         if self.then == DONE {
-            return tell("at=answer note=\"delivered, the answer may not have been sent\"".to_owned());
+            return tell(interrupted("answer").quoted("note", b"delivered, the answer may not have been sent"));
         }
         if self.then != OPEN {
             return;
@@ -234,7 +235,8 @@ impl Found {
             } else {
                 "the agent may have succeeded"
             };
-            tell(format!("at=agent rcpt={} note=\"{note}\"", quoted(recipient)));
+            let event = interrupted("agent").word("rcpt", recipient);
+            tell(event.quoted("note", note.as_bytes()));
         }
         if self.files.is_empty() {
             return;
@@ -246,11 +248,12 @@ impl Found {
         let removed = paths
             .filter(|path| (same_boot || empty(path)) && fs::remove_file(path).is_ok())
             .count();
-        let files = self.files.len();
+        let event = interrupted("linking");
         tell(if same_boot {
-            format!("at=linking files={files} removed={removed}")
+            event.field("files", self.files.len()).field("removed", removed)
         } else {
-            format!("at=linking boot=earlier removed={removed} note=\"may be delivered without a 250\"")
+            let event = event.field("boot", "earlier").field("removed", removed);
+            event.quoted("note", b"may be delivered without a 250")
         });
     }
 }
@@ -263,7 +266,7 @@ mod tests {
     fn logged(state: &Path) -> Vec<String> {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&lines);
-        let log: Log = Arc::new(move |_, text| sink.lock().unwrap().push(text));
+        let log: Log = Arc::new(move |_, event: Event| sink.lock().unwrap().push(event.text()));
         recover(state, &log).unwrap();
         lines.lock().unwrap().drain(..).collect()
     }

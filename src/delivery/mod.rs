@@ -8,6 +8,7 @@
 mod agents;
 pub mod client;
 mod content;
+mod copies;
 pub mod envelope;
 mod file;
 mod journal;
@@ -29,19 +30,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::log::{Event, Level};
+
 pub use maildir::MAIL;
 pub use process::{Place, run};
 
-/// Takes a syslog severity (3 error, 4 warning, 6 info …) and one event as `key=value` words.
-pub type Log = Arc<dyn Fn(u8, String) + Send + Sync>;
-
-/// Syslog severities (RFC 5424) used here.
-pub(crate) mod level {
-    pub(crate) const CRIT: u8 = 2;
-    pub(crate) const ERR: u8 = 3;
-    pub(crate) const WARNING: u8 = 4;
-    pub(crate) const INFO: u8 = 6;
-}
+/// Takes what this process has to say.
+pub type Log = Arc<dyn Fn(Level, Event) + Send + Sync>;
 
 /// Who puts messages into mailboxes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,11 +112,6 @@ impl Settings {
             grace: Duration::from_secs(10),
         }
     }
-}
-
-/// A value of a log line: quoted and escaped unless it is one plain word.
-pub(crate) fn quoted(value: &str) -> String {
-    crate::log::value(value)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::ipc::delivery::RecipientResult;
+use crate::ipc::frame;
 
 /// A result that asks the client to come again.
 pub fn temporary(code: u16, status: [u16; 3], text: &str) -> RecipientResult {
@@ -43,6 +44,19 @@ pub fn of_io(error: &io::Error) -> RecipientResult {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => no_space(),
         io::ErrorKind::FileTooLarge => permanent(552, [5, 3, 4], "Message is too big for the mailbox"),
         _ => local_error(),
+    }
+}
+
+/// Shortens the texts so that all results together fit into one answer, whatever an agent has said.
+pub fn shorten(results: &mut [RecipientResult]) {
+    // of a frame, less what a result has besides its text
+    let each = (frame::MAXIMUM / results.len().max(1)).saturating_sub(24);
+    for result in results {
+        if let RecipientResult::Temporary { text, .. } | RecipientResult::Permanent { text, .. } = result
+            && text.len() > each
+        {
+            text.truncate(text.floor_char_boundary(each));
+        }
     }
 }
 
@@ -187,6 +201,20 @@ mod tests {
         assert_eq!(code(Ended::TimedOut), 451);
         assert_eq!(code(Ended::Signal(9)), 451);
         assert!(Ended::Exit(78).is_configuration() && !Ended::Exit(75).is_configuration());
+    }
+
+    #[test]
+    fn what_an_agent_said_at_length_fits_into_one_answer() {
+        let text = "\u{fc}".repeat(200);
+        for count in [1, 10, 1000] {
+            let mut results = vec![permanent(550, [5, 1, 1], &text); count];
+            shorten(&mut results);
+            let answer = crate::ipc::delivery::FromDelivery::Outcome(crate::ipc::delivery::Outcome {
+                results: results.clone(),
+            });
+            assert!(frame::encode(&answer).is_ok(), "{count}");
+            assert_eq!(results == vec![permanent(550, [5, 1, 1], &text); count], count < 1000);
+        }
     }
 
     #[test]

@@ -18,10 +18,12 @@ use crate::helper::{Heard, Seat, Turn};
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::delivery::{FromDelivery, ToDelivery};
+use crate::log::{Event, Level};
+use crate::sys::socket;
 
 use super::agents::{self, Queues};
 use super::journal::{self, Slot};
-use super::{Log, Settings, file, level, maildir, quoted, spool, status, writer};
+use super::{Log, Settings, file, maildir, spool, status, writer};
 
 /// A worker's end, seen from here.
 #[derive(Debug)]
@@ -33,6 +35,29 @@ pub(super) struct Door {
     worker: u32,
 }
 
+/// All doors by token, and the newest one of each worker.
+#[derive(Debug, Default)]
+struct Doors {
+    all: HashMap<u64, Arc<Door>>,
+    newest: HashMap<u32, u64>,
+}
+
+impl Doors {
+    /// Takes a door; the one that its worker had before, which it has given up.
+    fn insert(&mut self, door: &Arc<Door>) -> Option<Arc<Door>> {
+        self.all.insert(door.token, Arc::clone(door));
+        let before = self.newest.insert(door.worker, door.token);
+        before.and_then(|token| self.all.remove(&token))
+    }
+
+    fn remove(&mut self, door: &Door) {
+        self.all.remove(&door.token);
+        if self.newest.get(&door.worker) == Some(&door.token) {
+            self.newest.remove(&door.worker);
+        }
+    }
+}
+
 /// What all threads know.
 pub(super) struct Shared {
     pub(super) settings: Settings,
@@ -41,10 +66,12 @@ pub(super) struct Shared {
     pub(super) draining: AtomicBool,
     /// Work under way must end at once.
     pub(super) ending: AtomicBool,
+    /// The state is being written down.
+    telling: AtomicBool,
     /// Held from a message's last record to its answer: a kill falls between the two of one message at most.
     pub(super) answering: Mutex<()>,
     epoll: Epoll,
-    doors: Mutex<HashMap<u64, Arc<Door>>>,
+    doors: Mutex<Doors>,
     next: AtomicU64,
     busy: AtomicUsize,
 }
@@ -60,8 +87,8 @@ pub(super) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 const ARMED: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLONESHOT);
 
 impl Shared {
-    pub(super) fn log(&self, level: u8, text: String) {
-        (self.log)(level, text);
+    pub(super) fn log(&self, level: Level, event: Event) {
+        (self.log)(level, event);
     }
 
     /// Waits for the door's next frame.
@@ -88,14 +115,8 @@ impl Shared {
             Ok(()) => true,
             Err(fault) => {
                 if !matches!(fault, Fault::Closed) {
-                    self.log(
-                        level::ERR,
-                        format!(
-                            "event=unanswered worker={} reason={}",
-                            door.worker,
-                            quoted(&fault.to_string())
-                        ),
-                    );
+                    let event = Event::new("unanswered").field("worker", door.worker);
+                    self.log(Level::Error, event.word("reason", &fault.to_string()));
                 }
                 self.close(door);
                 false
@@ -105,9 +126,10 @@ impl Shared {
 
     pub(super) fn close(&self, door: &Arc<Door>) {
         let _ = self.epoll.delete(&door.channel);
-        held(&self.doors).remove(&door.token);
+        held(&self.doors).remove(door);
     }
 
+    /// Serves a worker through this door, and through no other: what one worker can make us keep is what one door can.
     fn open(&self, fd: OwnedFd, worker: u32) -> io::Result<()> {
         let token = self.next.fetch_add(1, Ordering::Relaxed);
         let door = Arc::new(Door {
@@ -116,45 +138,68 @@ impl Shared {
             token,
             worker,
         });
-        held(&self.doors).insert(token, Arc::clone(&door));
+        let before = held(&self.doors).insert(&door);
+        if let Some(before) = before {
+            let _ = self.epoll.delete(&before.channel);
+        }
         self.epoll
             .add(&door.channel, EpollEvent::new(ARMED, token))
             .map_err(|error| {
-                held(&self.doors).remove(&token);
+                held(&self.doors).remove(&door);
                 io::Error::from(error)
             })
     }
 
-    fn obey(&self, seat: &Seat, rejoin: &dyn Fn(OwnedFd), message: ToHelper, fd: Option<OwnedFd>) {
+    fn obey(self: &Arc<Self>, seat: &Seat, rejoin: &dyn Fn(OwnedFd), message: ToHelper, fd: Option<OwnedFd>) {
         match (message, fd) {
             (ToHelper::Door { worker, .. }, Some(fd)) => {
                 if let Err(error) = self.open(fd, worker) {
-                    let reason = quoted(&error.to_string());
-                    self.log(level::ERR, format!("event=door_failed worker={worker} reason={reason}"));
+                    let event = Event::new("door-failed").field("worker", worker);
+                    self.log(Level::Error, event.word("reason", &error.to_string()));
                 }
+            }
+            (ToHelper::Door { worker, .. }, None) => {
+                let event = Event::new("door-refused").field("worker", worker);
+                self.log(Level::Error, event.word("reason", "no descriptor is free"));
             }
             (ToHelper::Voice, Some(fd)) => rejoin(fd),
             (ToHelper::Reload { .. }, _) => seat.ask_to_be_replaced(),
             (ToHelper::Drain, _) => self.draining.store(true, Ordering::SeqCst),
             (ToHelper::Status { text }, _) => {
-                if let Err(error) = status::write(&self.settings.state, &text) {
-                    let reason = quoted(&error.to_string());
-                    self.log(level::ERR, format!("event=status_failed reason={reason}"));
-                }
+                // To look through a large spool takes long, and doors must not wait for it.
+                self.tell_status(text);
             }
             _ => {}
         }
     }
 
+    /// Writes the state down, unless that is under way.
+    fn tell_status(self: &Arc<Self>, text: String) {
+        if self.telling.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let shared = Arc::clone(self);
+        let tell = move || {
+            if let Err(error) = status::write(&shared.settings.state, &text) {
+                let event = Event::new("status-failed").word("reason", &error.to_string());
+                shared.log(Level::Error, event);
+            }
+            shared.telling.store(false, Ordering::SeqCst);
+        };
+        if thread("status".to_owned(), tell).is_err() {
+            self.telling.store(false, Ordering::SeqCst);
+        }
+    }
+
     fn is_idle(&self) -> bool {
-        self.busy.load(Ordering::SeqCst) == 0 && held(&self.doors).is_empty()
+        self.busy.load(Ordering::SeqCst) == 0 && held(&self.doors).all.is_empty()
     }
 
     /// Another process has taken over: answers what was asked before, takes nothing more, and ends. What a worker
     /// sends from now on fails on its side, so that it knows that it must go to the other.
     fn leave(&self) -> i32 {
         self.draining.store(true, Ordering::SeqCst);
-        let doors: Vec<Arc<Door>> = held(&self.doors).values().cloned().collect();
+        let doors: Vec<Arc<Door>> = held(&self.doors).all.values().cloned().collect();
         for door in doors {
             let _ = shutdown(door.channel.as_raw_fd(), Shutdown::Read);
         }
@@ -164,6 +209,21 @@ impl Shared {
         }
         self.ending.store(true, Ordering::SeqCst);
         0
+    }
+
+    /// Ends what is under way: within the grace time of itself, then at once.
+    fn finish(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+        let end = Instant::now() + self.settings.grace;
+        while self.busy.load(Ordering::SeqCst) > 0 && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // agents still running are killed; what they were at is recorded, and told at the next start
+        self.ending.store(true, Ordering::SeqCst);
+        let end = Instant::now() + Duration::from_millis(500);
+        while self.busy.load(Ordering::SeqCst) > 0 && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Marks that something must be finished before the process may end.
@@ -209,7 +269,11 @@ pub fn run(place: Place) -> i32 {
         if seat.control.send_nowait(&FromHelper::Ready, &[]).is_err() {
             return 70;
         }
-        early = await_voice(&seat, &rejoin);
+        match await_voice(&seat, &rejoin) {
+            Some(heard) => early = heard,
+            // Workers see the doors closed that came meanwhile, and ask for others.
+            None => return 0,
+        }
     }
     let shared = match start(settings, log) {
         Ok(shared) => shared,
@@ -226,6 +290,7 @@ pub fn run(place: Place) -> i32 {
     for (message, fd) in early {
         shared.obey(&seat, &rejoin, message, fd);
     }
+    let mut status = 0;
     loop {
         let patience = if shared.draining.load(Ordering::SeqCst) {
             100
@@ -236,28 +301,25 @@ pub fn run(place: Place) -> i32 {
             Ok(Heard::Master(message, fd)) => shared.obey(&seat, &rejoin, message, fd),
             Ok(Heard::Leave) => return shared.leave(),
             Err(Fault::TimedOut) => {}
-            Err(_) => break,
+            Err(Fault::Closed) => break,
+            Err(fault) => {
+                let event = Event::new("control-broken").word("reason", &fault.to_string());
+                shared.log(Level::Critical, event);
+                status = 70;
+                break;
+            }
         }
         if shared.draining.load(Ordering::SeqCst) && shared.is_idle() {
             return 0;
         }
     }
-    shared.draining.store(true, Ordering::SeqCst);
-    let end = Instant::now() + shared.settings.grace;
-    while shared.busy.load(Ordering::SeqCst) > 0 && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    // agents still running are killed; what they were at is recorded, and told at the next start
-    shared.ending.store(true, Ordering::SeqCst);
-    let end = Instant::now() + Duration::from_millis(500);
-    while shared.busy.load(Ordering::SeqCst) > 0 && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    0
+    shared.finish();
+    status
 }
 
-/// Waits for the way to the logger; what else the master said meanwhile.
-fn await_voice(seat: &Seat, rejoin: &dyn Fn(OwnedFd)) -> Vec<(ToHelper, Option<OwnedFd>)> {
+/// Waits for the way to the logger; what else the master said meanwhile. None when another has taken over already,
+/// which is to read the configuration once more if we were told to.
+fn await_voice(seat: &Seat, rejoin: &dyn Fn(OwnedFd)) -> Option<Vec<(ToHelper, Option<OwnedFd>)>> {
     let end = Instant::now() + VOICE_PATIENCE;
     let mut early = Vec::new();
     while let Some(left) = end.checked_duration_since(Instant::now()) {
@@ -266,12 +328,14 @@ fn await_voice(seat: &Seat, rejoin: &dyn Fn(OwnedFd)) -> Vec<(ToHelper, Option<O
                 rejoin(fd);
                 break;
             }
+            Ok(Heard::Master(ToHelper::Reload { .. }, _)) => seat.ask_to_be_replaced(),
             Ok(Heard::Master(message, fd)) => early.push((message, fd)),
             Err(Fault::TimedOut) => {}
-            Ok(Heard::Leave) | Err(_) => break,
+            Ok(Heard::Leave) => return None,
+            Err(_) => break,
         }
     }
-    early
+    Some(early)
 }
 
 fn start(settings: Settings, log: Log) -> io::Result<Arc<Shared>> {
@@ -288,6 +352,7 @@ fn start(settings: Settings, log: Log) -> io::Result<Arc<Shared>> {
         queues: Queues::default(),
         draining: AtomicBool::new(false),
         ending: AtomicBool::new(false),
+        telling: AtomicBool::new(false),
         answering: Mutex::default(),
         epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
         doors: Mutex::default(),
@@ -317,31 +382,26 @@ fn write(shared: &Arc<Shared>, slot: &Slot) {
             Ok(0) | Err(Errno::EINTR) => continue,
             Ok(_) => {}
             Err(error) => {
-                shared.log(
-                    level::CRIT,
-                    format!("event=epoll_failed reason={}", quoted(error.desc())),
-                );
+                shared.log(Level::Critical, Event::new("epoll-failed").word("reason", error.desc()));
                 return;
             }
         }
         let token = events.first().map_or(u64::MAX, EpollEvent::data);
-        let Some(door) = held(&shared.doors).get(&token).cloned() else {
+        let Some(door) = held(&shared.doors).all.get(&token).cloned() else {
             continue;
         };
         let work = shared.work();
         match door.channel.receive() {
+            Ok(_) if socket::has_unread(&door.channel) => {
+                shared.log(Level::Error, Event::new("unread").field("worker", door.worker));
+                shared.close(&door);
+            }
             Ok((request, None)) => writer::serve(shared, slot, &door, request),
             Ok((_, Some(_))) => shared.close(&door),
             Err(fault) => {
                 if !matches!(fault, Fault::Closed) {
-                    shared.log(
-                        level::ERR,
-                        format!(
-                            "event=door_broken worker={} reason={}",
-                            door.worker,
-                            quoted(&fault.to_string())
-                        ),
-                    );
+                    let event = Event::new("door-broken").field("worker", door.worker);
+                    shared.log(Level::Error, event.word("reason", &fault.to_string()));
                 }
                 shared.close(&door);
             }

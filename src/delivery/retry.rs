@@ -6,13 +6,14 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::ipc::delivery::{Disposition, RecipientResult};
+use crate::log::{Event, Level};
 
 use super::agents::{Message, address, deliver, maildir as into_maildir};
 use super::content::Source;
 use super::journal::Slot;
 use super::process::Shared;
 use super::spool::{Entry, Fresh, State};
-use super::{level, lmtp, maildir, quoted, spool};
+use super::{lmtp, maildir, spool};
 
 /// Finds what is due: at the start, when somebody asks, and as time passes.
 pub(super) fn watch(shared: &Arc<Shared>) {
@@ -30,10 +31,8 @@ pub(super) fn watch(shared: &Arc<Shared>) {
         if first || asked != kicked || last.elapsed() >= interval {
             (kicked, last) = (asked, Instant::now());
             if let Err(error) = scan(shared, first) {
-                shared.log(
-                    level::ERR,
-                    format!("event=spool_unreadable reason={}", quoted(&error.to_string())),
-                );
+                let event = Event::new("spool-unreadable").word("reason", &error.to_string());
+                shared.log(Level::Error, event);
             }
             first = false;
         }
@@ -45,18 +44,8 @@ fn scan(shared: &Arc<Shared>, first: bool) -> io::Result<()> {
     for id in spool::ids(&shared.settings.state, spool::SPOOL)? {
         match Entry::open(&shared.settings.state, spool::SPOOL, &id) {
             Ok(Some(mut entry)) => {
-                for index in 0..entry.states.len() {
-                    if first && entry.states.get(index) == Some(&State::Trying) {
-                        let rcpt = entry.commit.recipients.get(index).map_or_else(String::new, address);
-                        shared.log(
-                            level::WARNING,
-                            format!(
-                                "event=interrupted id={id} at=agent rcpt={} note=\"the agent may have succeeded\"",
-                                quoted(&rcpt)
-                            ),
-                        );
-                        entry.set_state(index, State::Waiting)?;
-                    }
+                if first {
+                    tell_interrupted(shared, &mut entry)?;
                 }
                 let is_due = entry.next <= spool::now();
                 // whoever takes it from the queue wants its lock
@@ -65,15 +54,31 @@ fn scan(shared: &Arc<Shared>, first: bool) -> io::Result<()> {
                     shared.queues.due(id);
                 }
             }
-            Ok(None) => {}
-            Err(error) if first => shared.log(
-                level::CRIT,
-                format!("event=spool_damaged id={id} reason={}", quoted(&error.to_string())),
-            ),
-            Err(_) => {}
+            Err(error) if first => damaged(shared, &id, &error),
+            // held by whoever works on it, or told of at the start
+            Ok(None) | Err(_) => {}
         }
     }
     Ok(())
+}
+
+/// At the start nothing is under way: what says so was left by a process that died.
+fn tell_interrupted(shared: &Shared, entry: &mut Entry) -> io::Result<()> {
+    for index in 0..entry.states.len() {
+        if entry.states.get(index) == Some(&State::Trying) {
+            let rcpt = entry.commit.recipients.get(index).map_or_else(String::new, address);
+            let event = Event::new("interrupted").word("id", &entry.id).field("at", "agent");
+            let event = event.word("rcpt", &rcpt);
+            shared.log(Level::Warning, event.quoted("note", b"the agent may have succeeded"));
+            entry.set_state(index, State::Waiting)?;
+        }
+    }
+    Ok(())
+}
+
+fn damaged(shared: &Shared, id: &str, error: &io::Error) {
+    let event = Event::new("spool-damaged").word("id", id);
+    shared.log(Level::Critical, event.word("reason", &error.to_string()));
 }
 
 /// Tries one entry, if it is due and nobody else works on it.
@@ -81,51 +86,45 @@ pub(super) fn retry(shared: &Arc<Shared>, slot: &Slot, connection: &mut Option<l
     if shared.draining.load(Ordering::SeqCst) {
         return;
     }
-    let entry = match Entry::open(&shared.settings.state, spool::SPOOL, id) {
+    let mut entry = match Entry::open(&shared.settings.state, spool::SPOOL, id) {
         Ok(Some(entry)) if entry.next <= spool::now() => entry,
         Ok(_) => return,
-        Err(error) => {
-            return shared.log(
-                level::CRIT,
-                format!("event=spool_damaged id={id} reason={}", quoted(&error.to_string())),
-            );
-        }
+        Err(error) => return damaged(shared, id, &error),
     };
-    if let Err(error) = attempt(shared, slot, connection, entry) {
-        shared.log(
-            level::CRIT,
-            format!("event=spool_failed id={id} reason={}", quoted(&error.to_string())),
-        );
+    let done = attempt(shared, slot, connection, &mut entry).and_then(|()| conclude(shared, slot, entry));
+    if let Err(error) = done {
+        let event = Event::new("spool-failed").word("id", id);
+        shared.log(Level::Critical, event.word("reason", &error.to_string()));
     }
 }
 
+fn is_open(state: State) -> bool {
+    matches!(state, State::Waiting | State::Trying)
+}
+
+/// Tries every recipient that still waits, and writes down what came of each.
 fn attempt(
     shared: &Arc<Shared>,
     slot: &Slot,
     connection: &mut Option<lmtp::Connection>,
-    mut entry: Entry,
+    entry: &mut Entry,
 ) -> io::Result<()> {
-    let settings = &shared.settings;
     let commit = entry.commit.clone();
-    let id = &entry.id.clone();
     let open = |disposition| -> Vec<usize> {
         let recipients = commit.recipients.iter().zip(&entry.states).enumerate();
-        let open = recipients.filter(|(_, (recipient, state))| {
-            recipient.disposition == disposition && matches!(state, State::Waiting | State::Trying)
-        });
+        let open =
+            recipients.filter(|(_, (recipient, state))| recipient.disposition == disposition && is_open(**state));
         open.map(|(index, _)| index).collect()
     };
     let (real, soft) = (open(Disposition::Deliver), open(Disposition::Quarantine));
     // a handle of its own, so that states can be written meanwhile
     let body = entry.body_handle()?;
-    let source = Source::File(&body, entry.checked_body()?.length());
     let message = Message {
         commit: &commit,
-        source,
+        source: Source::File(&body, entry.checked_body()?.length()),
         end: None,
     };
-    let mut never = Vec::new();
-    slot.begin(id);
+    slot.begin(&entry.id);
     deliver(shared, slot, connection, &message, &real, &mut |index, result| {
         if result.is_some() {
             // from here on the entry's own record counts: what appeared must not be undone once it says so
@@ -141,20 +140,15 @@ fn attempt(
     for (&index, result) in soft.iter().zip(&kept) {
         entry.set_state(index, state_after(Some(result)))?;
     }
-    let waiting = |entry: &Entry| {
-        entry
-            .states
-            .iter()
-            .any(|state| matches!(state, State::Waiting | State::Trying))
-    };
+    Ok(())
+}
+
+/// After an attempt: later again, or nothing is left to do but to keep what nobody will ever get.
+fn conclude(shared: &Shared, slot: &Slot, mut entry: Entry) -> io::Result<()> {
+    let settings = &shared.settings;
     let age = u64::try_from(spool::now() - entry.spooled_at).unwrap_or(0);
     let give_up = age >= settings.give_up.as_secs();
-    for (index, state) in entry.states.iter().enumerate() {
-        if *state == State::Refused || (give_up && matches!(state, State::Waiting | State::Trying)) {
-            never.push(index);
-        }
-    }
-    if waiting(&entry) && !give_up {
+    if !give_up && entry.states.iter().any(|state| is_open(*state)) {
         let doubled = settings
             .retry_first
             .saturating_mul(1 << entry.attempts.min(16))
@@ -162,28 +156,37 @@ fn attempt(
         let next = spool::now() + i64::try_from(doubled.as_secs()).unwrap_or(3_600);
         return entry.schedule(entry.attempts + 1, next);
     }
+    let states = entry.states.iter().enumerate();
+    let never: Vec<usize> = states
+        .filter(|(_, state)| **state == State::Refused || is_open(**state))
+        .map(|(index, _)| index)
+        .collect();
+    if !never.is_empty() {
+        give_up_on(shared, slot, &entry, &never)?;
+    }
+    entry.remove()
+}
+
+/// Into `failed/` with what nobody will ever get.
+fn give_up_on(shared: &Shared, slot: &Slot, entry: &Entry, never: &[usize]) -> io::Result<()> {
+    let attempts = entry.attempts + 1;
     let fresh = Fresh {
-        commit: &commit,
-        source,
-        which: &never,
-        attempts: entry.attempts + 1,
+        commit: &entry.commit,
+        source: entry.checked_body()?,
+        which: never,
+        attempts,
         next: 0,
     };
     // a kill before the entry was removed may have left it there
-    if !never.is_empty() && !spool::has(&settings.state, spool::FAILED, id, &fresh)? {
-        let stored = spool::store(&settings.state, spool::FAILED, &fresh, Some(slot))?;
-        slot.close();
-        shared.log(
-            level::CRIT,
-            format!(
-                "event=failed id={} recipients={} attempts={}",
-                stored.name,
-                never.len(),
-                entry.attempts + 1
-            ),
-        );
+    if spool::has(&shared.settings.state, spool::FAILED, &entry.id, &fresh)? {
+        return Ok(());
     }
-    entry.remove()
+    let stored = spool::store(&shared.settings.state, spool::FAILED, &fresh, Some(slot))?;
+    slot.close();
+    let event = Event::new("failed").field("id", &stored.name);
+    let event = event.field("recipients", never.len()).field("attempts", attempts);
+    shared.log(Level::Critical, event);
+    Ok(())
 }
 
 fn state_after(result: Option<&RecipientResult>) -> State {

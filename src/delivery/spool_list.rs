@@ -75,6 +75,13 @@ impl Listed {
 /// # Errors
 /// What the disk says about the directories; a damaged entry is listed with its fault.
 pub fn list(state: &Path) -> io::Result<Vec<Listed>> {
+    let mut all = entries(state)?;
+    quarantined(state, &mut all)?;
+    Ok(all)
+}
+
+/// Everything in the spool and in `failed/`, as [`list`].
+pub(super) fn entries(state: &Path) -> io::Result<Vec<Listed>> {
     let mut all = Vec::new();
     for tree in [SPOOL, FAILED] {
         for id in ids(state, tree)? {
@@ -93,8 +100,23 @@ pub fn list(state: &Path) -> io::Result<Vec<Listed>> {
             all.push(Listed { fault, ..blank });
         }
     }
-    quarantined(state, &mut all)?;
     Ok(all)
+}
+
+/// How many messages are in quarantine, where there may be very many: none of them is looked at.
+pub(super) fn count_quarantined(state: &Path) -> io::Result<usize> {
+    let mut count = 0;
+    for domain in children(&state.join(QUARANTINE))? {
+        for local in children(&domain)? {
+            for place in ["new", "cur"] {
+                match fs::read_dir(local.join(place)) {
+                    Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+                    entries => count += entries?.count(),
+                }
+            }
+        }
+    }
+    Ok(count)
 }
 
 fn quarantined(state: &Path, all: &mut Vec<Listed>) -> io::Result<()> {

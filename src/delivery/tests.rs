@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use super::{Acknowledge, Agent, Log, Place, Settings, outcome, run, spool};
 use crate::helper::Seat;
 use crate::ipc::channel::Channel;
 use crate::ipc::control::{FromHelper, ToHelper};
-use crate::ipc::delivery::{Body, Commit, Disposition, RecipientResult};
+use crate::ipc::delivery::{Body, Commit, Disposition, FromDelivery, RecipientResult, ToDelivery};
 
 const MESSAGE: &[u8] = b"Return-Path: <forged@x>\r\nSubject: \xff\0\r\n\r\n.\r\nbody\n\rend";
 
@@ -37,7 +38,10 @@ impl Running {
         let (ours, theirs) = pair();
         let lines = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&lines);
-        let log: Log = Arc::new(move |level, text| sink.lock().unwrap().push(format!("{level} {text}")));
+        let log: Log = Arc::new(move |level, event| {
+            let line = format!("{} {}", level.name(), event.text());
+            sink.lock().unwrap().push(line);
+        });
         let state = settings.state.clone();
         let thread = std::thread::spawn(move || {
             run(Place {
@@ -61,15 +65,21 @@ impl Running {
     }
 
     fn client(&self) -> Client {
+        static WORKERS: AtomicU32 = AtomicU32::new(1);
+        let worker = WORKERS.fetch_add(1, Ordering::Relaxed);
+        Client::new(self.door(worker), Duration::from_secs(20))
+    }
+
+    fn door(&self, worker: u32) -> OwnedFd {
         use std::os::fd::AsFd;
         let (ours, theirs) = pair();
-        let door = ToHelper::Door { worker: 1, pid: 1 };
+        let door = ToHelper::Door { worker, pid: 1 };
         self.control
             .as_ref()
             .unwrap()
             .send_with(&door, &[theirs.as_fd()])
             .unwrap();
-        Client::new(ours, Duration::from_secs(20))
+        ours
     }
 
     fn deliver(&self, commit: Commit) -> Vec<RecipientResult> {
@@ -201,6 +211,43 @@ fn a_long_body_is_staged_and_its_length_checked() {
     assert!(matches!(client.commit(staged("m3", 4)), Err(Error::Refused(_))));
     let results = client.commit(commit("m4", &["bob"], b"x")).unwrap().results;
     assert_eq!(results, [RecipientResult::Delivered], "the door still serves");
+}
+
+/// Each answer brings a descriptor: a worker that does not read must not make us keep more than a few of them.
+#[test]
+fn a_worker_that_does_not_read_its_answers_loses_its_door() {
+    let state = tempfile::tempdir().unwrap();
+    let running = Running::start(settings(state.path()));
+    let door = Channel::<ToDelivery, FromDelivery>::new(running.door(1000));
+    for _ in 0..100 {
+        let begin = ToDelivery::Begin { size_hint: 0 };
+        if door.send(&begin).is_err() {
+            break;
+        }
+    }
+    running.await_that("its end", || door.send(&ToDelivery::Begin { size_hint: 0 }).is_err());
+    let mut staged = 0;
+    while let Ok((answer, Some(_))) = door.receive() {
+        assert_eq!(answer, FromDelivery::Staged);
+        staged += 1;
+    }
+    assert_eq!(staged, 1);
+    assert!(running.logged("event=unread"));
+}
+
+#[test]
+fn a_worker_has_one_door_at_a_time() {
+    let state = tempfile::tempdir().unwrap();
+    let running = Running::start(settings(state.path()));
+    let first = Client::new(running.door(1000), Duration::from_secs(20));
+    drop(first.begin(0).unwrap());
+    let other = running.client();
+    let second = Client::new(running.door(1000), Duration::from_secs(20));
+    running.await_that("the first one's end", || first.is_closed());
+    for client in [second, other] {
+        let results = client.commit(commit("m1", &["bob"], b"x")).unwrap().results;
+        assert_eq!(results, [RecipientResult::Delivered]);
+    }
 }
 
 #[test]
@@ -381,9 +428,9 @@ fn a_spool_survives_a_restart_and_gives_up_into_failed() {
         ..spooled(lda(state.path(), "exit 75"))
     };
     let running = Running::start(give_up);
-    running.await_that("given up", || running.logged("2 event=failed id=m1"));
+    running.await_that("given up", || running.logged("critical event=failed id=m1"));
     running.await_that("moved", || spool::ids(state.path(), "failed").unwrap() == ["m1"]);
-    assert!(running.logged("event=spool_damaged id=half"));
+    assert!(running.logged("event=spool-damaged id=half"));
 }
 
 #[test]

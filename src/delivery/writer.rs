@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::ipc::delivery::{Body, Commit, Disposition, FromDelivery, Outcome, RecipientResult, ToDelivery};
+use crate::log::{Event, Level};
 
 use super::agents::{self, Job, Message};
 use super::client::PATIENCE;
@@ -19,7 +20,7 @@ use super::journal::Slot;
 use super::outcome;
 use super::process::{Door, Shared, held};
 use super::spool::{Fresh, Stored};
-use super::{Acknowledge, Agent, envelope, level, maildir, quoted, spool};
+use super::{Acknowledge, Agent, copies, envelope, maildir, spool};
 
 // How much earlier than the worker gives up its answer is ready.
 const MARGIN: Duration = Duration::from_secs(10);
@@ -41,10 +42,8 @@ fn begin(shared: &Arc<Shared>, door: &Arc<Door>, size_hint: u64) {
         Ok(file) if reserve(&file, size_hint) => file,
         Ok(_) => return shared.answer(door, &FromDelivery::Full),
         Err(error) => {
-            shared.log(
-                level::ERR,
-                format!("event=staging_failed reason={}", quoted(&error.to_string())),
-            );
+            let event = Event::new("staging-failed").word("reason", &error.to_string());
+            shared.log(Level::Error, event);
             return shared.answer(door, &FromDelivery::Full);
         }
     };
@@ -77,10 +76,8 @@ fn commit_message(shared: &Arc<Shared>, slot: &Slot, door: &Arc<Door>, commit: C
         _ => Ok(()),
     });
     if let Err(reason) = checked {
-        shared.log(
-            level::ERR,
-            format!("event=refused id={} reason={}", quoted(&commit.id), quoted(&reason)),
-        );
+        let event = Event::new("refused").word("id", &commit.id);
+        shared.log(Level::Error, event.word("reason", &reason));
         return shared.answer(door, &FromDelivery::Refused(reason));
     }
     let real = commit
@@ -97,7 +94,7 @@ fn commit_message(shared: &Arc<Shared>, slot: &Slot, door: &Arc<Door>, commit: C
         let Err(job) = shared.queues.offer(job, shared.settings.queue) else {
             return;
         };
-        shared.log(level::ERR, format!("event=overloaded id={}", quoted(&job.commit.id)));
+        shared.log(Level::Error, Event::new("overloaded").word("id", &job.commit.id));
         let results = job.commit.recipients.iter().map(|_| outcome::too_busy()).collect();
         return shared.answer(door, &FromDelivery::Outcome(Outcome { results }));
     }
@@ -118,6 +115,7 @@ pub(super) fn run(shared: &Arc<Shared>, slot: &Slot, lmtp: &mut Option<super::lm
         end: Some(job.end),
     };
     let mut kept = Vec::new();
+    save_copy(shared, &message);
     slot.begin(&job.commit.id);
     let results = results(shared, slot, lmtp, &message, &mut kept);
     if conclude(shared, slot, job, results) {
@@ -130,12 +128,29 @@ pub(super) fn run(shared: &Arc<Shared>, slot: &Slot, lmtp: &mut Option<super::lm
     }
 }
 
+/// Saves a copy where one is asked for. Nobody waits for it: whether it could be written is for the log.
+fn save_copy(shared: &Shared, message: &Message<'_>) {
+    let commit = message.commit;
+    if with(commit, Disposition::Copy).is_empty() {
+        return;
+    }
+    match copies::save(&shared.settings.state, commit, message.source) {
+        Ok(name) => {
+            let event = Event::new("copied").word("id", &commit.id);
+            shared.log(Level::Info, event.word("file", &name));
+        }
+        Err(error) => {
+            let event = Event::new("copy-failed").word("id", &commit.id);
+            shared.log(Level::Error, event.word("reason", &error.to_string()));
+        }
+    }
+}
+
 /// Answers, after all that was done for the message is recorded as done. Whether the worker was told.
 ///
 /// What a client is told to bring again must not be kept, as far as that can be undone; nor what nobody was told of.
 fn conclude(shared: &Arc<Shared>, slot: &Slot, job: &Job, mut results: Vec<RecipientResult>) -> bool {
     let state = &shared.settings.state;
-    let id = quoted(&job.commit.id);
     let again = |result: &&RecipientResult| matches!(result, RecipientResult::Temporary { .. });
     let space = |result: &&RecipientResult| matches!(result, RecipientResult::Temporary { status: [4, 3, 1], .. });
     let reason = results.iter().find(space).or_else(|| results.iter().find(again));
@@ -143,15 +158,11 @@ fn conclude(shared: &Arc<Shared>, slot: &Slot, job: &Job, mut results: Vec<Recip
         slot.undo(state);
         results.fill(reason);
     }
+    outcome::shorten(&mut results);
     let answering = held(&shared.answering);
     if let Err(error) = slot.done() {
         slot.undo(state);
-        let reason = quoted(&error.to_string());
-        shared.log(
-            level::ERR,
-            format!("event=write_failed id={id} at=journal reason={reason}"),
-        );
-        results.fill(outcome::of_io(&error));
+        results.fill(agents::write_failed(shared, &job.commit, "journal", &error));
     }
     let told = shared.tell(&job.door, &FromDelivery::Outcome(Outcome { results }));
     if told {
@@ -161,10 +172,8 @@ fn conclude(shared: &Arc<Shared>, slot: &Slot, job: &Job, mut results: Vec<Recip
     }
     drop(answering);
     if !told {
-        shared.log(
-            level::WARNING,
-            format!("event=abandoned id={id} note=\"the worker is gone\""),
-        );
+        let event = Event::new("abandoned").word("id", &job.commit.id);
+        shared.log(Level::Warning, event.quoted("note", b"the worker is gone"));
     }
     told
 }
@@ -260,14 +269,14 @@ fn spooled(
     };
     let result = match spool::store(&shared.settings.state, spool::SPOOL, &fresh, Some(slot)) {
         Ok(entry) => {
-            let (name, count) = (&entry.name, which.len());
-            shared.log(level::INFO, format!("event=spooled id={name} recipients={count}"));
+            let event = Event::new("spooled").field("id", &entry.name);
+            shared.log(Level::Info, event.field("recipients", which.len()));
             stored.push(entry);
             RecipientResult::Spooled
         }
         Err(error) => {
-            let (id, reason) = (quoted(&message.commit.id), quoted(&error.to_string()));
-            shared.log(level::ERR, format!("event=spool_failed id={id} reason={reason}"));
+            let event = Event::new("spool-failed").word("id", &message.commit.id);
+            shared.log(Level::Error, event.word("reason", &error.to_string()));
             outcome::of_io(&error)
         }
     };
@@ -310,13 +319,13 @@ fn settle(
         };
         match spool::store(&shared.settings.state, tree, &fresh, Some(slot)) {
             Ok(entry) => {
-                let (level, event) = if tree == spool::SPOOL {
-                    (level::WARNING, "spooled")
+                let (level, name) = if tree == spool::SPOOL {
+                    (Level::Warning, "spooled")
                 } else {
-                    (level::CRIT, "failed")
+                    (Level::Critical, "failed")
                 };
-                let (name, count) = (&entry.name, kept.len());
-                shared.log(level, format!("event={event} id={name} recipients={count}"));
+                let event = Event::new(name).field("id", &entry.name);
+                shared.log(level, event.field("recipients", kept.len()));
                 if tree == spool::SPOOL {
                     stored.push(entry);
                     let pairs = which.iter().zip(&mut results).filter(|(index, _)| kept.contains(index));
@@ -324,8 +333,8 @@ fn settle(
                 }
             }
             Err(error) => {
-                let (id, reason) = (quoted(&commit.id), quoted(&error.to_string()));
-                shared.log(level::CRIT, format!("event=spool_failed id={id} reason={reason}"));
+                let event = Event::new("spool-failed").word("id", &commit.id);
+                shared.log(Level::Critical, event.word("reason", &error.to_string()));
                 return vec![outcome::of_io(&error); which.len()];
             }
         }

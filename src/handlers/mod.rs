@@ -13,15 +13,19 @@
 )]
 
 pub mod data;
+pub mod data_file;
 pub mod delivery;
 pub mod greeting;
 pub mod hello;
 pub mod help;
 pub mod mail;
 pub mod noop;
+pub mod post_data_reset;
 pub mod proxy;
 pub mod quit;
 pub mod recipient;
+pub mod reject_all;
 pub mod reset;
+pub mod undeliverable_notification_validator;
 pub mod unknown_command;
 pub mod verify;

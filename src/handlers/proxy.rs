@@ -121,7 +121,7 @@ impl Kind for Proxy {
         id: "proxy",
         module: "proxy",
         class: "Proxy",
-        verbs: &[],
+        verbs: Facts::ANYWHERE,
         decides: &[Verdict::Accept, Verdict::Defer, Verdict::Reject, Verdict::Disconnect],
         always_refuses: false,
         taker: true,

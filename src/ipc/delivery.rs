@@ -7,6 +7,13 @@ use super::bytes;
 /// The longest body that travels inside a [`Commit`]; a longer one is staged in a file.
 pub const INLINE_BODY: usize = 48 * 1024;
 
+/// The most recipients of one [`Commit`].
+pub const RECIPIENTS: usize = 1000;
+
+/// Octets that the recipients of one [`Commit`] may take together, as [`Recipient::octets`] counts them: what else an
+/// envelope has fits beside them into a frame. A hundred of the longest addresses do.
+pub const RECIPIENTS_OCTETS: usize = 52 * 1024;
+
 /// What a worker asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToDelivery {
@@ -80,6 +87,32 @@ pub enum Disposition {
     Quarantine,
     /// Nowhere.
     Discard,
+    /// To no recipient: a copy for research in the directory of copies. Its result is always `Discarded`.
+    Copy,
+}
+
+impl Commit {
+    /// Octets that all but an inline body takes in a frame, or a few more.
+    pub fn envelope_octets(&self) -> usize {
+        let recipients = self
+            .recipients
+            .iter()
+            .map(|r| Recipient::octets(&r.original, &r.domain, &r.mailbox));
+        let removed = self.removed.iter().map(|name| name.len() + LENGTH);
+        let words = [&self.id, &self.reverse_path, &self.peer, &self.helo].map(|word| word.len() + LENGTH);
+        let fixed = self.fields.len() + 64;
+        recipients.chain(removed).chain(words).sum::<usize>() + fixed
+    }
+}
+
+/// Octets of the length in front of a text in a frame, at most.
+const LENGTH: usize = 3;
+
+impl Recipient {
+    /// Octets that a recipient of these words takes in a frame.
+    pub fn octets(original: &str, domain: &str, mailbox: &str) -> usize {
+        original.len() + domain.len() + mailbox.len() + 3 * LENGTH + 1
+    }
 }
 
 /// Where the body of a [`Commit`] is.

@@ -84,6 +84,17 @@ impl Event {
         self
     }
 
+    /// Adds a value that others made: as it is where it is one plain word, else as [`Event::quoted`].
+    #[must_use]
+    pub fn word(self, key: &str, value: &str) -> Event {
+        let plain = |octet: u8| octet.is_ascii_graphic() && !matches!(octet, b'"' | b'\\' | b'=');
+        if !value.is_empty() && value.len() <= VALUE_MAX && value.bytes().all(plain) {
+            self.field(key, value)
+        } else {
+            self.quoted(key, value.as_bytes())
+        }
+    }
+
     /// The finished line, without a line end.
     pub fn text(self) -> String {
         cut(self.text)
@@ -109,18 +120,6 @@ pub fn cut(mut line: String) -> String {
     line.truncate(end);
     line.push_str(MARK);
     line
-}
-
-/// A value for a `key=value` that others made: as it is when it is a plain word, else quoted, escaped, cut at [`VALUE_MAX`].
-pub fn value(text: &str) -> String {
-    let plain = |octet: u8| octet.is_ascii_graphic() && !matches!(octet, b'"' | b'\\' | b'=');
-    if !text.is_empty() && text.len() <= VALUE_MAX && text.bytes().all(plain) {
-        return text.to_owned();
-    }
-    let mut quoted = String::from("\"");
-    escape(text.as_bytes(), &mut quoted);
-    quoted.push('"');
-    quoted
 }
 
 /// Appends `value` with control octets, quotes, backslashes and non-ASCII octets escaped.
@@ -182,11 +181,12 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_quoted_only_when_it_must_be() {
-        assert_eq!(value("postmaster@example.com"), "postmaster@example.com");
-        assert_eq!(value(""), "\"\"");
-        assert_eq!(value("a b=\"c\""), "\"a b=\\\"c\\\"\"");
-        assert_eq!(value("\u{fc}\n"), "\"\\xc3\\xbc\\n\"");
-        assert_eq!(value(&"x".repeat(300)).len(), 256 + 5);
+    fn a_word_is_quoted_only_when_it_must_be() {
+        let word = |text: &str| Event::new("x").word("k", text).text().split_off("event=x k=".len());
+        assert_eq!(word("postmaster@example.com"), "postmaster@example.com");
+        assert_eq!(word(""), "\"\"");
+        assert_eq!(word("a b=\"c\""), "\"a b=\\\"c\\\"\"");
+        assert_eq!(word("\u{fc}\n"), "\"\\xc3\\xbc\\n\"");
+        assert_eq!(word(&"x".repeat(300)).len(), 256 + 5);
     }
 }

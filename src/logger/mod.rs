@@ -123,7 +123,14 @@ impl Logger {
     fn hear_master(&mut self) -> io::Result<bool> {
         loop {
             match self.control.receive_nowait() {
-                Ok((ToHelper::Door { pid, .. }, Some(fd))) => self.admit(Door::new(fd), pid)?,
+                Ok((ToHelper::Door { pid, .. }, Some(fd))) => {
+                    if let Err(error) = self.admit(Door::new(fd), pid) {
+                        self.refuse(pid, &error);
+                    }
+                }
+                Ok((ToHelper::Door { pid, .. }, None)) => {
+                    self.refuse(pid, &io::Error::other("no descriptor is free"));
+                }
                 Ok((ToHelper::Reload { level }, _)) => {
                     self.threshold = Level::from_number(level);
                     if let Err(error) = self.sink.reopen() {
@@ -155,6 +162,13 @@ impl Logger {
             },
         );
         Ok(())
+    }
+
+    /// Says that a process will not be heard.
+    fn refuse(&mut self, pid: i32, why: &io::Error) {
+        let event = Event::new("door-refused").field("pid", pid);
+        let line = event.quoted("reason", why.to_string().as_bytes()).text();
+        self.sink.write(Level::Error, std::process::id(), &line);
     }
 
     /// Writes what a speaker has said; whether it was anything.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 
@@ -18,6 +18,8 @@ use super::workers::{self, State};
 
 /// Reports taken from one worker before the others have their turn.
 const TURN: usize = 32;
+/// How long a worker may be at the last message of a session, and at its end.
+const OVERTIME: Duration = Duration::from_secs(30 * 60);
 /// Doors that a worker may have for one client: one is given at the fork, another each time a helper was
 /// restarted. Descriptors that a worker leaves unread count against the master.
 const DOORS: u32 = 32;
@@ -29,15 +31,18 @@ impl Master {
             let Some(worker) = self.workers.get_mut(number) else {
                 return;
             };
+            if worker.captured {
+                return;
+            }
             match worker.link.receive_nowait() {
-                Ok((message, _)) => self.heard(number, message),
+                Ok((message, _)) => match worker.judge(&message) {
+                    Ok(()) => self.heard(number, message),
+                    Err(what) => return self.breach(number, what),
+                },
                 Err(Fault::WouldBlock) => return,
                 // The kernel tells of its end once; it is buried as a child.
                 Err(Fault::Closed) => return,
-                Err(_) => {
-                    let _ = self.poll.registry().deregister(&mut SourceFd(&worker.link.as_raw_fd()));
-                    return self.breach(number, "frame");
-                }
+                Err(_) => return self.breach(number, "frame"),
             }
         }
         self.unheard.insert(number);
@@ -60,7 +65,8 @@ impl Master {
                 self.workers.change(number, State::Leaving);
                 self.forget_client(number, now);
             }
-            FromWorker::Changed { fingerprint } => self.read_changed(fingerprint),
+            // Its word for it is not needed.
+            FromWorker::Changed { .. } => self.read_changed(),
             FromWorker::Open { helper } => self.open_door(number, helper),
         }
     }
@@ -69,9 +75,6 @@ impl Master {
         let Some(worker) = self.workers.get_mut(number) else {
             return;
         };
-        if matches!(worker.state(), State::Busy { .. }) {
-            return self.breach(number, "busy twice");
-        }
         self.served_sum += 1;
         let (beyond, source) = self.sources.opened(peer.ip(), now);
         worker.source = source;
@@ -107,11 +110,23 @@ impl Master {
     /// A worker does what no worker of ours does: somebody else has taken it over.
     fn breach(&mut self, number: u32, what: &'static str) {
         if let Some(worker) = self.workers.get_mut(number) {
-            let _ = process::kill(worker.pid, libc::SIGKILL);
+            worker.captured = true;
+            let _ = self.poll.registry().deregister(&mut SourceFd(&worker.link.as_raw_fd()));
+            if !worker.ended {
+                let _ = process::kill(worker.pid, libc::SIGKILL);
+            }
             let event = Event::new("worker-breach")
                 .field("pid", worker.pid)
                 .quoted("what", what.as_bytes());
             self.say(Level::Critical, event);
+        }
+    }
+
+    /// Ends workers that are at one client for longer than any of ours would be.
+    pub(super) fn end_overdue(&mut self, now: Instant) {
+        let session = self.ready.served.patience().session;
+        for number in self.workers.overdue(session, OVERTIME, now) {
+            self.breach(number, "overdue");
         }
     }
 
@@ -120,6 +135,9 @@ impl Master {
             if let Some(role) = self.ready.helpers.role_of(pid) {
                 self.helper_gone(role);
             } else if let Some(number) = self.workers.number(pid) {
+                if let Some(worker) = self.workers.get_mut(number) {
+                    worker.ended = true;
+                }
                 // Its last words may say whom it served.
                 self.hear_worker(number);
                 self.unheard.remove(&number);
@@ -169,7 +187,8 @@ impl Master {
     }
 
     /// A worker found other files than we hold: reads them once a fingerprint and renews the spares.
-    fn read_changed(&mut self, fingerprint: u64) {
+    fn read_changed(&mut self) {
+        let fingerprint = self.ready.served.found(self.ready.directory.as_fd());
         if fingerprint == self.ready.served.fingerprint || self.broken.contains(&fingerprint) {
             return;
         }

@@ -3,6 +3,7 @@
 //! It may assume that every helper is ready and that root is gone for good. It must never parse a client's
 //! octets, hold a key or a table that grows with the traffic beyond its bounds, or start a thread.
 
+mod conduct;
 mod ending;
 mod hear;
 mod hear_helpers;
@@ -48,6 +49,9 @@ const SIGNALS: Token = Token(0);
 const LISTENERS: usize = 1;
 const HELPERS: usize = 1 << 10;
 const WORKERS: usize = 1 << 11;
+
+/// Between two looks for workers that should have ended.
+const OVERSIGHT: Duration = Duration::from_secs(60);
 
 /// What start-up hands over.
 pub struct Ready {
@@ -97,6 +101,8 @@ struct Master {
     /// How the logger ended, until another can write it down.
     unsaid: Option<String>,
     ending: Option<Ending>,
+    /// When to look next for workers that should have ended.
+    overseen: Instant,
     gone: BTreeSet<Role>,
     status: u8,
 }
@@ -130,6 +136,7 @@ pub fn run(ready: Ready) -> io::Result<u8> {
         awaiting_start: BTreeSet::new(),
         unsaid: None,
         ending: None,
+        overseen: now + OVERSIGHT,
         gone: BTreeSet::new(),
         status: 0,
     };
@@ -161,6 +168,10 @@ impl Master {
             let now = Instant::now();
             if let Some(status) = self.ended(now) {
                 return Ok(status);
+            }
+            if now >= self.overseen {
+                self.overseen = now + OVERSIGHT;
+                self.end_overdue(now);
             }
             let patience = self.patience(now);
             match self.poll.poll(&mut events, patience) {
@@ -195,6 +206,7 @@ impl Master {
         let at = [
             advice.again,
             self.ending.map(|ending| ending.until),
+            (self.workers.busy(self.generation()) > 0).then_some(self.overseen),
             self.door.behind(now),
         ]
         .into_iter()

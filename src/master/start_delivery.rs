@@ -61,7 +61,7 @@ pub(super) fn start(
         };
         let client = Arc::new(Log::new(voice, Level::from_number(known.level)));
         let speaker = Arc::clone(&client);
-        let log: delivery::Log = Arc::new(move |level, text| speaker.line(Level::from_number(level), text));
+        let log: delivery::Log = Arc::new(move |level, event| speaker.say(level, event));
         if let Err(error) = sandbox::enter(&delivery_profile(state, &known.settings), mode) {
             return give_up(&seat, "sandbox", &error);
         }

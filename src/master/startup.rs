@@ -59,6 +59,12 @@ pub struct Plan {
 #[error("{0}")]
 pub struct Misconfigured(String);
 
+/// Descriptors of one process beside those of its workers: its own, those of workers that are being forked, files under
+/// way.
+const DESCRIPTORS: u64 = 256;
+/// Processes of a user beside its workers: helpers, and agents under way.
+const PROCESSES: u64 = 16;
+
 /// Users of the roles; None where we were not started as root and stay who we are.
 #[derive(Serialize, Deserialize)]
 struct Users {
@@ -74,7 +80,7 @@ struct Users {
 /// # Errors
 /// Any step failed; nothing is left running then but helpers that see their channel end.
 pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
-    detach::raise_descriptor_limit();
+    let descriptors = detach::raise_descriptor_limit();
     process::set_name("rsmtpd: master")?;
     signals::ignore_write_failures();
     let missing = sandbox::check(served.sandbox)
@@ -107,6 +113,7 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
         let event = Event::new("sandbox-layer-missing").quoted("layer", missing.join(", ").as_bytes());
         log.say(Level::Warning, event);
     }
+    warn_about_limits(served.daemon.workers.max, descriptors, &log);
     if users.invented {
         warn_about_users(&users, &log);
     }
@@ -172,16 +179,20 @@ impl Users {
         match process::fork()? {
             process::Fork::Child => {
                 std::mem::forget(blocked);
-                let answer = Users::choose(served, state).map_err(|error| format!("{error:#}"));
+                let answer =
+                    Users::choose(served, state).map_err(|error| (error.is::<Misconfigured>(), format!("{error:#}")));
                 let said = Channel::<_, ()>::new(theirs).send(&answer);
                 process::exit_now(i32::from(said.is_err()))
             }
             process::Fork::Parent(child) => {
                 drop((theirs, blocked));
-                let answer = Channel::<(), Result<Users, String>>::new(ours).receive();
+                let answer = Channel::<(), Result<Users, (bool, String)>>::new(ours).receive();
                 process::wait(child)?;
                 let (users, _) = answer.context("looking up the users of the roles")?;
-                users.map_err(anyhow::Error::msg)
+                users.map_err(|(misconfigured, text)| match misconfigured {
+                    true => Misconfigured(text).into(),
+                    false => anyhow::Error::msg(text),
+                })
             }
         }
     }
@@ -232,13 +243,7 @@ impl Users {
         let (service, logger, delivery) = (or_invented(service)?, or_invented(logger)?, or_invented(delivery)?);
         let broker = broker.map(or_invented).transpose()?;
         for identity in [&service, &logger, &delivery].into_iter().chain(&broker) {
-            if identity.uid == 0 || identity.gid == 0 {
-                bail!(Misconfigured(format!(
-                    "no role may run as root or in its group, as {:?} would: name an unprivileged user in \
-                     rsmtpd.yaml and delivery.yaml",
-                    identity.name
-                )));
-            }
+            refuse_root(identity)?;
         }
         Ok(Users {
             service: Some(service),
@@ -248,6 +253,17 @@ impl Users {
             invented,
         })
     }
+}
+
+fn refuse_root(identity: &Identity) -> Result<()> {
+    if identity.uid == 0 || identity.gid == 0 {
+        bail!(Misconfigured(format!(
+            "no role may run as root or in its group, as {:?} would: name an unprivileged user in rsmtpd.yaml and \
+             delivery.yaml",
+            identity.name
+        )));
+    }
+    Ok(())
 }
 
 /// A dynamic identity that is not `taken`, and is from now on.
@@ -260,6 +276,28 @@ fn free_identity(taken: &mut Vec<u32>) -> Result<Identity> {
             return Ok(identity);
         }
         nth += 1;
+    }
+}
+
+/// Says so where the system allows fewer workers than the configuration does: each is a process, and a descriptor of
+/// master, logger and delivery.
+fn warn_about_limits(workers: usize, descriptors: u64, log: &Log) {
+    let workers = workers as u64;
+    let limits = [
+        ("nofile", Some(descriptors), DESCRIPTORS, "LimitNOFILE"),
+        ("nproc", detach::process_limit(), PROCESSES, "LimitNPROC"),
+    ];
+    for (name, limit, own, setting) in limits {
+        let needed = workers + own;
+        if let Some(limit) = limit.filter(|limit| *limit < needed) {
+            let remedy = format!(
+                "raise it (ulimit, {setting}= of the service) or lower workers.max; at the limit clients read 421"
+            );
+            let event = Event::new("limit-too-low").field("limit", name);
+            let event = event.field("value", limit).field("needed", needed);
+            let event = event.field("workers_max", workers).quoted("remedy", remedy.as_bytes());
+            log.say(Level::Warning, event);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -18,6 +18,7 @@ use crate::ipc::sources::{Source, View};
 use crate::sys::{arena, child, process, signals, socket};
 use crate::worker::{self, Inherited};
 
+use super::conduct::Conduct;
 use super::helpers::Helpers;
 use super::startup::SIGNALS;
 use crate::worker::served::Served;
@@ -63,6 +64,14 @@ pub struct Worker {
     pub source: Option<Source>,
     /// Doors given to it since it took its client.
     pub doors: u32,
+    /// How long a session may last by what it was forked with.
+    session: Duration,
+    /// What it may still say.
+    conduct: Conduct,
+    /// Its process has been reaped: its number may be another's.
+    pub(super) ended: bool,
+    /// It has said what it must not: nothing more of it counts.
+    pub(super) captured: bool,
     /// Whether it was told to leave between connections.
     retired: bool,
     /// Whether it was ended on purpose, so that its death is no crash.
@@ -75,6 +84,11 @@ impl Worker {
     /// What it does.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Takes note of what it says; what is wrong with that.
+    pub(super) fn judge(&mut self, message: &FromWorker) -> Result<(), &'static str> {
+        self.conduct.judge(&self.state, message)
     }
 
     fn is_spare(&self) -> bool {
@@ -201,6 +215,19 @@ impl Workers {
         self.order(&ToWorker::Drain, |_, _| true);
     }
 
+    /// Workers that have been at one client, or about to leave, for longer than a session may last, by what they were
+    /// forked with or by `session`, and `more`.
+    pub fn overdue(&self, session: Duration, more: Duration, now: Instant) -> Vec<u32> {
+        let late = |worker: &Worker| {
+            let stays = worker.captured || worker.state == State::Spare;
+            !stays && now.saturating_duration_since(worker.since) > worker.session.max(session) + more
+        };
+        self.iter()
+            .filter(|(_, worker)| late(worker))
+            .map(|(number, _)| number)
+            .collect()
+    }
+
     /// Kills all that are left.
     pub fn kill(&mut self) {
         for worker in self.table.values_mut() {
@@ -262,6 +289,10 @@ impl Workers {
                     link: Channel::new(link),
                     source: None,
                     doors: 0,
+                    session: served.patience().session,
+                    conduct: Conduct::new(served.daemon.workers.connections_per_worker),
+                    ended: false,
+                    captured: false,
                     retired: false,
                     dismissed: false,
                     lent: Some(lent),
@@ -319,4 +350,47 @@ fn deafen() -> io::Result<()> {
     child::reset(&[Signal::SIGSEGV, Signal::SIGBUS]);
     signals::unblock_in_child()?;
     process::set_name("rsmtpd: worker")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_outlasts_every_session_is_overdue() {
+        let now = Instant::now();
+        let minutes = |count: u64| Duration::from_secs(60 * count);
+        let mut workers = Workers::default();
+        let busy = State::Busy {
+            peer: ([192, 0, 2, 1], 25).into(),
+            session: "a".to_owned(),
+        };
+        for (number, state) in [State::Spare, busy.clone(), State::Leaving, busy]
+            .into_iter()
+            .enumerate()
+        {
+            let worker = Worker {
+                pid: Pid::from_raw(1),
+                state,
+                since: now,
+                generation: 1,
+                link: Channel::new(pair().unwrap().0),
+                source: None,
+                doors: 0,
+                // The last one is of an earlier configuration.
+                session: minutes(if number == 3 { 90 } else { 10 }),
+                conduct: Conduct::new(1),
+                ended: false,
+                captured: false,
+                retired: false,
+                dismissed: false,
+                lent: None,
+            };
+            workers.table.insert(number as u32, worker);
+        }
+        let overdue = |after| workers.overdue(minutes(60), minutes(30), now + minutes(after));
+        assert!(overdue(90).is_empty());
+        assert_eq!(overdue(91), [1, 2]);
+        assert_eq!(overdue(121), [1, 2, 3]);
+    }
 }

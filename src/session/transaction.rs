@@ -20,6 +20,10 @@ pub struct Transaction {
     pub parameters: MailParameters,
     /// Recipients accepted so far, in order.
     pub recipients: Vec<Recipient>,
+    /// Copies that they stand for, where each mailbox of a recipient is one.
+    pub copies: usize,
+    /// Octets of these copies in the envelope.
+    pub copies_octets: usize,
     /// RCPT commands refused.
     pub refused: u32,
     /// Notes of handlers about the transaction.
@@ -45,6 +49,8 @@ impl Transaction {
             reverse_path,
             parameters,
             recipients: Vec::new(),
+            copies: 0,
+            copies_octets: 0,
             refused: 0,
             notes: Notes::new(),
             kept: Vec::new(),

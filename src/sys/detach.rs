@@ -104,3 +104,10 @@ pub fn raise_descriptor_limit() -> u64 {
         Err(_) => soft,
     }
 }
+
+/// How many processes the user of this one may have; none for any number.
+pub fn process_limit() -> Option<u64> {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+    let (soft, _) = getrlimit(Resource::RLIMIT_NPROC).ok()?;
+    (soft != RLIM_INFINITY).then_some(soft)
+}

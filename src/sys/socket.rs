@@ -113,7 +113,8 @@ fn send_with_descriptor(
     }
 }
 
-/// Receives one frame into `buffer`: its length (0 is end-of-file) and the descriptor that came with it.
+/// Receives one frame into `buffer`: its length (0 is end-of-file) and the descriptor that came with it. A process with
+/// no number free for the descriptor gets the frame alone; the kernel has closed what came with it.
 ///
 /// # Errors
 /// `InvalidData` when the frame is longer than `buffer` or brings more than one descriptor (all of them are
@@ -147,13 +148,22 @@ fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: libc::c_int) -> io::Res
         counted(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) })
     })?;
     let mut received = descriptors(&message);
-    if message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 || received.len() > 1 {
+    let too_many = message.msg_flags & libc::MSG_CTRUNC != 0 && !received.is_empty();
+    if message.msg_flags & libc::MSG_TRUNC != 0 || too_many || received.len() > 1 {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "a frame too long or with too many descriptors",
         ));
     }
     Ok((length, received.pop()))
+}
+
+/// Whether the other end of a local socket has not read yet all that this end has sent.
+pub fn has_unread(fd: impl AsFd) -> bool {
+    let mut octets: libc::c_int = 0;
+    // SAFETY: the kernel writes one int, which lives through the call.
+    let asked = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut octets) };
+    asked == 0 && octets > 0
 }
 
 /// Takes ownership of every descriptor in a received message.
@@ -426,6 +436,46 @@ mod tests {
         File::from(fd).read_to_string(&mut text).unwrap();
         assert_eq!(text, "through");
         assert!(recv_frame(&b, &mut [0; 16]).unwrap().1.is_none());
+    }
+
+    /// With no number free for it the descriptor is lost, and its frame tells so by coming without one.
+    #[test]
+    fn a_descriptor_that_finds_no_number_loses_itself_and_not_the_frame() {
+        let ended = crate::sys::in_child(|| {
+            use nix::sys::resource::{Resource, setrlimit};
+            let Ok((a, b)) = seqpacket_pair() else { return 1 };
+            let Ok((reader, mut writer)) = std::io::pipe() else {
+                return 2;
+            };
+            let sent =
+                send_frame(&a, b"take", &[reader.as_fd()]).and_then(|()| send_frame(&a, b"next", &[reader.as_fd()]));
+            drop(reader);
+            if sent.is_err() || setrlimit(Resource::RLIMIT_NOFILE, 0, 4096).is_err() {
+                return 3;
+            }
+            let Ok((4, None)) = recv_frame(&b, &mut [0; 16]) else {
+                return 4;
+            };
+            if setrlimit(Resource::RLIMIT_NOFILE, 4096, 4096).is_err() {
+                return 5;
+            }
+            let Ok((4, Some(next))) = recv_frame(&b, &mut [0; 16]) else {
+                return 6;
+            };
+            drop(next);
+            i32::from(writer.write(b"x").is_ok()) * 7
+        });
+        assert_eq!(ended, crate::sys::process::Ended::Exited(0));
+    }
+
+    #[test]
+    fn what_the_other_end_has_not_read_is_known() {
+        let (a, b) = seqpacket_pair().unwrap();
+        assert!(!has_unread(&a));
+        send_frame(&a, b"x", &[b.as_fd()]).unwrap();
+        assert!(has_unread(&a) && !has_unread(&b));
+        recv_frame(&b, &mut [0; 16]).unwrap();
+        assert!(!has_unread(&a));
     }
 
     #[test]

@@ -8,13 +8,21 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt as _;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::chain::{BodySink, DeliveryError, DeliveryPort};
 use crate::delivery::client::{Client, Error, PATIENCE};
+use crate::ipc::channel::Fault;
 use crate::ipc::delivery::{Body, Commit, INLINE_BODY, Outcome};
+use crate::ipc::frame;
 use crate::ipc::link::Role;
 
 use super::link::Link;
+
+/// How often one message is offered, each time through another door. Only what surely was not taken is offered again.
+const OFFERS: u32 = 8;
+/// By how much longer we wait each time; the sum is about a second.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The door, opened again when delivery was restarted or replaced in between.
 pub struct Delivery {
@@ -44,57 +52,85 @@ impl Delivery {
 
     /// A file for a body; 452 territory when there is no space.
     fn begin(&mut self) -> io::Result<File> {
-        let mut door = self.door()?;
-        let mut begun = door.begin(0);
-        if matches!(begun, Err(Error::Channel(_))) {
-            // A delivery process that was replaced or died just now: nothing is lost yet.
-            door = self.door()?;
-            begun = door.begin(0);
+        let mut offers = 1;
+        loop {
+            let door = self.door()?;
+            match door.begin(0) {
+                Ok(file) => {
+                    self.door = Some(door);
+                    return Ok(file);
+                }
+                // A delivery process that was replaced or died just now: nothing is lost yet.
+                Err(Error::Channel(Fault::Closed)) if offers < OFFERS => {}
+                Err(Error::Full) => return Err(io::ErrorKind::StorageFull.into()),
+                Err(other) => return Err(io::Error::other(other)),
+            }
+            pause(offers);
+            offers += 1;
         }
-        let file = begun.map_err(|error| match error {
-            Error::Full => io::ErrorKind::StorageFull.into(),
-            other => io::Error::other(other),
-        })?;
-        self.door = Some(door);
-        Ok(file)
+    }
+
+    /// A body that does not fit into a frame beside its envelope goes to a file, as a longer one does.
+    fn room_for(&mut self, mut commit: Commit) -> io::Result<Commit> {
+        if let Body::Inline(bytes) = &commit.body
+            && bytes.len() + commit.envelope_octets() > frame::MAXIMUM
+        {
+            let mut file = self.begin()?;
+            file.write_all(bytes)?;
+            commit.body = Body::Staged {
+                length: bytes.len() as u64,
+            };
+            self.staged = Some(file);
+        }
+        Ok(commit)
     }
 
     /// After a failure the door is given up: its answers would belong to the wrong message.
     fn commit(&mut self, commit: Commit) -> Result<Outcome, DeliveryError> {
-        let door = match (&commit.body, self.door.take()) {
+        let failed = |error: io::Error| DeliveryError::new(error.to_string());
+        let mut commit = self.room_for(commit).map_err(failed)?;
+        let mut door = match (&commit.body, self.door.take()) {
             // The staged file belongs to this very door.
             (Body::Staged { .. }, Some(door)) => door,
             (Body::Staged { .. }, None) => return Err(DeliveryError::new("the door closed behind the body")),
             (Body::Inline(_), door) => {
                 self.door = door;
-                self.door().map_err(|error| DeliveryError::new(error.to_string()))?
+                self.door().map_err(failed)?
             }
         };
-        let (door, outcome) = match door.commit(commit) {
-            Err(Error::Untaken(commit)) => self
-                .offer_again(*commit)
-                .map_err(|error| DeliveryError::new(error.to_string()))?,
-            other => (door, other),
-        };
-        let outcome = outcome.map_err(|error| DeliveryError::new(error.to_string()))?;
-        self.door = Some(door);
-        Ok(outcome)
+        let mut offers = 1;
+        loop {
+            match door.commit(commit) {
+                // One replacement may follow the other while we wait for our turn on a busy machine.
+                Err(Error::Untaken(untaken)) if offers < OFFERS => commit = *untaken,
+                Err(error) => return Err(DeliveryError::new(error.to_string())),
+                Ok(outcome) => {
+                    self.door = Some(door);
+                    return Ok(outcome);
+                }
+            }
+            pause(offers);
+            offers += 1;
+            door = self.another(&commit.body).map_err(failed)?;
+        }
     }
 
-    /// Offers a message that surely was not taken to the delivery process that has come since.
-    fn offer_again(&mut self, commit: Commit) -> io::Result<(Client, Result<Outcome, Error>)> {
-        let Body::Staged { length } = commit.body else {
-            let door = self.door()?;
-            let outcome = door.commit(commit);
-            return Ok((door, outcome));
+    /// A door for a message that the one before surely has not taken, with the body behind it.
+    fn another(&mut self, body: &Body) -> io::Result<Client> {
+        let Body::Staged { length } = *body else {
+            return self.door();
         };
         let before = self.staged.take().ok_or(io::ErrorKind::NotConnected)?;
-        let mut after = self.begin()?;
-        copy(&before, &mut after, length)?;
-        let door = self.door.take().ok_or(io::ErrorKind::NotConnected)?;
-        let outcome = door.commit(commit);
-        Ok((door, outcome))
+        let copied = self.begin().and_then(|mut after| copy(&before, &mut after, length));
+        self.staged = Some(before);
+        copied?;
+        Ok(self.door.take().ok_or(io::ErrorKind::NotConnected)?)
     }
+}
+
+/// Lets time pass before a message is offered again; none the first time, when another process is there already.
+fn pause(offers: u32) {
+    std::thread::sleep(PAUSE * (offers - 1));
 }
 
 /// Copies `length` octets by plain reads and writes, which the sandbox has.
@@ -118,8 +154,16 @@ impl DeliveryPort for Rc<RefCell<Delivery>> {
 
 enum Store {
     Memory(Vec<u8>),
-    File { file: File, length: u64 },
+    /// What is held is written behind what the file has; the length is that of both.
+    File {
+        file: File,
+        length: u64,
+        held: Vec<u8>,
+    },
 }
+
+/// Octets held back at most: a client decides how small the pieces are in which a body comes, not how often we write.
+const HELD: usize = 64 * 1024;
 
 /// Collects one body after the other.
 pub struct Staging {
@@ -138,16 +182,30 @@ impl Staging {
 
     fn spill(&mut self) -> io::Result<&mut Store> {
         if let Store::Memory(bytes) = &mut self.store {
-            let bytes = std::mem::take(bytes);
-            let mut file = self.delivery.borrow_mut().begin()?;
-            file.write_all(&bytes)?;
+            let held = std::mem::take(bytes);
             self.store = Store::File {
-                file,
-                length: bytes.len() as u64,
+                file: self.delivery.borrow_mut().begin()?,
+                length: held.len() as u64,
+                held,
             };
         }
         Ok(&mut self.store)
     }
+}
+
+/// Small pieces are gathered; one that is as long as what would be gathered is not copied.
+fn hold_or_write(file: &mut impl Write, held: &mut Vec<u8>, octets: &[u8]) -> io::Result<()> {
+    if held.len() + octets.len() > HELD {
+        file.write_all(held)?;
+        held.clear();
+    }
+    if octets.len() > HELD / 2 {
+        file.write_all(held)?;
+        held.clear();
+        return file.write_all(octets);
+    }
+    held.extend_from_slice(octets);
+    Ok(())
 }
 
 impl Drop for Staging {
@@ -167,9 +225,9 @@ impl BodySink for Staging {
             bytes.extend_from_slice(octets);
             return Ok(());
         }
-        if let Store::File { file, length } = self.spill()? {
-            file.write_all(octets)?;
+        if let Store::File { file, length, held } = self.spill()? {
             *length += octets.len() as u64;
+            hold_or_write(file, held, octets)?;
         }
         Ok(())
     }
@@ -177,7 +235,8 @@ impl BodySink for Staging {
     fn finish(&mut self) -> io::Result<Body> {
         match std::mem::replace(&mut self.store, Store::Memory(Vec::new())) {
             Store::Memory(bytes) => Ok(Body::Inline(bytes)),
-            Store::File { file, length } => {
+            Store::File { mut file, length, held } => {
+                file.write_all(&held)?;
                 self.delivery.borrow_mut().staged = Some(file);
                 Ok(Body::Staged { length })
             }
@@ -189,3 +248,6 @@ impl BodySink for Staging {
         self.store = Store::Memory(Vec::new());
     }
 }
+
+#[cfg(test)]
+mod tests;

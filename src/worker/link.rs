@@ -10,6 +10,9 @@ use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::link::{FromWorker, Role, ToWorker};
 use crate::logger::client::Client as Log;
 
+/// How long a door may take: the master may be at a configuration with a long list.
+const DOOR_PATIENCE: Duration = Duration::from_secs(30);
+
 /// What the master wants of this worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Order {
@@ -72,11 +75,11 @@ impl Link {
     /// Asks for a door to `helper` and waits for it.
     ///
     /// # Errors
-    /// The master gave none within five seconds.
+    /// The master gave none within half a minute.
     pub fn open(&self, helper: Role) -> io::Result<OwnedFd> {
         self.report(&FromWorker::Open { helper });
         loop {
-            match self.channel.receive_within(Duration::from_secs(5)) {
+            match self.channel.receive_within(DOOR_PATIENCE) {
                 Ok((ToWorker::Door, Some(fd))) => return Ok(fd),
                 Ok((ToWorker::Door, None)) => return Err(io::ErrorKind::NotConnected.into()),
                 Ok((order, fd)) => self.note(&order, fd),

@@ -240,6 +240,11 @@ impl Served {
         &self.configuration.files
     }
 
+    /// Whether some listener's chain hands messages over.
+    pub fn takes_mail(&self) -> bool {
+        self.chains.iter().flatten().any(|chain| chain.takes_mail())
+    }
+
     /// Of delivery.yaml.
     pub fn delivery(&self) -> &config::Delivery {
         &self.configuration.delivery

@@ -140,8 +140,8 @@ impl Transport {
     /// not reset the connection before the client has read the last reply.
     pub fn finish(&mut self) {
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
-        let mut rest = [0; 4096];
-        for _ in 0..16 {
+        let mut rest = [0; 1024]; // of the stack: a page less to copy
+        for _ in 0..64 {
             match self.stream.read(&mut rest) {
                 Ok(length) if length > 0 => {}
                 _ => return,

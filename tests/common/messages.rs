@@ -23,6 +23,8 @@ pub struct Message {
     pub bytes: Vec<u8>,
     /// As in RCPT.
     pub recipients: Vec<&'static str>,
+    /// Servers that it passes, ours included: so many Received fields are put in front.
+    pub hops: usize,
 }
 
 /// Recipients as in RCPT, and the mailbox of each.
@@ -51,7 +53,12 @@ pub fn message(sender: &str, number: usize, shape: Shape) -> Message {
     )
     .into_bytes();
     body(number, shape, &mut bytes);
-    Message { id, bytes, recipients }
+    Message {
+        id,
+        bytes,
+        recipients,
+        hops: 1,
+    }
 }
 
 fn body(number: usize, shape: Shape, to: &mut Vec<u8>) {
@@ -86,10 +93,9 @@ fn body(number: usize, shape: Shape, to: &mut Vec<u8>) {
 }
 
 /// That each message is in each of its mailboxes exactly once and unchanged,
-/// with `received` Received fields in front, and nothing else is anywhere.
-/// Returns how many files that are.
-pub fn assert_each_once(server: &Server, sent: &[Message], received: usize) -> usize {
-    let mut expected: BTreeMap<&str, BTreeMap<&str, &[u8]>> = BTreeMap::new();
+/// and nothing else is anywhere. Returns how many files that are.
+pub fn assert_each_once(server: &Server, sent: &[Message]) -> usize {
+    let mut expected: BTreeMap<&str, BTreeMap<&str, &Message>> = BTreeMap::new();
     for message in sent {
         for recipient in &message.recipients {
             let mailbox = RECIPIENTS
@@ -97,7 +103,7 @@ pub fn assert_each_once(server: &Server, sent: &[Message], received: usize) -> u
                 .find(|(address, _)| address == recipient)
                 .expect("known")
                 .1;
-            let twice = expected.entry(mailbox).or_default().insert(&message.id, &message.bytes);
+            let twice = expected.entry(mailbox).or_default().insert(&message.id, message);
             assert!(twice.is_none(), "{} is sent twice to {mailbox}", message.id);
         }
     }
@@ -106,10 +112,10 @@ pub fn assert_each_once(server: &Server, sent: &[Message], received: usize) -> u
         for stored in server.mail(mailbox) {
             let stored = with_crlf(&stored);
             let id = id_of(&stored);
-            let Some(bytes) = missing.remove(id.as_str()) else {
+            let Some(message) = missing.remove(id.as_str()) else {
                 panic!("{mailbox}: {id:?} is there twice, or was never sent");
             };
-            assert_unchanged(&stored, bytes, received, mailbox);
+            assert_unchanged(&stored, message, mailbox);
             files += 1;
         }
         let names: Vec<&&str> = missing.keys().take(20).collect();
@@ -122,6 +128,18 @@ pub fn assert_each_once(server: &Server, sent: &[Message], received: usize) -> u
     files
 }
 
+/// How many messages are in all mailboxes.
+pub fn stored(server: &Server) -> usize {
+    let mut mailboxes: Vec<&str> = RECIPIENTS.iter().map(|(_, mailbox)| *mailbox).collect();
+    mailboxes.sort_unstable();
+    mailboxes.dedup();
+    mailboxes
+        .iter()
+        .flat_map(|mailbox| ["new", "cur"].map(|part| server.maildir(mailbox).join(part)))
+        .map(|directory| std::fs::read_dir(directory).map_or(0, Iterator::count))
+        .sum()
+}
+
 fn id_of(stored: &[u8]) -> String {
     const FIELD: &[u8] = b"\r\nMessage-ID: <";
     let at = stored.windows(FIELD.len()).position(|w| w == FIELD);
@@ -132,7 +150,8 @@ fn id_of(stored: &[u8]) -> String {
     String::from_utf8_lossy(id).into_owned()
 }
 
-fn assert_unchanged(stored: &[u8], sent: &[u8], received: usize, mailbox: &str) {
+fn assert_unchanged(stored: &[u8], message: &Message, mailbox: &str) {
+    let sent = message.bytes.as_slice();
     let Some(front) = stored.strip_suffix(sent) else {
         panic!(
             "{mailbox}: the message differs\n--- stored:\n{}\n--- sent:\n{}",
@@ -147,6 +166,6 @@ fn assert_unchanged(stored: &[u8], sent: &[u8], received: usize, mailbox: &str) 
         .map(|line| line.split(':').next().unwrap_or_default().to_ascii_lowercase())
         .collect();
     let mut order = vec!["return-path", "delivered-to"];
-    order.extend(vec!["received"; received]);
+    order.extend(vec!["received"; message.hops]);
     assert_eq!(fields, order, "{mailbox}: the fields in front are\n{front}");
 }

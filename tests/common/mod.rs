@@ -10,6 +10,7 @@ pub mod back_end;
 pub mod dns;
 pub mod messages;
 pub mod processes;
+pub mod relay;
 pub mod service;
 
 use std::ffi::OsString;
@@ -108,6 +109,15 @@ pub fn wait_until(mut ready: impl FnMut() -> bool) -> bool {
     true
 }
 
+/// The binary under test: that of the tests' own build, or the one that RSMTPD_BINARY names, for what is claimed of a
+/// release build.
+pub fn binary() -> OsString {
+    std::env::var_os(RELEASE).unwrap_or_else(|| env!("CARGO_BIN_EXE_rsmtpd").into())
+}
+
+/// Names a release build to be tested in the place of the tests' own.
+pub const RELEASE: &str = "RSMTPD_BINARY";
+
 /// A configuration directory: the shipped one with test recipients, on a
 /// free port, with its own state directory.
 pub struct Setup {
@@ -125,10 +135,26 @@ pub struct Setup {
 impl Setup {
     /// The shipped configuration, made harmless.
     pub fn new() -> Setup {
+        Setup::below(&std::env::temp_dir())
+    }
+
+    /// The same in memory, where there is such a file system: for what proves nothing about a disk, and would wait for
+    /// one most of its time.
+    pub fn in_memory() -> Setup {
+        let memory = Path::new("/dev/shm");
+        let space = nix::sys::statvfs::statvfs(memory).map_or(0, |stat| stat.blocks_available() * stat.fragment_size());
+        if space >= 1 << 30 && tempfile::tempfile_in(memory).is_ok() {
+            Setup::below(memory)
+        } else {
+            Setup::new()
+        }
+    }
+
+    fn below(place: &Path) -> Setup {
         let directory = tempfile::Builder::new()
             .prefix("rsmtpd-test-")
             .permissions(fs::Permissions::from_mode(0o755))
-            .tempdir()
+            .tempdir_in(place)
             .expect("temporary directory");
         let config = directory.path().join("config");
         fs::create_dir(&config).expect("config directory");
@@ -303,7 +329,7 @@ impl Setup {
     }
 
     fn command_of(&self, subcommand: &str) -> Command {
-        let binary = OsString::from(env!("CARGO_BIN_EXE_rsmtpd"));
+        let binary = binary();
         let mut words = self.launcher.iter().chain([&binary]);
         let mut command = Command::new(words.next().expect("at least the binary"));
         command
@@ -501,7 +527,7 @@ impl Server {
         let stream = TcpStream::connect(self.address()).ok();
         stream.is_some_and(|stream| {
             let mut client = Client::over(stream);
-            let greeted = client.try_reply().is_ok_and(|r| r.code == 220);
+            let greeted = client.try_reply().is_ok_and(|r| matches!(r.code, 220 | 521));
             client.send(b"QUIT\r\n");
             greeted
         })

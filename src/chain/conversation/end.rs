@@ -22,6 +22,9 @@ impl Conversation<'_> {
     pub(super) fn end_of_body(&mut self, end: &BodyEnd, ports: &mut Ports<'_>) -> Action {
         let octets = &mut self.session.counters.octets;
         *octets = octets.saturating_add(end.octets);
+        if let Some(refusal) = self.hearing_out.take() {
+            return self.heard_out(refusal, ports);
+        }
         let chunk = self.chunk.take();
         if let Some(chunk) = &chunk
             && let Some((verdict, reply)) = &chunk.refused
@@ -69,6 +72,15 @@ impl Conversation<'_> {
         }
         self.observe_size(octets);
         self.judge(ports)
+    }
+
+    /// The end of a text that was refused before it came: whoever looks at messages has seen it, and nobody decides.
+    fn heard_out(&mut self, refusal: Reply, ports: &mut Ports<'_>) -> Action {
+        let chain = self.chain;
+        let links = chain.links("__DATA__").unwrap_or_default();
+        self.run(links, Stage::EndOfData, None, None, None, ports);
+        self.concluded(links, None, Some(&refusal), ports);
+        self.body_refused(Some(refusal), Next::Command, ports)
     }
 
     fn observe_body(&mut self, end: &BodyEnd) {
@@ -176,14 +188,18 @@ impl Conversation<'_> {
             None => return self.body_refused(Some(unavailable()), Next::Command, ports),
         };
         if ran.decision.would_be >= Verdict::Defer && settled.refused.is_none() {
-            let line = self.event("would_be").field("verdict", ran.decision.would_be.name());
+            let line = self.event("would-be").field("verdict", ran.decision.would_be.name());
             self.log.push((Level::Info, line.text()));
         }
-        let taken = if settled.copies.is_empty() {
+        let mut copies = settled.copies;
+        if ran.effects().any(|effect| *effect == Effect::SaveCopy) {
+            copies.push(saved());
+        }
+        let taken = if copies.is_empty() {
             ports.body.reset();
             Err(unavailable())
         } else {
-            self.hand_over(settled.copies, ports)
+            self.hand_over(copies, ports)
         };
         let (mut reply, mut next, by) = match settled.refused {
             Some(refused) => {
@@ -261,15 +277,20 @@ impl Conversation<'_> {
             return;
         };
         let octets = transaction.body.as_ref().map_or(0, |body| body.octets);
-        let line = self
-            .event("message")
-            .field("id", &transaction.id)
+        let mut event = self.event("message").field("id", &transaction.id);
+        if let Some(hello) = &self.session.hello {
+            event = event.quoted("helo", hello.name.as_bytes());
+        }
+        event = event
             .quoted("from", transaction.reverse_path.to_string().as_bytes())
             .field("octets", octets)
-            .field("recipients", transaction.recipients.len())
-            .quoted("labels", transaction.labels.join(",").as_bytes());
-        let mut lines = vec![(Level::Info, line.text())];
-        for (copy, result) in copies.iter().zip(results) {
+            .field("recipients", transaction.recipients.len());
+        if !transaction.labels.is_empty() {
+            event = event.quoted("labels", transaction.labels.join(",").as_bytes());
+        }
+        let mut lines = vec![(Level::Info, event.text())];
+        let saved = |copy: &&ipc::Recipient| copy.disposition == ipc::Disposition::Copy;
+        for (copy, result) in copies.iter().zip(results).filter(|(copy, _)| !saved(copy)) {
             let (word, text) = match result {
                 RecipientResult::Delivered => ("delivered", ""),
                 RecipientResult::Spooled => ("spooled", ""),
@@ -412,6 +433,16 @@ fn is_quarantined(recipient: &Recipient, decided: Verdict) -> bool {
     decided == Verdict::Quarantine || recipient.kept.iter().any(|kept| kept.verdict == Verdict::Quarantine)
 }
 
+/// The copy that is saved for research: no recipient's.
+fn saved() -> ipc::Recipient {
+    ipc::Recipient {
+        original: String::new(),
+        domain: "copies".to_owned(),
+        mailbox: "copies".to_owned(),
+        disposition: ipc::Disposition::Copy,
+    }
+}
+
 /// Copies by mailbox: the same mailbox gets one, the best of what its recipients say.
 #[derive(Default)]
 struct Copies {
@@ -443,7 +474,7 @@ impl Copies {
 
 fn rank(disposition: ipc::Disposition) -> u8 {
     match disposition {
-        ipc::Disposition::Discard => 0,
+        ipc::Disposition::Copy | ipc::Disposition::Discard => 0,
         ipc::Disposition::Quarantine => 1,
         ipc::Disposition::Deliver => 2,
     }

@@ -5,6 +5,7 @@
 //! [`Next`] says so. It must never do I/O except through the [`Ports`] it is lent.
 
 mod end;
+mod recipients;
 mod relay;
 mod run;
 mod steps;
@@ -19,7 +20,6 @@ use super::handler::BodyReader;
 use super::limits::Limits;
 use super::ports::{Nowhere, Ports};
 use crate::log::{Event, Level};
-use crate::session::order::bad_sequence;
 use crate::session::{Anomaly, Counters, Exchange, Session, Verdict, order};
 use crate::smtp::command::{Advertised, Arguments, Command, Oddity, Verb, parse};
 use crate::smtp::line::{CommandLine, LineEnding};
@@ -99,8 +99,10 @@ pub struct Conversation<'c> {
     ended: bool,
     /// QUIT was accepted.
     quit: bool,
-    /// The greeting refused the client, which has only QUIT left (RFC 5321 §3.1).
-    turned_away: bool,
+    /// What a client that the greeting refused hears to everything but QUIT, which is all that it has left (RFC 5321 §3.1).
+    turned_away: Option<Reply>,
+    /// The refusal that waits for the end of a text which may come all the same.
+    hearing_out: Option<Reply>,
     message_ended: bool,
     by: Option<String>,
     /// For the reply that comes next.
@@ -122,7 +124,8 @@ impl<'c> Conversation<'c> {
             now: 0,
             ended: false,
             quit: false,
-            turned_away: false,
+            turned_away: None,
+            hearing_out: None,
             message_ended: false,
             by: None,
             hold: Hold::default(),
@@ -162,8 +165,8 @@ impl<'c> Conversation<'c> {
         if let Some(reply) = &mut reply {
             reply.status = None; // RFC 2034 §3
         }
-        self.turned_away = verdict == Verdict::Reject;
-        let next = if verdict.is_positive() || self.turned_away {
+        self.turned_away = reply.as_ref().filter(|_| verdict == Verdict::Reject).map(turned_away);
+        let next = if verdict.is_positive() || self.turned_away.is_some() {
             Next::Command
         } else {
             Next::Close
@@ -191,10 +194,9 @@ impl<'c> Conversation<'c> {
             self.session
                 .observe(Anomaly::IllegalPipelining(command.verb.name().to_owned()));
         }
-        let fault = if self.turned_away && command.verb != Verb::Quit {
-            bad_sequence("no service for you, QUIT is all that is left")
-        } else {
-            order(&self.session, &command)
+        let fault = match &self.turned_away {
+            Some(reply) if command.verb != Verb::Quit => Some(reply.clone()),
+            _ => order(&self.session, &command),
         };
         let exchange = Exchange {
             command,
@@ -205,7 +207,9 @@ impl<'c> Conversation<'c> {
         if self.limits.line_endings == LineEndings::Strict && line.ending == LineEnding::Lf {
             return self.finish(&exchange, Some(bare_line_ending()), Next::Close, ports);
         }
-        if self.turned_away && exchange.fault.is_some() {
+        // RFC 7504 §3: behind a 521 the session goes on, to be refused at each step.
+        let goes_on = self.turned_away.as_ref().is_none_or(|reply| reply.code == NO_MAIL);
+        if !goes_on && exchange.fault.is_some() {
             let fault = exchange.fault.clone();
             return self.finish(&exchange, fault, Next::Command, ports);
         }
@@ -216,6 +220,12 @@ impl<'c> Conversation<'c> {
     pub fn chunk(&mut self, octets: &[u8], ports: &mut Ports<'_>) {
         let refused = self.chunk.as_ref().is_some_and(|chunk| chunk.refused.is_some());
         if refused || self.ended || !self.in_body {
+            return;
+        }
+        if self.hearing_out.is_some() {
+            for reader in self.readers.iter_mut().flatten() {
+                reader.chunk(octets);
+            }
             return;
         }
         let Some(body) = self
@@ -326,7 +336,7 @@ impl<'c> Conversation<'c> {
         for (oddity, symbol) in [(Oddity::BareLf, "BARE_LF"), (Oddity::BareCr, "BARE_CR")] {
             if command.oddities.contains(&oddity) {
                 let line = self.event("evidence").field("by", "protocol").field("symbol", symbol);
-                let line = line.quoted("verb", command.verb.name().as_bytes());
+                let line = line.word("verb", command.verb.name());
                 self.log.push((Level::Info, line.text()));
             }
         }
@@ -372,6 +382,20 @@ impl<'c> Conversation<'c> {
             log: std::mem::take(&mut self.log),
         }
     }
+}
+
+/// The host accepts no mail at all (RFC 7504).
+const NO_MAIL: u16 = 521;
+
+/// What a client hears after a greeting that refused it.
+fn turned_away(greeting: &Reply) -> Reply {
+    if greeting.code == NO_MAIL {
+        let mut reply = greeting.clone();
+        reply.status = Some(Status::SYSTEM_REFUSES);
+        return reply;
+    }
+    let text = "no service for you, QUIT is all that is left";
+    Reply::new(503, Some(Status::INVALID_COMMAND), text)
 }
 
 /// The reply to bare CR or LF where they are forbidden.

@@ -11,6 +11,7 @@ use crate::chain::handler::{Evidence, HandlerError, Outcome};
 use crate::chain::outcome::unavailable;
 use crate::chain::ports::Ports;
 use crate::config::{Evaluate, Mode, OnError};
+use crate::ipc::delivery as ipc;
 use crate::log::Level;
 use crate::session::{At, Exchange, Kept, Recipient, Verdict};
 use crate::smtp::reply::Reply;
@@ -88,10 +89,12 @@ impl<'c> Conversation<'c> {
                 Some(reader) => reader.end(&mut context),
                 None => link.handler.handle(&mut context),
             };
+            let failed = result.is_err();
             let outcome = result.unwrap_or_else(|error| self.failed(link, &error));
             findings.push(Finding {
                 by: link.id.clone(),
                 enforced: link.mode == Mode::Enforce,
+                failed,
                 outcome,
             });
         }
@@ -251,7 +254,13 @@ impl<'c> Conversation<'c> {
                 }
                 Effect::RemoveField(name) => add_word(&mut transaction.removed, name.as_str()),
                 Effect::Label(label) => add_word(&mut transaction.labels, label),
-                Effect::Delay(_) | Effect::Stutter(_) | Effect::Route(_) | Effect::KeepCopy | Effect::Skip(_) => {}
+                Effect::Delay(_)
+                | Effect::Stutter(_)
+                | Effect::Route(_)
+                | Effect::KeepCopy
+                | Effect::SaveCopy
+                | Effect::HearOut
+                | Effect::Skip(_) => {}
             }
         }
         if dropped > 0 {
@@ -291,4 +300,18 @@ fn is_skipped(findings: &[Finding], id: &str) -> bool {
         .filter(|finding| finding.enforced)
         .flat_map(|finding| &finding.outcome.effects)
         .any(|effect| matches!(effect, Effect::Skip(skipped) if skipped == id))
+}
+
+/// 452 4.5.3 (RFC 5321 §4.5.3.1.10): the client sends the others their own copy.
+pub(super) fn too_many_recipients() -> Reply {
+    Reply::new(452, Some(Status::TOO_MANY_RECIPIENTS), "too many recipients")
+}
+
+/// How many copies a recipient stands for, and their octets in the envelope.
+pub(super) fn copies(recipient: &Recipient, mailboxes: &[crate::session::Mailbox]) -> (usize, usize) {
+    let address = recipient.address();
+    let octets = mailboxes
+        .iter()
+        .map(|one| ipc::Recipient::octets(&address, &one.domain, &one.mailbox));
+    (mailboxes.len(), octets.sum())
 }

@@ -1,13 +1,13 @@
 //! One command, from its chain to the reply.
 
 use super::end::refused_by_each;
-use super::run::{Ran, keep_in};
+use super::run::{Ran, keep_in, too_many_recipients};
 use super::{Chunk, Conversation, Next};
 use crate::chain::decision::Stage;
 use crate::chain::effect::Effect;
 use crate::chain::outcome::unavailable;
 use crate::chain::ports::Ports;
-use crate::chain::{Action, Found, Link};
+use crate::chain::{Action, Link};
 use crate::config::Mode;
 use crate::log::Level;
 use crate::session::{Anomaly, At, BodyFacts, Disposition, Exchange, Hello, Kept, Recipient, Transaction, Verdict};
@@ -19,7 +19,7 @@ use crate::smtp::status::Status;
 const OVERSHOOT: u32 = 1000;
 
 /// Whether the transaction had no room for the recipient.
-fn is_put_off(exchange: &Exchange) -> bool {
+pub(super) fn is_put_off(exchange: &Exchange) -> bool {
     let status = exchange.fault.as_ref().and_then(|fault| fault.status);
     status == Some(Status::TOO_MANY_RECIPIENTS)
 }
@@ -90,7 +90,7 @@ impl<'c> Conversation<'c> {
                     .as_ref()
                     .map_or(0, |transaction| transaction.recipients.len());
                 let full = recipients >= usize::try_from(self.limits.maximum_recipients).unwrap_or(usize::MAX);
-                full.then(|| Reply::new(452, Some(Status::TOO_MANY_RECIPIENTS), "too many recipients"))
+                full.then(too_many_recipients)
             }
             _ => None,
         }
@@ -152,65 +152,14 @@ impl<'c> Conversation<'c> {
         action
     }
 
-    fn rcpt(
-        &mut self,
-        links: &'c [Link],
-        exchange: &Exchange,
-        ran: &Ran,
-        recipient: Option<Recipient>,
-        ports: &mut Ports<'_>,
-    ) -> Action {
-        let relayed = links.iter().any(Link::is_relay);
-        let mut mailboxes = Vec::new();
-        for effect in ran.effects() {
-            if let Effect::Route(route) = effect {
-                mailboxes.clone_from(route);
-            }
-        }
-        let ok = Reply::new(250, Some(Status::RECIPIENT_OK), "recipient OK");
-        let (mut verdict, mut reply, mut next) = self.answer_or_relay(links, exchange, ran, &ok, ports);
-        // RFC 5321 §4.5.1: no policy refuses postmaster where the mailbox is ours.
-        let exempt = recipient.as_ref().is_some_and(Recipient::is_postmaster) && !mailboxes.is_empty() && !relayed;
-        if exempt && !verdict.is_positive() && exchange.fault.is_none() {
-            (verdict, reply, next) = (Verdict::Accept, Some(ok), Next::Command);
-        }
-        let routed = !mailboxes.is_empty() || relayed;
-        match (recipient, &mut self.session.transaction) {
-            (Some(mut recipient), Some(transaction)) if verdict.is_positive() && routed => {
-                recipient.mailboxes = mailboxes;
-                // Postmaster's mail reaches postmaster, whatever policies make of it.
-                if verdict == Verdict::Quarantine && !exempt {
-                    recipient.disposition = Disposition::Quarantine;
-                }
-                if !exempt {
-                    recipient.kept.clone_from(&ran.decision.waiting);
-                }
-                transaction.recipients.push(recipient);
-                self.session.counters.recipients = self.session.counters.recipients.saturating_add(1);
-                self.apply(ran);
-            }
-            (recipient, transaction) => {
-                if let (Some(recipient), true) = (&recipient, verdict.is_positive() || verdict == Verdict::None) {
-                    reply = Some(self.chain.closed(&recipient.forward_path));
-                }
-                if recipient.is_some()
-                    && let Some(transaction) = transaction
-                {
-                    transaction.refused = transaction.refused.saturating_add(1);
-                }
-                let counters = &mut self.session.counters;
-                counters.rejected_recipients = counters.rejected_recipients.saturating_add(1);
-                if is_put_off(exchange) {
-                    counters.put_off_recipients = counters.put_off_recipients.saturating_add(1);
-                }
-            }
-        }
-        self.finish(exchange, reply, next, ports)
-    }
-
     fn data(&mut self, links: &'c [Link], exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
         let ok = Reply::new(354, None, "end data with <CR><LF>.<CR><LF>");
         let (verdict, reply, next) = self.admit(links, exchange, ran, &ok, ports);
+        if let Some(refusal) = self.to_hear_out(exchange, ran, verdict, reply.as_ref()) {
+            self.begin_body(false, exchange, ports);
+            self.hearing_out = Some(refusal);
+            return self.finish(exchange, Some(ok), Next::Data, ports);
+        }
         if !verdict.is_positive() || exchange.fault.is_some() {
             return self.finish(exchange, reply, next, ports);
         }
@@ -223,6 +172,14 @@ impl<'c> Conversation<'c> {
         // Only a 354 lets the text come.
         let reply = reply.filter(|reply| reply.code == 354).unwrap_or(ok);
         self.finish(exchange, Some(reply), Next::Data, ports)
+    }
+
+    /// The refusal that is to wait for the end of the text, where one of the entries wants to hear it.
+    fn to_hear_out(&self, exchange: &Exchange, ran: &Ran, verdict: Verdict, reply: Option<&Reply>) -> Option<Reply> {
+        let refused = matches!(verdict, Verdict::Defer | Verdict::Reject);
+        let wanted = ran.effects().any(|effect| *effect == Effect::HearOut);
+        let well_formed = exchange.command.parsed.is_ok();
+        reply.filter(|_| refused && wanted && well_formed).cloned()
     }
 
     fn bdat(&mut self, links: &'c [Link], exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
@@ -431,7 +388,7 @@ impl<'c> Conversation<'c> {
             Some(_) => "defer",
         };
         // Client-given: a verb that we do not know may hold anything.
-        let mut event = self.event(name).quoted("verb", verb.as_bytes());
+        let mut event = self.event(name).word("verb", verb);
         if let Some(reply) = reply {
             event = event.field("code", reply.code);
             if let Some(status) = reply.status {
@@ -447,16 +404,6 @@ impl<'c> Conversation<'c> {
             event = event.quoted("argument", &exchange.command.argument);
         }
         self.log.push((Level::Info, event.text()));
-    }
-}
-
-impl crate::chain::Chain {
-    /// The answer to a recipient that nobody took: fail closed.
-    fn closed(&self, path: &crate::smtp::address::ForwardPath) -> Reply {
-        match self.directory.look_up(path) {
-            Found::ForeignDomain => Reply::new(550, Some(Status::REFUSED), "relaying not allowed"),
-            _ => Reply::new(550, Some(Status::UNKNOWN_MAILBOX), "no such mailbox"),
-        }
     }
 }
 

@@ -34,7 +34,7 @@ impl DeliveryPort for FakeDelivery {
                 (Some((_, result)), _) => result.clone(),
                 (None, Disposition::Deliver) => RecipientResult::Delivered,
                 (None, Disposition::Quarantine) => RecipientResult::Quarantined,
-                (None, Disposition::Discard) => RecipientResult::Discarded,
+                (None, Disposition::Discard | Disposition::Copy) => RecipientResult::Discarded,
             }
         });
         let outcome = Outcome {
@@ -246,6 +246,17 @@ impl Peer {
         Peer::on(chain, |limits| limits.maximum_errors = 50)
     }
 
+    /// Connected to the chains of a file and no others, whose handlers have these files.
+    pub(crate) fn only(text: &str, files: &[(&'static str, &str)]) -> Peer {
+        let mut faults = Vec::new();
+        let file = ChainFile::parse("chain.yaml", text, &registry::names(), &mut faults).expect("YAML");
+        let part = |(id, text): &(&'static str, &str)| (*id, Part::parse(&format!("{id}.yaml"), text).expect("YAML"));
+        let files = files.iter().map(part).collect();
+        let chain = Chain::build(&file, &files, &directory(), &mut faults);
+        assert_eq!(faults, []);
+        Peer::on(chain, |limits| limits.maximum_errors = 50)
+    }
+
     fn on(chain: Chain, change: impl FnOnce(&mut Limits)) -> Peer {
         Peer::prepared(chain, change, |_| {})
     }
@@ -423,6 +434,18 @@ impl Peer {
     /// Whether the server has closed.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed
+    }
+
+    /// How many messages delivery has got.
+    pub(crate) fn messages(&self) -> usize {
+        self.delivery.commits.len()
+    }
+
+    /// What the first message was handed over for.
+    pub(crate) fn dispositions(&self) -> Vec<Disposition> {
+        let commit = self.delivery.commits.first();
+        let copies = commit.into_iter().flat_map(|commit| &commit.recipients);
+        copies.map(|copy| copy.disposition).collect()
     }
 
     /// The header fields added to a message.
@@ -621,6 +644,18 @@ fn a_refused_chunk_is_swallowed() {
     );
     let mut peer = Peer::with_recipient();
     assert!(peer.say("BDAT x").starts_with("501 ") && peer.is_closed());
+}
+
+#[test]
+fn the_line_of_a_message_names_the_client_and_leaves_out_what_is_not_there() {
+    let mut peer = Peer::with(|_| {});
+    peer.say("EHLO a\" code=250 \\b");
+    peer.begin(&["user"]);
+    assert!(peer.data("x\r\n").starts_with("250 "), "{:#?}", peer.log);
+    let line = peer.log.iter().find(|line| line.contains("event=message"));
+    let line = line.expect("a line");
+    assert!(line.contains(r#" helo="a\" code=250 \\b" from="#), "{line}");
+    assert!(!line.contains("labels"), "{line}");
 }
 
 #[test]

@@ -24,7 +24,7 @@ macro_rules! calls {
 const COMMON: &[Call] = calls! {
     SYS_accept4, SYS_brk, SYS_clock_getres, SYS_clock_gettime, SYS_clock_nanosleep, SYS_close,
     SYS_close_range, SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_pwait2,
-    SYS_eventfd2, SYS_exit, SYS_exit_group, SYS_faccessat, SYS_faccessat2, SYS_fallocate, SYS_fdatasync,
+    SYS_eventfd2, SYS_exit, SYS_exit_group, SYS_faccessat, SYS_faccessat2, SYS_fdatasync,
     SYS_fstat, SYS_fsync, SYS_ftruncate, SYS_futex, SYS_getcwd, SYS_getdents64, SYS_getegid, SYS_geteuid,
     SYS_getgid, SYS_getpeername, SYS_getpid, SYS_getppid, SYS_getrandom, SYS_getresgid, SYS_getresuid,
     SYS_getrusage, SYS_getsockname, SYS_getsockopt, SYS_gettid, SYS_gettimeofday, SYS_getuid, SYS_kill,
@@ -49,7 +49,7 @@ const OLDER: &[Call] = &[];
 
 /// What the logger and delivery do to files, in the directories that Landlock leaves them.
 const FILES: &[Call] = calls! {
-    SYS_chdir, SYS_copy_file_range, SYS_dup, SYS_dup3, SYS_fchdir, SYS_fchmod, SYS_fchmodat, SYS_fchown, SYS_fadvise64,
+    SYS_chdir, SYS_copy_file_range, SYS_dup, SYS_dup3, SYS_fallocate, SYS_fchdir, SYS_fchmod, SYS_fchmodat, SYS_fchown, SYS_fadvise64,
     SYS_flock, SYS_fstatfs, SYS_getgroups, SYS_linkat, SYS_mkdirat, SYS_openat, SYS_renameat2, SYS_sendfile,
     SYS_statfs, SYS_symlinkat, SYS_unlinkat, SYS_utimensat,
 };
@@ -278,7 +278,7 @@ fn by_argument(rules: &mut Rules, first_own: i32) -> Result<(), seccompiler::Bac
     let mut ioctl = vec![rule(
         [descriptor(first_own)?, vec![int(1, Eq, libc::FIONBIO as i64)?]].concat(),
     )?];
-    for command in [libc::TCGETS, libc::FIONREAD] {
+    for command in [libc::TCGETS, libc::FIONREAD, libc::TIOCOUTQ] {
         ioctl.push(rule(vec![int(1, Eq, command as i64)?])?);
     }
     rules.insert(libc::SYS_ioctl, ioctl);

@@ -4,7 +4,7 @@ use super::super::process::{self, Ended, Fork};
 use super::super::{in_child, skip};
 use super::super::{memory, signals, socket};
 use super::*;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 
 const KILLED: Ended = Ended::Signaled(libc::SIGSYS);
@@ -118,6 +118,8 @@ fn refused_calls() -> Vec<Probe> {
         ),
         ("pidfd_open", libc::SYS_pidfd_open, [parent, 0, 0, 0, 0]),
         ("mount", libc::SYS_mount, [0; 5]),
+        // Space behind a file's end, which its limit of size does not bind.
+        ("fallocate", libc::SYS_fallocate, [1, 1, 0, 1 << 30, 0]),
     ]
 }
 
@@ -136,6 +138,8 @@ fn what_the_walls_refuse_without_killing() {
     });
     assert_eq!(newer, DONE);
     let files = as_worker(|| {
+        // What other tests have open at the moment.
+        let _ = process::close_from_unshare(3);
         let Ok(one) = std::io::pipe() else { return 2 };
         let held: Vec<_> = (0..100).map_while(|_| one.0.try_clone().ok()).collect();
         i32::from(held.len() >= 64)
@@ -177,6 +181,32 @@ fn a_worker_cannot_fork_even_without_root() {
     assert_eq!(ended, DONE);
 }
 
+/// A table of descriptors of its own, accept, answer, write into what the master lends.
+fn life_of_a_worker(listener: &OwnedFd, others: OwnedFd, master: &OwnedFd, shared: &memory::Shared) {
+    signals::reset_in_child().unwrap();
+    process::set_name("worker").unwrap();
+    process::set_pdeathsig(libc::SIGKILL).unwrap();
+    process::close_from_unshare(900).unwrap();
+    drop(others);
+    let (accepted, _) = socket::accept(listener).unwrap();
+    let accepted = socket::place_client(accepted).unwrap();
+    worker_layer(&LIMITS).unwrap();
+    socket::set_nodelay(&accepted).unwrap();
+    let mut stream = std::net::TcpStream::from(accepted);
+    stream.set_nonblocking(true).unwrap();
+    stream.write_all(b"220 ready\r\n").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let (_, file) = socket::recv_frame(master, &mut [0; 32]).unwrap();
+    let mut file = std::fs::File::from(file.unwrap());
+    file.write_all(&vec![b'x'; 300_000]).unwrap();
+    file.set_len(200_000).unwrap();
+    let mut id = [0; 8];
+    getrandom::fill(&mut id).unwrap();
+    assert_eq!(shared.load(0), Some(5));
+    let _ = std::time::SystemTime::now();
+    socket::send_frame(master, b"Done", &[]).unwrap();
+}
+
 #[test]
 fn the_work_of_master_and_worker_goes_on() {
     let directory = tempfile::tempdir().unwrap();
@@ -213,28 +243,7 @@ fn the_work_of_master_and_worker_goes_on() {
         match process::spawn_sharing_files(900).unwrap() {
             Fork::Child => {
                 std::mem::forget(blocked);
-                signals::reset_in_child().unwrap();
-                process::set_name("worker").unwrap();
-                process::set_pdeathsig(libc::SIGKILL).unwrap();
-                process::close_from_unshare(900).unwrap();
-                drop(ours);
-                let (accepted, _) = socket::accept(&listener).unwrap();
-                let accepted = socket::place_client(accepted).unwrap();
-                worker_layer(&LIMITS).unwrap();
-                socket::set_nodelay(&accepted).unwrap();
-                let mut stream = std::net::TcpStream::from(accepted);
-                stream.set_nonblocking(true).unwrap();
-                stream.write_all(b"220 ready\r\n").unwrap();
-                stream.shutdown(std::net::Shutdown::Write).unwrap();
-                let (_, file) = socket::recv_frame(&theirs, &mut [0; 32]).unwrap();
-                let mut file = std::fs::File::from(file.unwrap());
-                file.write_all(&vec![b'x'; 300_000]).unwrap();
-                file.set_len(200_000).unwrap();
-                let mut id = [0; 8];
-                getrandom::fill(&mut id).unwrap();
-                assert_eq!(shared.load(0), Some(5));
-                let _ = std::time::SystemTime::now();
-                socket::send_frame(&theirs, b"Done", &[]).unwrap();
+                life_of_a_worker(&listener, ours, &theirs, &shared);
                 process::exit_now(0);
             }
             Fork::Parent(worker) => {
@@ -255,9 +264,7 @@ fn the_work_of_master_and_worker_goes_on() {
         }
     });
     assert_eq!(ended, DONE);
-    let mut greeting = String::new();
-    (&client).read_to_string(&mut greeting).unwrap();
-    assert_eq!(greeting, "220 ready\r\n");
+    assert_eq!(std::io::read_to_string(&client).unwrap(), "220 ready\r\n");
     std::io::Seek::rewind(&mut spool).unwrap();
     assert_eq!(spool.metadata().unwrap().len(), 200_000);
 }

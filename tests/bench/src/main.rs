@@ -48,6 +48,7 @@ fn settings(mut words: impl Iterator<Item = String>) -> Result<Settings, String>
                     command,
                     log,
                     cgroup,
+                    found: Default::default(),
                 });
             }
             other => return Err(format!("{other}: unknown; {USAGE}")),

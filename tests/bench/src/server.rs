@@ -1,6 +1,7 @@
 //! A server under measurement: started in a cgroup of its own, so that the CPU time of all of its processes is known,
 //! also of those that have ended, and nothing else is ever signalled.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::CommandExt as _;
@@ -14,6 +15,9 @@ use nix::unistd::Pid;
 
 use crate::load;
 
+/// Longer files are removed as soon as they are counted.
+const SHORT: u64 = 64 * 1024;
+
 /// How to start one, and where its mail goes.
 #[derive(Clone, Debug)]
 pub struct Server {
@@ -25,6 +29,8 @@ pub struct Server {
     pub command: Vec<String>,
     pub log: PathBuf,
     pub cgroup: PathBuf,
+    /// Short messages that were there the last time.
+    pub found: Cell<u64>,
 }
 
 /// A running one.
@@ -99,25 +105,28 @@ impl Server {
         (processes.iter().filter_map(pss).sum(), processes.len())
     }
 
-    /// Messages delivered since the last time; removes them.
+    /// Messages delivered since the last time. Long ones are removed; short ones stay until the end, as ext4 takes long
+    /// to find an inode among many that were deleted a moment ago, and that time is not the server's.
     pub fn collect(&self) -> io::Result<u64> {
-        fn below(directory: &Path, is_new: bool, count: &mut u64) -> io::Result<()> {
+        fn below(directory: &Path, is_new: bool, short: &mut u64, long: &mut u64) -> io::Result<()> {
             for entry in fs::read_dir(directory)? {
                 let entry = entry?;
                 if entry.file_type()?.is_dir() {
-                    below(&entry.path(), entry.file_name() == "new", count)?;
-                } else if is_new {
+                    below(&entry.path(), entry.file_name() == "new", short, long)?;
+                } else if is_new && entry.metadata()?.len() > SHORT {
                     fs::remove_file(entry.path())?;
-                    *count += 1;
+                    *long += 1;
+                } else if is_new {
+                    *short += 1;
                 }
             }
             Ok(())
         }
-        let mut count = 0;
+        let (mut short, mut long) = (0, 0);
         if self.mail.exists() {
-            below(&self.mail, false, &mut count)?;
+            below(&self.mail, false, &mut short, &mut long)?;
         }
-        Ok(count)
+        Ok(short - self.found.replace(short) + long)
     }
 }
 

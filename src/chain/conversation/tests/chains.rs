@@ -11,6 +11,20 @@ fn faults(text: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_chain_is_explained_in_the_order_of_a_session() {
+    let text = "__CLOSE__: []\nXYZ:\n  - handler: noop\nETRN:\n  - handler: noop\nQUIT:\n  - handler: quit\n";
+    let explained = build(text, &[]).0.explain();
+    let verbs: Vec<&str> = explained
+        .lines()
+        .skip(1)
+        .filter(|line| !line.starts_with(' '))
+        .collect();
+    let expected =
+        "__OPEN__,HELO,EHLO,MAIL,RCPT,DATA (and BDAT),__DATA__,RSET,NOOP,HELP,VRFY,XYZ,ETRN,QUIT,__DEFAULT__,__CLOSE__";
+    assert_eq!(verbs.join(","), expected, "{explained}");
+}
+
+#[test]
 fn one_handler_stands_twice_with_different_settings() {
     let twice = "__OPEN__:\n  - {handler: greeting, with: {message: one}}\n  - {handler: greeting, id: second, with: {message: \
                  two}}\n";
@@ -54,7 +68,7 @@ fn faults_of_settings_name_file_line_and_column() {
     let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
     for expected in [
         "hello.yaml:1:33: advertise_pipelining_extension: expected yes or no, found \"often\"",
-        "hello.yaml:2:1: mesage: expected message or advertise_pipelining_extension, found an unknown key",
+        "hello.yaml:2:1: mesage: expected message, advertise_pipelining_extension or look_up, found an unknown key",
         "chain.yaml:4:16: __OPEN__[0].with.message: expected a line of text, found a list",
         "chain.yaml:6:31: __DATA__[0].with: expected nothing, because delivery takes no settings here, found a mapping",
     ] {

@@ -251,7 +251,7 @@ fn notes_of_line_endings_become_evidence() {
     assert!(
         peer.log
             .iter()
-            .any(|line| line.contains("symbol=BARE_LF") && line.contains("verb=\"NOOP\"")),
+            .any(|line| line.contains("symbol=BARE_LF") && line.contains("verb=NOOP")),
         "{:?}",
         peer.log
     );

@@ -1,0 +1,146 @@
+//! What a worker may say when: a pure function of what it has said before.
+//!
+//! A worker speaks the truth until its client has taken it over, and its client has said nothing before it is
+//! reported. From then on little is left to say, so that a captured worker can neither pass for a spare, nor count
+//! clients that are not there, nor keep the master busy.
+
+use crate::ipc::link::{FromWorker, Role};
+
+use super::workers::State;
+
+/// The longest session identifier.
+const SESSION: usize = 32;
+
+/// What one worker may still say.
+#[derive(Debug)]
+pub(super) struct Conduct {
+    /// Clients that it may still take.
+    clients: u32,
+    /// Whether it may say that the configuration has changed: once a client.
+    may_notice: bool,
+}
+
+impl Conduct {
+    /// Of a worker that was forked to take so many clients.
+    pub(super) fn new(clients: u32) -> Conduct {
+        Conduct {
+            clients,
+            may_notice: false,
+        }
+    }
+
+    /// Takes note of what a worker in this state says; what is wrong with it.
+    pub(super) fn judge(&mut self, state: &State, message: &FromWorker) -> Result<(), &'static str> {
+        let busy = matches!(state, State::Busy { .. });
+        match message {
+            FromWorker::Ready if busy || *state == State::Spare => Err("ready out of turn"),
+            FromWorker::Ready | FromWorker::Refused { .. } if self.clients == 0 => Err("more clients than it may have"),
+            FromWorker::Refused { .. } if busy => Err("refused while busy"),
+            FromWorker::Ready | FromWorker::Refused { .. } => Ok(()),
+            FromWorker::Busy { .. } if busy => Err("busy twice"),
+            FromWorker::Busy { .. } if self.clients == 0 => Err("more clients than it may have"),
+            FromWorker::Busy { session, .. } if !is_session(session) => Err("no session identifier"),
+            FromWorker::Busy { .. } => {
+                self.clients -= 1;
+                self.may_notice = true;
+                Ok(())
+            }
+            FromWorker::Changed { .. } if !busy || !std::mem::take(&mut self.may_notice) => Err("changed out of turn"),
+            FromWorker::Open { helper } if !busy || !matches!(helper, Role::Delivery | Role::Broker) => {
+                Err("no such door")
+            }
+            FromWorker::Done if !busy => Err("done out of turn"),
+            FromWorker::Changed { .. } | FromWorker::Open { .. } | FromWorker::Done => Ok(()),
+        }
+    }
+}
+
+/// Whether it is one of ours: it stands in logs and in what `rsmtpd status` prints.
+fn is_session(session: &str) -> bool {
+    (1..=SESSION).contains(&session.len()) && session.bytes().all(|octet| octet.is_ascii_alphanumeric())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn busy(session: &str) -> FromWorker {
+        FromWorker::Busy {
+            peer: ([192, 0, 2, 1], 25).into(),
+            session: session.to_owned(),
+        }
+    }
+
+    fn serving() -> State {
+        State::Busy {
+            peer: ([192, 0, 2, 1], 25).into(),
+            session: "a1".to_owned(),
+        }
+    }
+
+    fn refused() -> FromWorker {
+        FromWorker::Refused {
+            peer: ([192, 0, 2, 1], 25).into(),
+            limit: crate::ipc::sources::Limit::Rate,
+        }
+    }
+
+    const DOOR: FromWorker = FromWorker::Open { helper: Role::Delivery };
+    const CHANGED: FromWorker = FromWorker::Changed { fingerprint: 1 };
+
+    #[test]
+    fn the_life_of_a_worker_passes() {
+        let mut conduct = Conduct::new(2);
+        let steps = [
+            (State::Starting, FromWorker::Ready),
+            (State::Spare, refused()),
+            (State::Spare, busy("a1")),
+            (serving(), CHANGED),
+            (serving(), DOOR),
+            (serving(), DOOR),
+            (serving(), FromWorker::Done),
+            (State::Leaving, FromWorker::Ready),
+            // It was told to leave when a client had just come.
+            (State::Leaving, busy("a2")),
+            (serving(), CHANGED),
+        ];
+        for (state, message) in steps {
+            assert_eq!(conduct.judge(&state, &message), Ok(()), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn a_captured_worker_can_say_next_to_nothing() {
+        let of_one = || {
+            let mut conduct = Conduct::new(1);
+            conduct.judge(&State::Spare, &busy("a1")).unwrap();
+            conduct
+        };
+        let wrong = [
+            (serving(), FromWorker::Ready),
+            (serving(), busy("a2")),
+            (serving(), refused()),
+            (serving(), FromWorker::Open { helper: Role::Logger }),
+            (serving(), FromWorker::Open { helper: Role::Master }),
+            // After it has said that its only client is gone.
+            (State::Leaving, FromWorker::Ready),
+            (State::Leaving, busy("a2")),
+            (State::Leaving, refused()),
+            (State::Leaving, FromWorker::Done),
+            (State::Leaving, DOOR),
+            (State::Leaving, CHANGED),
+        ];
+        for (state, message) in wrong {
+            assert!(of_one().judge(&state, &message).is_err(), "{state:?} {message:?}");
+        }
+        let mut conduct = of_one();
+        assert_eq!(conduct.judge(&serving(), &CHANGED), Ok(()));
+        assert!(conduct.judge(&serving(), &CHANGED).is_err(), "once a client");
+        for session in ["", "a b", "a\nworker pid=1", "\u{1b}[2J", &"a".repeat(60_000)] {
+            assert!(
+                Conduct::new(1).judge(&State::Spare, &busy(session)).is_err(),
+                "{session:.20}"
+            );
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Clients that come over IPv6: greeted, named in the trace field as RFC 5321 §4.1.3 has it, counted by their /64.
+
+mod common;
+
+use common::{Client, Server, Setup, needs_root, run, tool, wait_until};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn6, bind, connect, socket};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::process::Command;
+use std::thread;
+
+const MESSAGE: &[u8] = b"Subject: x\r\n\r\nbody\r\n";
+const LOOPBACK: Ipv6Addr = Ipv6Addr::LOCALHOST;
+const REFUSED: &str = "4.3.2 Too many connections from your network, try again later";
+
+/// Listens on `address` and, at another port, on 127.0.0.1.
+fn server(address: Ipv6Addr, workers: &str) -> (Server, SocketAddr) {
+    let setup = Setup::new();
+    let free = TcpListener::bind((address, 0)).expect("IPv6 on the loopback interface");
+    let there = free.local_addr().expect("address");
+    drop(free);
+    let text = format!(
+        "listeners:\n  - {{address: 127.0.0.1, port: {}}}\n  - {{address: \"{address}\", port: {}}}\n\
+         server_name: mail.example.com\nstate: {}\nworkers: {{{workers}}}\n",
+        setup.port(),
+        there.port(),
+        setup.state().display()
+    );
+    let ipv4 = SocketAddr::from(([127, 0, 0, 1], setup.port()));
+    (Server::start_with(setup, &text, there), ipv4)
+}
+
+fn greeted(mut client: Client) -> Client {
+    assert_eq!(client.reply().code, 220);
+    client
+}
+
+fn assert_refused(mut client: Client) {
+    let reply = client.reply();
+    assert_eq!((reply.code, reply.text().as_str()), (421, REFUSED));
+    assert!(client.is_closed());
+}
+
+/// Waits until the master has counted so many clients.
+fn await_busy(server: &Server, busy: usize) {
+    let lines = |said: &str| said.matches("event=status pid=").count();
+    let reached = wait_until(|| {
+        let before = lines(&server.said());
+        server.signal(Signal::SIGUSR1);
+        wait_until(|| lines(&server.said()) > before);
+        let said = server.said();
+        let last = said.rsplit("event=status pid=").next().unwrap_or_default();
+        last.contains(&format!(" busy={busy} "))
+    });
+    assert!(reached, "{busy} busy workers expected:\n{}", server.said());
+}
+
+#[test]
+fn a_message_over_ipv6() {
+    let (server, _) = server(LOOPBACK, "");
+    let mut client = greeted(server.connect());
+    let hello = client.command("EHLO [IPv6:2001:db8::7]");
+    assert_eq!(hello.code, 250);
+    assert!(hello.text().contains("(::1 port "), "{}", hello.text());
+    let reply = client.deliver("a@example.org", &["test@example.com"], MESSAGE);
+    assert_eq!(reply.code, 250, "{reply:?}");
+    let stored = server.await_mail("test@example.com", 1).remove(0);
+    let text = String::from_utf8_lossy(&stored)
+        .replace("\r\n\t", " ")
+        .replace("\r\n ", " ");
+    let received = text.lines().find(|line| line.starts_with("Received: "));
+    let expected = "Received: from [IPv6:2001:db8::7] ([IPv6:::1]) by mail.example.com with ESMTP id ";
+    assert!(received.is_some_and(|line| line.starts_with(expected)), "{text}");
+    server.await_said("peer=::1", 1);
+}
+
+#[test]
+fn a_source_over_ipv6_has_its_limit() {
+    let (server, ipv4) = server(LOOPBACK, "per_source: 1, per_source_rate: 0, trusted: []");
+    await_busy(&server, 0);
+    let first = greeted(server.connect());
+    await_busy(&server, 1);
+    assert_refused(server.connect());
+    greeted(Client::over(TcpStream::connect(ipv4).expect("connection")));
+    drop(first);
+}
+
+/// A connection from `source`.
+fn from(source: Ipv6Addr, server: &Server) -> Client {
+    let SocketAddr::V6(to) = server.address() else {
+        panic!("IPv6 only")
+    };
+    let fd = socket(AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("socket");
+    bind(fd.as_raw_fd(), &SockaddrIn6::from(SocketAddrV6::new(source, 0, 0, 0))).expect("bind");
+    connect(fd.as_raw_fd(), &SockaddrIn6::from(to)).expect("connect");
+    Client::over(TcpStream::from(fd))
+}
+
+/// In a network of its own, where the loopback interface has the addresses of three networks.
+#[test]
+fn a_whole_network_is_one_source() {
+    const NAME: &str = "ipv6::a_whole_network_is_one_source";
+    if !needs_root(NAME) {
+        return;
+    }
+    let Some(ip) = tool(NAME, "ip") else { return };
+    let test = thread::spawn(move || {
+        if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
+            return common::skip(NAME, &format!("no network namespace: {error}"));
+        }
+        let addresses: Vec<Ipv6Addr> = ["2001:db8:0:1::1", "2001:db8:0:1:ffff::2", "2001:db8:0:2::1"]
+            .map(|text| text.parse().expect("address"))
+            .to_vec();
+        let ip = |words: &str| {
+            let (success, said) = run(Command::new(&ip).args(words.split(' ')), b"");
+            assert!(success, "ip {words}: {said}");
+        };
+        ip("link set lo up");
+        for address in &addresses {
+            ip(&format!("addr add {address}/128 dev lo nodad"));
+        }
+        let (server, _) = server(LOOPBACK, "per_source: 1, per_source_rate: 0, trusted: [\"::1/128\"]");
+        await_busy(&server, 0);
+        let first = greeted(from(addresses[0], &server));
+        await_busy(&server, 1);
+        assert_refused(from(addresses[1], &server));
+        let other = greeted(from(addresses[2], &server));
+        drop((first, other));
+        let said = server.said();
+        assert!(
+            said.contains("event=source-refused peer=2001:db8:0:1:ffff::2 limit=per_source"),
+            "{said}"
+        );
+    });
+    test.join().expect("the test in its network");
+}

@@ -1,0 +1,445 @@
+//! The original's own configuration, unchanged but for the path of the delivery program, served by the real binary: each
+//! fault that the original had is named here and does not come back. Where the files are not at hand, this is said.
+
+mod common;
+
+use common::{Client, Server, Setup, skip, wait_until};
+use rsmtpd::chain::registry;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Takes whatever comes, but for test@example.net: writes what it was called with and what it read.
+const LDA: &str = r#"case "$*" in *test@example.net*) exit 75;; esac
+printf '%s\n' "$@" >"$d/$$.args"
+cat >"$d/$$.tmp"
+mv "$d/$$.tmp" "$d/$$.in"
+"#;
+
+struct Original {
+    server: Server,
+    version: String,
+    /// What the delivery program leaves.
+    left: TempDir,
+}
+
+fn versions() -> Vec<PathBuf> {
+    let below = std::env::var_os("RSMTPD_ORIGINAL_CONFIG").map(PathBuf::from);
+    let entries = below.iter().filter_map(|below| fs::read_dir(below).ok()).flatten();
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.join("rsmtpd.yaml").is_file())
+        .collect();
+    found.sort();
+    found
+}
+
+/// The original's files in place of the shipped ones, and a place for the program's traces.
+fn files(version: &Path) -> (Setup, TempDir) {
+    let left = tempfile::tempdir().expect("directory");
+    fs::set_permissions(left.path(), fs::Permissions::from_mode(0o777)).expect("mode");
+    let program = left.path().join("lda");
+    fs::write(&program, format!("#!/bin/sh\nd={}\n{LDA}", left.path().display())).expect("program");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("mode");
+    let setup = Setup::new();
+    for entry in fs::read_dir(setup.config()).expect("configuration") {
+        fs::remove_file(entry.expect("file").path()).expect("removed");
+    }
+    for entry in fs::read_dir(version).expect("original") {
+        let path = entry.expect("file").path();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .expect("name")
+            .to_owned();
+        setup.write(&name, &fs::read_to_string(&path).expect("text"));
+    }
+    setup.write(
+        "dovecot_delivery.yaml",
+        &format!("dovecot_lda_path: {}\n", program.display()),
+    );
+    (setup, left)
+}
+
+fn start(version: &Path) -> Original {
+    let (setup, left) = files(version);
+    Original::start(setup, left, version)
+}
+
+impl Original {
+    fn start(mut setup: Setup, left: TempDir, version: &Path) -> Original {
+        let below = setup.aside().display().to_string();
+        setup.variable("XDG_STATE_HOME", &below);
+        let port = setup.port().to_string();
+        Original {
+            server: setup.arguments(["-a", "localhost", "-p", &port]).start(),
+            version: version.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            left,
+        }
+    }
+
+    fn state(&mut self) -> PathBuf {
+        self.server.setup().aside().join("rsmtpd")
+    }
+
+    /// What the program has been given so far: its arguments and its input.
+    fn delivered(&self) -> Vec<(String, String)> {
+        let entries = fs::read_dir(self.left.path()).expect("directory");
+        let paths = entries.map(|entry| entry.expect("entry").path());
+        let inputs = paths.filter(|path| path.extension().is_some_and(|kind| kind == "in"));
+        let read = |path: &Path| String::from_utf8_lossy(&fs::read(path).expect("file")).into_owned();
+        inputs
+            .map(|path| (read(&path.with_extension("args")), read(&path)))
+            .collect()
+    }
+
+    /// Forgets what was delivered.
+    fn forget(&self) {
+        for entry in fs::read_dir(self.left.path()).expect("directory") {
+            let path = entry.expect("entry").path();
+            if path.extension().is_some() {
+                fs::remove_file(path).expect("removed");
+            }
+        }
+    }
+
+    fn hello(&self) -> Client {
+        self.server.hello()
+    }
+}
+
+fn codes(client: &mut Client, lines: &[(&str, u16)]) {
+    for (line, code) in lines {
+        assert_eq!(client.command(line).code, *code, "{line}");
+    }
+}
+
+type Check = fn(&mut Original);
+
+/// The original's faults by number and name, and how to see that they are gone.
+const FAULTS: &[(u32, &str, Check)] = &[
+    (1, "the second message of a connection fails", |o| {
+        let mut client = o.hello();
+        for text in ["one", "two"] {
+            let message = format!("Subject: {text}\r\n\r\n{text}\r\n");
+            let reply = client.deliver("a@client.example", &["test@example.com"], message.as_bytes());
+            assert_eq!(reply.code, 250, "{text}");
+        }
+        assert_eq!(o.delivered().len(), 2);
+    }),
+    (2, "dots stay doubled", |o| {
+        let mut client = o.hello();
+        codes(
+            &mut client,
+            &[
+                ("MAIL FROM:<a@client.example>", 250),
+                ("RCPT TO:<test@example.com>", 250),
+                ("DATA", 354),
+            ],
+        );
+        client.send(b"Subject: x\r\n\r\n..dot\r\n.\r\n");
+        assert_eq!(client.reply().code, 250);
+        assert!(o.delivered()[0].1.ends_with("\r\n.dot\r\n"), "{:?}", o.delivered());
+    }),
+    (3, "white space or a bare line feed behind a dot ends the data", |o| {
+        let mut client = o.hello();
+        codes(
+            &mut client,
+            &[
+                ("MAIL FROM:<a@client.example>", 250),
+                ("RCPT TO:<test@example.com>", 250),
+                ("DATA", 354),
+            ],
+        );
+        client.send(b"Subject: x\r\n\r\nx\r\n. \t\r\ny\r\n.\nRSET\r\n");
+        assert!(client.is_quiet());
+        client.send(b".\r\n");
+        assert_eq!(client.reply().code, 250);
+        assert!(o.delivered()[0].1.ends_with("RSET\r\n"), "{:?}", o.delivered());
+    }),
+    (4, "a message without an accepted MAIL", |o| {
+        let mut client = o.hello();
+        codes(
+            &mut client,
+            &[
+                ("RCPT TO:<test@example.com>", 503),
+                ("MAIL FROM:<a b>", 501),
+                ("RCPT TO:<test@example.com>", 503),
+                ("DATA", 503),
+                ("MAIL FROM:<a@client.example>", 250),
+                ("MAIL FROM:<b@client.example>", 503),
+            ],
+        );
+    }),
+    (5, "a recipient for research makes delivery fail for all", |o| {
+        let mut client = o.hello();
+        let to = ["nobody@example.com", "test@example.com", "webmaster@example.com"];
+        let reply = client.deliver("a@client.example", &to, b"Subject: x\r\n\r\nx\r\n");
+        assert_eq!(reply.code, 250);
+        assert_eq!(o.delivered().len(), 1, "one mailbox, one copy");
+        let soft = common::messages_below(&o.state().join("quarantine/example.com/soft"));
+        assert_eq!(soft.len(), 1);
+        let both = ["test@example.com", "test@example.net"];
+        let reply = client.deliver("a@client.example", &both, b"Subject: x\r\n\r\ny\r\n");
+        assert_eq!(reply.code, 250, "who has it must not get it twice");
+        assert_eq!(o.delivered().len(), 2);
+    }),
+    (6, "RSET, NOOP, HELP and VRFY do not work", |o| {
+        codes(
+            &mut o.hello(),
+            &[("RSET", 250), ("NOOP", 250), ("HELP", 214), ("VRFY test", 252)],
+        );
+    }),
+    (7, "addresses that are none for it", |o| {
+        codes(
+            &mut o.hello(),
+            &[
+                ("MAIL FROM:a@client.example SIZE=100", 250),
+                ("RCPT TO:<TEST@EXAMPLE.COM>", 250),
+                ("RCPT TO:<postmaster>", 250),
+                ("RCPT TO:<@relay.example:test@example.com>", 250),
+                ("RCPT TO:<a@[192.0.2.1]>", 550),
+            ],
+        );
+    }),
+    (
+        11,
+        "the delivery program is told too little, and trace fields are none",
+        |o| {
+            let reply = o.hello().deliver(
+                "a@client.example",
+                &["webmaster@example.com"],
+                b"Subject: x\r\n\r\nx\r\n",
+            );
+            assert_eq!(reply.code, 250);
+            let (arguments, input) = o.delivered().remove(0);
+            assert!(arguments.contains("-d\ntest@example.com\n"), "{arguments}");
+            assert!(arguments.contains("-f\na@client.example\n"), "{arguments}");
+            assert!(arguments.contains("-a\nwebmaster@example.com\n"), "{arguments}");
+            assert!(input.matches("Return-Path:").count() <= 1, "{input}");
+            let received = input.split("Received: ").nth(1).unwrap_or_default();
+            assert!(
+                received.contains("by mail.example.com") && received.contains(";\r\n\t"),
+                "{input}"
+            );
+        },
+    ),
+    (12, "a SIZE above the limit is accepted", |o| {
+        codes(&mut o.hello(), &[("MAIL FROM:<a@client.example> SIZE=999999999", 552)]);
+    }),
+    (13, "no limits at all", |o| {
+        let mut client = o.hello();
+        let last = (0..100)
+            .map(|_| client.command("RCPT TO:<").code)
+            .find(|code| *code != 501 && *code != 503);
+        assert_eq!(last, Some(421));
+    }),
+    (14, "a long line leaves the connection hanging", |o| {
+        let mut client = o.hello();
+        client.send(&[vec![b'x'; 40 * 1024], b"\r\n".to_vec()].concat());
+        assert_eq!(client.reply().code, 500);
+        assert_eq!(client.command("NOOP").code, 250);
+    }),
+    (15, "replies are cut off", |o| {
+        let mut client = o.hello();
+        client.send("NOOP\r\n".repeat(5000).as_bytes());
+        for number in 0..5000 {
+            assert_eq!(client.reply().code, 250, "{number}");
+        }
+    }),
+    (16, "IPv6 is not served", |o| {
+        let port = o.server.address().port();
+        let Ok(stream) = std::net::TcpStream::connect(("::1", port)) else {
+            return skip("original: 16", "no IPv6 on this machine");
+        };
+        let mut client = Client::over(stream);
+        assert_eq!(client.reply().code, 220);
+        assert_eq!(client.command("EHLO client.example").code, 250);
+    }),
+    (17, "EHLO waits for name servers", |o| {
+        let mut client = o.server.connect();
+        assert_eq!(client.reply().code, 220);
+        let began = Instant::now();
+        assert_eq!(client.command("EHLO name.that.does.not.exist.example").code, 250);
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    }),
+    (18, "root's groups stay", |o| {
+        if !common::is_root() {
+            return skip("original: 18", "needs root");
+        }
+        for process in o.server.processes() {
+            let status = fs::read_to_string(format!("/proc/{}/status", process.pid)).unwrap_or_default();
+            let of = |key: &str| {
+                status
+                    .lines()
+                    .find_map(|line| line.strip_prefix(key))
+                    .unwrap_or_default()
+                    .to_owned()
+            };
+            assert!(
+                !of("Uid:").split_whitespace().any(|id| id == "0"),
+                "{}: {status}",
+                process.name
+            );
+            assert!(
+                !of("Groups:").split_whitespace().any(|id| id == "0"),
+                "{}: {status}",
+                process.name
+            );
+        }
+    }),
+    (20, "what fails lets mail in", |o| {
+        let reply = o
+            .hello()
+            .deliver("a@client.example", &["test@example.net"], b"Subject: x\r\n\r\nx\r\n");
+        assert_eq!(reply.code, 451);
+    }),
+    (21, "errors hide their cause", |o| {
+        let before = o.server.setup().read("greeting.yaml");
+        o.server.setup().write("greeting.yaml", "mesage: x\n");
+        assert_eq!(o.hello().command("NOOP").code, 250, "the last good set is served");
+        o.server.await_said("greeting.yaml:1:1: mesage: expected message", 1);
+        o.server.setup().write("greeting.yaml", &before);
+    }),
+    (22, "EHLO without a name, and in the midst of a transaction", |o| {
+        codes(
+            &mut o.hello(),
+            &[
+                ("EHLO", 501),
+                ("HELO", 501),
+                ("MAIL FROM:<a@client.example>", 250),
+                ("EHLO client.example", 250),
+                ("RCPT TO:<test@example.com>", 503),
+            ],
+        );
+    }),
+    (23, "552 closes the connection", |o| {
+        let mut client = o.hello();
+        codes(
+            &mut client,
+            &[("MAIL FROM:<a@client.example> SIZE=999999999", 552), ("NOOP", 250)],
+        );
+    }),
+    (26, "replies of several lines are mixed up", |o| {
+        let mut client = o.server.connect();
+        assert_eq!(client.reply().code, 220);
+        let reply = client.command("EHLO client.example");
+        assert!(reply.code == 250 && reply.lines.len() > 3, "{reply:?}");
+    }),
+    (27, "messages lie about for all to read", |o| {
+        o.server.setup().write("post_data_reset.yaml", "keep_data_file: True\n");
+        let reply = o
+            .hello()
+            .deliver("a@client.example", &["test@example.com"], b"Subject: x\r\n\r\nkept\r\n");
+        assert_eq!(reply.code, 250);
+        let copies = o.state().join("copies");
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode(&copies), 0o700);
+        let files: Vec<PathBuf> = fs::read_dir(&copies)
+            .expect("copies")
+            .map(|entry| entry.expect("copy").path())
+            .collect();
+        assert_eq!(files.len(), 1);
+        assert_eq!(mode(&files[0]), 0o600);
+        let text = fs::read_to_string(&files[0]).expect("copy");
+        assert!(
+            text.starts_with("Return-Path: <a@client.example>\r\nReceived: "),
+            "{text}"
+        );
+        assert!(text.ends_with("\r\nkept\r\n"), "{text}");
+        let name = files[0].file_name().unwrap_or_default().to_string_lossy().into_owned();
+        assert!(name.starts_with("rsmtpd-") && name.ends_with(".txt"), "{name}");
+        o.server
+            .setup()
+            .write("post_data_reset.yaml", "keep_data_file: False\n");
+    }),
+    (29, "SPF refuses too much", |o| {
+        codes(&mut o.hello(), &[("MAIL FROM:<a@softfail.example>", 250)]);
+    }),
+    (30, "words anywhere make a notification", |o| {
+        let phishing = b"X-Status: system error\r\nReceived: from server by daemon; failed\r\nSubject: pay now\r\n\r\n\
+            http://server.example/system/error/status\r\n";
+        let reply = o.hello().deliver("", &["test@example.com"], phishing);
+        assert_eq!(reply.code, if o.version == "0.6.0" { 550 } else { 250 });
+        let notice = b"Subject: Undeliverable\r\n\r\nThe mail system reports an error.\r\n";
+        assert_eq!(o.hello().deliver("", &["test@example.com"], notice).code, 250);
+    }),
+];
+
+#[test]
+fn the_faults_of_the_original_are_gone() {
+    if versions().is_empty() {
+        return skip(
+            "original",
+            "RSMTPD_ORIGINAL_CONFIG does not name the original's configuration",
+        );
+    }
+    for version in versions() {
+        let mut original = start(&version);
+        for (number, name, check) in FAULTS {
+            original.forget();
+            let shown = format!("{}: {number} {name}", original.version);
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(&mut original)));
+            assert!(outcome.is_ok(), "{shown}\n{}", original.server.said());
+        }
+    }
+}
+
+#[test]
+fn its_mode_that_rejects_all_mail_works() {
+    for version in versions() {
+        let (setup, left) = files(&version);
+        setup.write("worker.yaml", "command_handler: reject_all\n");
+        setup.write("reject_all.yaml", "close_connection: no\n");
+        let mut original = Original::start(setup, left, &version);
+        let mut client = original.server.connect();
+        assert_eq!(client.reply().code, 521);
+        codes(
+            &mut client,
+            &[
+                ("EHLO client.example", 521),
+                ("MAIL FROM:<a@client.example>", 521),
+                ("DATA", 354),
+            ],
+        );
+        client.send(b"x\r\n.\r\n");
+        assert_eq!(client.reply().code, 521);
+        assert_eq!(client.command("QUIT").code, 221);
+        original
+            .server
+            .setup()
+            .write("reject_all.yaml", "close_connection: yes\n");
+        assert!(wait_until(|| {
+            let mut client = original.server.connect();
+            client.reply().code == 521 && client.is_closed()
+        }));
+    }
+}
+
+#[test]
+fn every_deviation_is_listed() {
+    let listed = |directory: &Path| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_rsmtpd"));
+        common::run(command.args(["check", "--from-python"]).arg(directory), b"")
+    };
+    for version in versions() {
+        let (setup, _left) = files(&version);
+        if registry::find("proxy").is_none() {
+            fs::remove_file(setup.config().join("command_handler_proxy.yaml")).expect("removed");
+        }
+        let (success, said) = listed(&setup.config());
+        assert!(success, "{said}");
+        let has_spf = version.ends_with("0.6.0");
+        assert_eq!(said.contains("spf_validator: not yet available"), has_spf, "{said}");
+        for words in ["mail_spool_dir is not used", "the last reply counts", "in general:"] {
+            assert!(said.contains(words), "{words}: {said}");
+        }
+        for (number, name, _) in FAULTS {
+            assert!(said.contains(&format!("  {number}. original: ")), "{number} {name}");
+        }
+    }
+    let (success, said) = listed(&common::root().join("config"));
+    assert!(success && said.contains("  1. original: "), "{said}");
+}
