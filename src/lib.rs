@@ -49,9 +49,10 @@
 //!
 //! # Where what is
 //!
-//! [`smtp`] and [`message`] are pure and import nothing of ours; [`session`] knows `smtp`; [`chain`] knows these and [`config`];
-//! [`handlers`] reach the world only through their context. [`ipc`] has one file a boundary between processes. [`broker`] connects for workers, whose
-//! connection to the server behind a proxy is a port like delivery. [`sys`] is the only place for unsafe code, and speaks the kernel's terms. [`cli`] is one file a subcommand. [`log`] makes an event into a
+//! [`smtp`] and [`message`] are pure and import nothing of ours; [`session`] knows both; [`chain`] knows these and [`config`];
+//! [`handlers`] reach the world only through their context. [`ipc`] has one file a boundary between processes. [`broker`]
+//! connects for workers and asks the DNS for them. [`sys`] is the only place for unsafe code, and speaks the kernel's terms.
+//! [`cli`] is one file a subcommand. [`log`] makes an event into a
 //! line. `tests/architecture.rs` reads the source and fails where a module imports what it must not.
 //!
 //! A handler is one file in `handlers/`, one line in [`chain::registry`], one commented YAML file where it has settings, and one

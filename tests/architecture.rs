@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -196,9 +196,17 @@ fn allowed(module: &[String]) -> Option<&'static [&'static str]> {
         ["smtp" | "message" | "sys", ..] => &[],
         ["ipc", "frame", ..] => &[],
         ["auth", ..] => &["message", "smtp"],
-        ["session", ..] => &["smtp"],
+        ["session", ..] => &["message", "smtp"],
         ["chain", "registry", ..] => &["session", "smtp", "config", "log", "handlers"],
-        ["chain", ..] => &["session", "smtp", "config", "log", "ipc::delivery", "ipc::broker"],
+        ["chain", ..] => &[
+            "session",
+            "smtp",
+            "config",
+            "log",
+            "ipc::delivery",
+            "ipc::record",
+            "ipc::broker",
+        ],
         ["handlers", ..] => &[
             "session",
             "smtp",
@@ -247,6 +255,72 @@ fn imports_follow_the_design() {
         "imports against the design:\n{}",
         breaches.join("\n")
     );
+}
+
+/// Which modules of these directories a module names, the directory's own file and children aside.
+fn siblings(directories: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
+    let sources = sources();
+    let inside = |path: &[String]| path.len() > 1 && directories.contains(&path[0].as_str());
+    let name = |path: &[String]| path[..2].join("::");
+    let files: BTreeSet<String> = sources
+        .iter()
+        .filter(|source| inside(&source.module))
+        .map(|source| name(&source.module))
+        .collect();
+    let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for source in sources.iter().filter(|source| inside(&source.module)) {
+        let own = name(&source.module);
+        let named = imports(source)
+            .into_iter()
+            .filter(|path| inside(path))
+            .map(|path| name(&path));
+        let others = named.filter(|other| *other != own && files.contains(other));
+        graph.entry(own.clone()).or_default().extend(others);
+    }
+    graph
+}
+
+/// A way from `from` back to itself.
+fn circle(graph: &BTreeMap<String, BTreeSet<String>>, from: &str) -> Option<Vec<String>> {
+    let mut ways = vec![vec![from.to_owned()]];
+    let mut seen = BTreeSet::new();
+    while let Some(way) = ways.pop() {
+        let Some(next) = way.last().and_then(|last| graph.get(last)) else {
+            continue;
+        };
+        for one in next {
+            let longer = [way.as_slice(), std::slice::from_ref(one)].concat();
+            if one == from {
+                return Some(longer);
+            }
+            if seen.insert(one.clone()) {
+                ways.push(longer);
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn files_of_a_directory_depend_one_way() {
+    let graph = siblings(&[
+        "smtp", "message", "session", "handlers", "ipc", "delivery", "logger", "worker",
+    ]);
+    assert!(graph["delivery::retry"].contains("delivery::agents"), "{graph:?}");
+    let circles: Vec<String> = graph
+        .keys()
+        .filter_map(|file| circle(&graph, file))
+        .map(|way| way.join(" -> "))
+        .collect();
+    assert!(circles.is_empty(), "{}", circles.join("\n"));
+    let of = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    let known = BTreeMap::from([
+        ("a".to_owned(), of(&["b"])),
+        ("b".to_owned(), of(&["c", "b2"])),
+        ("c".to_owned(), of(&["a"])),
+    ]);
+    assert_eq!(circle(&known, "a").map(|way| way.join("")), Some("abca".to_owned()));
+    assert_eq!(circle(&known, "b2"), None);
 }
 
 /// Names that `code` must not contain, as whole paths or words.

@@ -182,11 +182,11 @@ fn a_loud_agent_is_logged_within_bounds() {
     );
     let server = setup(&["a"], &lda(&path, "")).start();
     assert_eq!(code(&mut server.hello(), &["a@example.com"]).0, 451);
-    assert!(wait_until(|| server.said().contains("event=agent_ended")));
+    assert!(wait_until(|| server.said().contains("event=agent-ended")));
     let said = server.said();
     let line = said
         .lines()
-        .find(|line| line.contains("event=agent_ended"))
+        .find(|line| line.contains("event=agent-ended"))
         .expect("line");
     assert!(line.contains("first \\x1b[31m line"), "{line}");
     assert!(line.len() < 2300, "{} octets", line.len());
@@ -841,7 +841,7 @@ fn lmtp_that_breaks_half_way_is_believed_as_far_as_it_spoke() {
     let mut server = setup(&["a", "b", "c"], &over_lmtp(&socket)).start();
     let to = ["a@example.com", "b@example.com", "c@example.com"];
     assert_eq!(code(&mut server.hello(), &to).0, 250, "a has it");
-    assert!(wait_until(|| server.said().contains("event=lmtp_failed")));
+    assert!(wait_until(|| server.said().contains("event=lmtp-failed")));
     assert!(
         wait_until(|| spool(&mut server, &["list"]).1.is_empty()),
         "{}",
@@ -891,7 +891,7 @@ fn lmtp_that_hangs_babbles_or_is_away_defers() {
         let (code, text) = code(&mut server.hello(), &["a@example.com"]);
         assert_eq!(code, 451, "{name}: {text}");
         assert!(begun.elapsed() < Duration::from_secs(10), "{name}");
-        assert!(wait_until(|| server.said().contains("event=lmtp_failed")), "{name}");
+        assert!(wait_until(|| server.said().contains("event=lmtp-failed")), "{name}");
     }
     let server = setup(&["a"], &over_lmtp(Path::new("/nonexistent/lmtp"))).start();
     assert_eq!(code(&mut server.hello(), &["a@example.com"]).0, 451);

@@ -387,6 +387,62 @@ fn the_faults_of_the_original_are_gone() {
     }
 }
 
+/// Its faults 10 and 24: lines with 8-bit octets were dropped, templates were logged in place of replies, and whether more
+/// was sent already was known for the first command alone.
+#[test]
+fn its_transaction_log_is_what_happened() {
+    for version in versions() {
+        let (setup, left) = files(&version);
+        let records = left.path().join("records");
+        fs::create_dir(&records).expect("directory");
+        fs::set_permissions(&records, fs::Permissions::from_mode(0o1777)).expect("mode");
+        setup.write("transaction_log.yaml", &format!("log_path: {}\n", records.display()));
+        let file = "command_handler_standard_server.yaml";
+        let entry = "  - module: rsmtpd.handlers.transaction_log\n    class: TransactionLog\n";
+        let mut chain = String::new();
+        for line in setup.read(file).split_inclusive('\n') {
+            if line.trim().is_empty() && chain.contains("class:") {
+                chain.push_str(entry);
+            }
+            chain.push_str(line);
+        }
+        setup.write(file, &(chain + "\n" + entry));
+        let original = Original::start(setup, left, &version);
+        let mut client = original.server.connect();
+        assert_eq!(client.reply().code, 220);
+        client.send(b"EHLO client.example\r\nMAIL FROM:<a@client.example>\r\nRCPT TO:<test@example.com>\r\nDATA\r\n");
+        for code in [250, 250, 250, 354] {
+            assert_eq!(client.reply().code, code);
+        }
+        client.send(b"Subject: gr\xfc\xdfe\r\n\r\nx\r\n.\r\n");
+        assert_eq!(client.reply().code, 250);
+        assert_eq!(client.command("QUIT").code, 221);
+        let read = || {
+            let entries = fs::read_dir(&records).expect("directory").flatten();
+            entries
+                .flat_map(|entry| fs::read(entry.path()).unwrap_or_default())
+                .collect::<Vec<u8>>()
+        };
+        let has = |wanted: &[u8]| read().windows(wanted.len()).any(|window| window == wanted);
+        for wanted in [
+            &b"Subject: gr\xfc\xdfe\r\n\r\nx\r\n\r\n< "[..],
+            b"< 220 mail.example.com RSMTPD v",
+            b"\r\n< 250-Hello client.example (127.0.0.1 port ",
+            b" [buffer: full] EHLO client.example\r\n",
+            b" [buffer: full] RCPT TO:<test@example.com>\r\n",
+            b" [buffer: empty] DATA\r\n< 354 ",
+            b" End of DATA\r\n< 250 2.0.0 ",
+        ] {
+            assert!(
+                wait_until(|| has(wanted)),
+                "{}\n{}",
+                String::from_utf8_lossy(wanted),
+                String::from_utf8_lossy(&read())
+            );
+        }
+    }
+}
+
 #[test]
 fn its_mode_that_rejects_all_mail_works() {
     for version in versions() {

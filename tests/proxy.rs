@@ -355,3 +355,49 @@ fn there_is_no_broker_where_nothing_is_to_be_reached() {
     let names: Vec<String> = server.processes().into_iter().map(|one| one.name).collect();
     assert!(!names.iter().any(|name| name.contains("broker")), "{names:?}");
 }
+
+/// The original's own chain file: the proxy and its log behind it, in `__DEFAULT__` alone.
+#[test]
+fn the_chain_of_the_original_is_a_whole_mode() {
+    let back_end = BackEnd::start(Script::default());
+    let mut setup = Setup::new();
+    setup.set("worker.yaml", "command_handler", "proxy");
+    let chain = "__DEFAULT__:\n  - module: rsmtpd.handlers.proxy\n    class: Proxy\n  - module: \
+                 rsmtpd.handlers.transaction_log\n    class: TransactionLog\n";
+    setup.write("command_handler_proxy.yaml", chain);
+    let logs = setup.aside().join("transactions");
+    std::fs::create_dir(&logs).expect("directory");
+    std::fs::set_permissions(&logs, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("mode");
+    setup.write("transaction_log.yaml", &format!("log_path: {}\n", logs.display()));
+    setup.write(
+        "proxy.yaml",
+        &format!("host: 127.0.0.1\nport: {}\n", back_end.address().port()),
+    );
+    let server = setup.start();
+    let mut client = server.hello();
+    let message = b"Subject: gr\xfc\xdfe\r\n\r\nx\r\n";
+    assert_eq!(
+        client.deliver("a@b.example", &["test@example.com"], message).text(),
+        "2.0.0 back end has it"
+    );
+    assert_eq!(client.command("QUIT").code, 221);
+    let logged = || {
+        let files = std::fs::read_dir(&logs).expect("logs").flatten();
+        let texts = files.filter_map(|file| std::fs::read(file.path()).ok());
+        texts.max_by_key(Vec::len).unwrap_or_default()
+    };
+    let has = |part: &[u8]| logged().windows(part.len()).any(|window| window == part);
+    for part in [
+        &b"back.example ready"[..],
+        b"EHLO client.example",
+        message,
+        b"back end has it",
+        b"221 2.0.0 bye",
+    ] {
+        assert!(
+            common::wait_until(|| has(part)),
+            "{}",
+            String::from_utf8_lossy(&logged())
+        );
+    }
+}

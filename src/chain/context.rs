@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use super::decision::{Finding, Stage};
 use super::limits::Limits;
-use super::ports::{BackEndPort, DeliveryPort, ResolverPort};
+use super::ports::{BackEndPort, DeliveryPort, Records, ResolverPort};
 use crate::ipc::broker::{Answer, Question};
 use crate::session::{
     Exchange, Hello, Note, OfRecipient, OfSession, OfTransaction, Recipient, Session, Transaction, Verdict,
@@ -21,6 +22,9 @@ pub struct Context<'a> {
     pub(super) delivery: &'a mut dyn DeliveryPort,
     pub(super) back_end: &'a mut dyn BackEndPort,
     pub(super) resolver: &'a mut dyn ResolverPort,
+    pub(super) records: &'a mut dyn Records,
+    pub(super) stage: Stage,
+    pub(super) findings: &'a [Finding],
     pub(super) now: i64,
     pub(super) timeout: Duration,
     pub(super) decided: Verdict,
@@ -101,6 +105,21 @@ impl Context<'_> {
     /// The server behind a proxy.
     pub fn back_end(&mut self) -> &mut dyn BackEndPort {
         self.back_end
+    }
+
+    /// The way to files of records.
+    pub fn records(&mut self) -> &mut dyn Records {
+        self.records
+    }
+
+    /// The step under way.
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// What every entry of the list found, once it is concluded: known to lists with an entry that only looks on.
+    pub fn findings(&self) -> &[Finding] {
+        self.findings
     }
 
     /// Writes a note about the connection.

@@ -1,11 +1,13 @@
 //! What a handler is and what it may say.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::context::Context;
 use super::directory::Directory;
 use super::effect::Effect;
 use super::outcome::{Message, Refusal, Taken};
+use super::ports::Records;
 use super::settings::Settings;
 use crate::ipc::broker::Endpoint;
 use crate::session::{At, Verdict};
@@ -216,9 +218,15 @@ pub trait Handler: Send + Sync {
         Reach::default()
     }
 
-    /// Told the final reply of an exchange it ran in.
-    fn concluded(&self, context: &Context<'_>, reply: Option<&Reply>) {
+    /// Told the final reply of an exchange whose list it stands in, of the greeting, and of a message or a chunk of it. Who
+    /// writes records is told of the end of the connection as well, once, with the reason in the context.
+    fn concluded(&self, context: &mut Context<'_>, reply: Option<&Reply>) {
         let _ = (context, reply);
+    }
+
+    /// The directory of the records that it writes: it is opened at the start.
+    fn records(&self) -> Option<&Path> {
+        None
     }
 }
 
@@ -236,7 +244,7 @@ pub trait Kind: Handler + Sized + 'static {
 /// Sees a body pass by.
 pub trait BodyReader: Send {
     /// The next octets, dot-stuffing removed.
-    fn chunk(&mut self, octets: &[u8]);
+    fn chunk(&mut self, octets: &[u8], records: &mut dyn Records);
 
     /// The end, in chain order.
     ///

@@ -5,6 +5,7 @@
 //! of the receiver, replies go out as values, and the rest of the world is behind [`ports::Ports`]. Chains must never
 //! trust a handler with the protocol: order, limits and the meaning of a 250 are kept by [`Conversation`] itself.
 
+pub mod answer;
 pub mod configured;
 pub mod context;
 pub mod conversation;
@@ -16,14 +17,17 @@ pub mod handler;
 pub mod limits;
 pub mod outcome;
 pub mod ports;
+pub mod record;
 pub mod registry;
 pub mod settings;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::config::{Combine, Evaluate, Mode, OnError};
+pub use answer::Answer;
 pub use context::Context;
 pub use conversation::{Action, Conversation, Hold, Next, Summary};
 pub use decision::Decision;
@@ -33,7 +37,8 @@ pub use handler::{BodyReader, Evidence, Facts, Handler, HandlerError, Kind, Outc
 pub use limits::Limits;
 pub use outcome::{Message, Refusal, Taken};
 pub use ports::{
-    BackEndLost, BackEndPatience, BackEndPort, BodySink, DeliveryError, DeliveryPort, Nowhere, Ports, ResolverPort,
+    BackEndLost, BackEndPatience, BackEndPort, BodySink, DeliveryError, DeliveryPort, Nowhere, Ports, RecordError,
+    Records, ResolverPort,
 };
 pub use settings::Settings;
 
@@ -157,9 +162,16 @@ impl Chain {
         self.links("__DATA__").is_some_and(|links| links.iter().any(takes))
     }
 
-    /// Who exists.
-    pub fn directory(&self) -> &dyn Directory {
-        self.directory.as_ref()
+    fn every_link(&self) -> impl Iterator<Item = &Link> {
+        self.verbs.iter().flat_map(|(_, links)| links)
+    }
+
+    /// The directories that handlers want records written to.
+    pub fn record_directories(&self) -> impl Iterator<Item = &Path> {
+        let links = self.every_link();
+        links
+            .filter(|link| link.mode != Mode::Off)
+            .filter_map(|link| link.handler.records())
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::ipc::broker::{Answer, Endpoint, Question};
 use crate::ipc::delivery::{Body, Commit, Outcome};
+use crate::ipc::record::Record;
 use crate::smtp::reply::Reply;
 
 /// The way to delivery. The body was staged by the owner of the port.
@@ -47,6 +48,28 @@ pub trait BodySink {
     fn reset(&mut self);
 }
 
+/// The way to files of records, which somebody else writes.
+pub trait Records {
+    /// Hands octets over, and waits while there is no room for them.
+    ///
+    /// # Errors
+    /// They are lost; so are those behind them in this session.
+    fn write(&mut self, record: Record) -> Result<(), RecordError>;
+
+    /// Waits until all that was handed over is in its file.
+    ///
+    /// # Errors
+    /// Something of it was lost.
+    fn sync(&mut self) -> Result<(), RecordError>;
+
+    /// Unix time in microseconds, now rather than when the event came.
+    fn now(&self) -> i64;
+}
+
+/// Records were lost.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("records: {0}")]
+pub struct RecordError(pub String);
 /// How long the server behind a proxy may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BackEndPatience {
@@ -171,6 +194,8 @@ pub struct Ports<'a> {
     pub back_end: &'a mut dyn BackEndPort,
     /// The DNS.
     pub resolver: &'a mut dyn ResolverPort,
+    /// The way to files of records.
+    pub records: &'a mut dyn Records,
     /// Unix time in microseconds.
     pub now: i64,
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::answer::Answering;
 use super::directory::Directory;
 use super::handler::{Facts, Handler, Kind};
 use super::settings::{Settings, overlay};
@@ -10,22 +11,25 @@ use crate::handlers;
 
 /// Every handler, in the order of the manual.
 pub const HANDLERS: &[Registered] = &[
-    registered::<handlers::greeting::Greeting>(),
+    registered::<Answering<handlers::greeting::Greeting>>(),
     registered::<handlers::hello::Hello>(),
-    registered::<handlers::mail::Mail>(),
+    registered::<Answering<handlers::mail::Mail>>(),
     registered::<handlers::recipient::Recipient>(),
-    registered::<handlers::data::Data>(),
+    registered::<Answering<handlers::data::Data>>(),
     registered::<handlers::delivery::Delivery>(),
-    registered::<handlers::reset::Reset>(),
-    registered::<handlers::noop::Noop>(),
-    registered::<handlers::help::Help>(),
-    registered::<handlers::verify::Verify>(),
-    registered::<handlers::quit::Quit>(),
+    registered::<Answering<handlers::reset::Reset>>(),
+    registered::<Answering<handlers::noop::Noop>>(),
+    registered::<Answering<handlers::help::Help>>(),
+    registered::<Answering<handlers::verify::Verify>>(),
+    registered::<Answering<handlers::quit::Quit>>(),
     registered::<handlers::proxy::Proxy>(),
     registered::<handlers::unknown_command::UnknownCommand>(),
     registered::<handlers::reject_all::RejectAll>(),
     registered::<handlers::data_file::DataFile>(),
     registered::<handlers::post_data_reset::PostDataReset>(),
+    registered::<handlers::transaction_log::TransactionLog>(),
+    registered::<handlers::command_log::CommandLog>(),
+    registered::<handlers::response_log::ResponseLog>(),
     registered::<handlers::undeliverable_notification_validator::UndeliverableNotificationValidator>(),
 ];
 

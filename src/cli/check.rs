@@ -1,10 +1,9 @@
 //! `rsmtpd check`: every fault of every file, as `file:line:column: key: expected …, found …`.
 
-use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
-use crate::chain::configured;
+use crate::chain::{configured, registry};
 use crate::config::{self, Configuration, Faults};
 
 use super::{Failure, exit};
@@ -17,7 +16,7 @@ pub fn run(config: Option<&Path>) -> Result<(), Failure> {
     let (configuration, _) = configured::load(&directory, &every).map_err(faults)?;
     let mut text = String::new();
     let notes = configuration.notes.iter().map(ToString::to_string);
-    for note in notes.chain(configuration.unread(&directory)) {
+    for note in notes.chain(configuration.unread(&directory, &registry::names())) {
         text.push_str(&format!("note: {note}\n"));
     }
     text.push_str(&format!("{}: no faults\n", directory.display()));
@@ -41,7 +40,7 @@ pub fn state_directory(config: Option<&Path>) -> Result<PathBuf, Failure> {
 
 /// Prints the faults one a line; the failure to exit with, which counts them and names their directory.
 pub fn faults(directory: Option<&Path>, found: &Faults) -> Failure {
-    let _ = writeln!(io::stderr(), "{found}");
+    super::complain(&found.to_string());
     let count = match found.0.len() {
         1 => "1 fault".to_owned(),
         more => format!("{more} faults"),

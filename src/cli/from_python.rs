@@ -211,7 +211,7 @@ pub fn run(directory: &Path) -> Result<(), Failure> {
     let (configuration, _) = loaded.map_err(|found| check::faults(Some(directory), &found))?;
     let mut text = String::from("of these files:\n");
     let notes = configuration.notes.iter().map(ToString::to_string);
-    let mut lines: Vec<String> = notes.chain(configuration.unread(directory)).collect();
+    let mut lines: Vec<String> = notes.chain(configuration.unread(directory, &[])).collect();
     lines.extend(of_files(&configuration));
     if lines.is_empty() {
         lines.push("nothing".to_owned());

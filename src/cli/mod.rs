@@ -204,10 +204,25 @@ fn dispatch(arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
-/// Text that does nothing to a terminal: control characters but the line feed and the tab are replaced.
-fn printable(text: &str) -> String {
-    let harmless = |c: char| !c.is_control() || c == '\n' || c == '\t';
-    text.chars().map(|c| if harmless(c) { c } else { '?' }).collect()
+/// The text without anything that a terminal would take for a command, or that would turn it round; but for what is `kept`.
+fn safe(text: &str, kept: &[char]) -> String {
+    let harmful = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if harmful(c) && !kept.contains(&c) {
+            safe.extend(c.escape_default());
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
+/// Writes a line, or several, to standard error, which need not be open.
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "{}", safe(text, &['\n', '\t']));
 }
 
 /// Writes to standard output. A reader that has gone, as `head` does, has what it wanted.
@@ -239,7 +254,19 @@ impl Failure {
 
     fn say(&self) {
         if !self.message.is_empty() {
-            let _ = writeln!(io::stderr(), "rsmtpd: {}", printable(&self.message));
+            complain(&format!("rsmtpd: {}", self.message));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_reaches_a_terminal_but_text() {
+        let text = "a\u{1b}[2J\u{9b}\u{202e}ü\t";
+        assert_eq!(safe(text, &[]), "a\\u{1b}[2J\\u{9b}\\u{202e}ü\\t");
+        assert_eq!(safe(text, &['\t']), "a\\u{1b}[2J\\u{9b}\\u{202e}ü\t");
     }
 }

@@ -7,10 +7,10 @@ use std::path::Path;
 
 use clap::Subcommand;
 
-use crate::delivery::spool::{self, Listed};
+use crate::delivery::spool_list::{self, Listed};
 use crate::sys::privilege::{self, Identity};
 
-use super::{Failure, check, exit};
+use super::{Failure, check, exit, safe};
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -43,17 +43,17 @@ pub fn run(config: Option<&Path>, action: &Action) -> Result<(), Failure> {
     let failed = |error: io::Error| failure(&state, &error);
     become_owner(&state).map_err(failed)?;
     let result = match action {
-        Action::List => match spool::list(&state) {
+        Action::List => match spool_list::list(&state) {
             Ok(listed) => return super::print(listed.iter().map(line).collect::<String>().as_bytes()),
             Err(error) => Err(error),
         },
-        Action::Show { id } => spool::show(&state, id, &mut |listed, text| {
-            eprintln!("{}", line(listed));
+        Action::Show { id } => spool_list::show(&state, id, &mut |listed, text| {
+            super::complain(line(listed).trim_end());
             print(text)
         }),
         Action::Retry { id } if id == "all" => retry_all(&state),
-        Action::Retry { id } => spool::retry(&state, id),
-        Action::Drop { id } => spool::drop(&state, id),
+        Action::Retry { id } => spool_list::retry(&state, id),
+        Action::Drop { id } => spool_list::drop(&state, id),
     };
     match result {
         // whoever reads has seen enough
@@ -87,7 +87,7 @@ fn line(listed: &Listed) -> String {
     let since = jiff::Timestamp::from_second(listed.since).map_or_else(|_| "-".to_owned(), |at| at.to_string());
     let named = listed.recipients.iter().take(NAMED);
     let mut recipients: Vec<String> = named
-        .map(|(recipient, state)| format!("{}={state}", safe(recipient)))
+        .map(|(recipient, state)| format!("{}={state}", safe(recipient, &[])))
         .collect();
     if listed.recipients.len() > NAMED {
         recipients.push(format!("and {} more", listed.recipients.len() - NAMED));
@@ -95,10 +95,10 @@ fn line(listed: &Listed) -> String {
     let mut line = format!(
         "{} {} size={} since={since} attempts={} from=<{}> {}",
         listed.tree,
-        safe(&listed.id),
+        safe(&listed.id, &[]),
         listed.size,
         listed.attempts,
-        safe(&listed.sender),
+        safe(&listed.sender, &[]),
         recipients.join(" "),
     );
     if let Some(fault) = &listed.fault {
@@ -107,22 +107,6 @@ fn line(listed: &Listed) -> String {
     line.truncate(line.trim_end().len());
     line.push('\n');
     line
-}
-
-/// The text without anything that a terminal would take for a command, or that would turn it round.
-fn safe(text: &str) -> String {
-    let harmful = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        if harmful(c) {
-            safe.extend(c.escape_default());
-        } else {
-            safe.push(c);
-        }
-    }
-    safe
 }
 
 /// A message as it is; on a terminal made safe, line by line.
@@ -142,21 +126,21 @@ fn print(text: &mut dyn Read) -> io::Result<()> {
         let ended = line.ends_with(b"\n");
         let bytes = line.strip_suffix(b"\n").unwrap_or(&line);
         let bytes = bytes.strip_suffix(b"\r").filter(|_| ended).unwrap_or(bytes);
-        let parts: Vec<String> = String::from_utf8_lossy(bytes).split('\t').map(safe).collect();
-        write!(out, "{}{}", parts.join("\t"), if ended { "\n" } else { "" })?;
+        let shown = safe(&String::from_utf8_lossy(bytes), &['\t']);
+        write!(out, "{shown}{}", if ended { "\n" } else { "" })?;
     }
 }
 
 fn retry_all(state: &Path) -> io::Result<()> {
     let mut damaged = Ok(());
-    for listed in spool::list(state)? {
+    for listed in spool_list::list(state)? {
         if listed.tree != "quarantine" {
-            match spool::retry(state, &format!("{}/{}", listed.tree, listed.id)) {
+            match spool_list::retry(state, &format!("{}/{}", listed.tree, listed.id)) {
                 // delivered meanwhile, or just being tried
                 Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ResourceBusy) => {}
                 // the others are to be tried all the same
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    eprintln!("rsmtpd: {}/{}: {error}", listed.tree, listed.id);
+                    super::complain(&format!("rsmtpd: {}/{}: {error}", listed.tree, listed.id));
                     damaged = Err(error);
                 }
                 other => other?,
@@ -164,14 +148,4 @@ fn retry_all(state: &Path) -> io::Result<()> {
         }
     }
     damaged
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_reaches_a_terminal_but_text() {
-        assert_eq!(safe("a\u{1b}[2J\u{9b}\u{202e}ü\t"), "a\\u{1b}[2J\\u{9b}\\u{202e}ü\\t");
-    }
 }

@@ -12,6 +12,7 @@ mod daemon;
 mod delivery;
 mod directory;
 mod discover;
+mod duration;
 mod fault;
 mod load;
 mod overrides;
@@ -188,10 +189,16 @@ impl Configuration {
         yaml_files(directory).iter().filter_map(name).collect()
     }
 
-    /// What to tell about files in the directory that look like configuration and that nothing reads.
-    pub fn unread(&self, directory: &Path) -> Vec<String> {
+    /// What to tell about files in the directory that look like configuration and that nothing reads. The files of
+    /// `handlers` that stand in no chain are there to be read once they do.
+    pub fn unread(&self, directory: &Path, handlers: &[HandlerName]) -> Vec<String> {
         let known = ["rsmtpd.yaml", "delivery.yaml"];
-        let read = |file: &String| known.contains(&file.as_str()) || self.files.contains(file);
+        let idle = handlers
+            .iter()
+            .filter(|one| one.has_settings && !self.handler_files.contains_key(one.id));
+        let waiting: Vec<String> = idle.flat_map(HandlerName::files).collect();
+        let read =
+            |file: &String| known.contains(&file.as_str()) || waiting.contains(file) || self.files.contains(file);
         let unread = yaml_files(directory).into_iter().filter(|file| !read(file));
         let said = |file: String| {
             if chain_file::is_not_yet(&file) {

@@ -103,11 +103,6 @@ impl Recipients {
         domain.lookup(&local)
     }
 
-    /// Whether mail for the domain is ours; case does not count.
-    pub fn has_domain(&self, domain: &str) -> bool {
-        self.spelling(domain).is_some()
-    }
-
     /// The configured spelling, in lower case, of a domain of ours.
     pub fn spelling(&self, domain: &str) -> Option<&str> {
         self.domains.get(&canonical(domain)).map(|domain| domain.name.as_str())

@@ -1,38 +1,18 @@
-//! Who brings a message to its mailboxes, and the threads for those that are slow: runs of a program, LMTP
-//! transactions, and whatever the spool has due.
+//! Who brings a message to its mailboxes: our own Maildirs, runs of a program, or an LMTP server.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::ipc::delivery::{Commit, Disposition, Recipient, RecipientResult};
+use crate::ipc::delivery::{Commit, Recipient, RecipientResult};
 use crate::log::{Event, Level};
 
 use super::content::{Content, Source};
 use super::file::Unnamed;
 use super::journal::Slot;
-use super::process::{Door, Shared, held, thread};
-use super::{Agent, lda, lmtp, maildir, outcome, retry, spool, writer};
-
-/// A message of a door that waits for a thread.
-#[derive(Debug)]
-pub(super) struct Job {
-    pub(super) door: Arc<Door>,
-    pub(super) commit: Commit,
-    pub(super) staged: Option<File>,
-    /// When the worker must have its answer: later ones find nobody, and the client has been told 451.
-    pub(super) end: Instant,
-}
-
-impl Job {
-    fn mailboxes(&self) -> impl Iterator<Item = String> {
-        let real = |recipient: &&Recipient| recipient.disposition == Disposition::Deliver;
-        self.commit.recipients.iter().filter(real).map(address)
-    }
-}
+use super::shared::Shared;
+use super::{Agent, lda, lmtp, maildir, outcome, spool};
 
 /// Envelope and bytes.
 #[derive(Debug)]
@@ -57,149 +37,12 @@ impl Message<'_> {
 /// Told of each recipient before an agent tries it, and of the result after.
 pub(super) type Record<'a> = dyn FnMut(usize, Option<&RecipientResult>) -> io::Result<()> + 'a;
 
-#[derive(Debug, Default)]
-struct Waiting {
-    fresh: VecDeque<Job>,
-    due: VecDeque<String>,
-    known: HashSet<String>,
-    // what threads are at
-    mailboxes: HashMap<String, usize>,
-    retries: usize,
-}
-
-enum Next {
-    Fresh(Box<Job>),
-    Due(String),
-}
-
-/// What waits for an agent: messages of doors, bounded, and names of spool entries.
-///
-/// So that what is slow holds up no other, neither one mailbox nor the spool has more than half of the threads.
-#[derive(Debug, Default)]
-pub(super) struct Queues {
-    waiting: Mutex<Waiting>,
-    more: Condvar,
-}
-
-impl Waiting {
-    fn take_due(&mut self, share: usize) -> Option<Next> {
-        if self.retries >= share {
-            return None;
-        }
-        let id = self.due.pop_front()?;
-        self.known.remove(&id);
-        self.retries += 1;
-        Some(Next::Due(id))
-    }
-
-    fn take_fresh(&mut self, share: usize) -> Option<Next> {
-        let busy = |mailbox: &String| self.mailboxes.get(mailbox).is_some_and(|&count| count >= share);
-        let at = self
-            .fresh
-            .iter()
-            .position(|job| !job.mailboxes().any(|name| busy(&name)))?;
-        let job = self.fresh.remove(at)?;
-        for mailbox in job.mailboxes() {
-            *self.mailboxes.entry(mailbox).or_default() += 1;
-        }
-        Some(Next::Fresh(Box::new(job)))
-    }
-
-    fn finished(&mut self, next: &Next) {
-        match next {
-            Next::Due(_) => self.retries = self.retries.saturating_sub(1),
-            Next::Fresh(job) => {
-                for mailbox in job.mailboxes() {
-                    if let Some(count) = self.mailboxes.get_mut(&mailbox) {
-                        *count -= 1;
-                        if *count == 0 {
-                            self.mailboxes.remove(&mailbox);
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-impl Queues {
-    /// Takes the job, or gives it back when `bound` are waiting.
-    pub(super) fn offer(&self, job: Job, bound: usize) -> Result<(), Box<Job>> {
-        let mut waiting = held(&self.waiting);
-        if waiting.fresh.len() >= bound.max(1) {
-            return Err(Box::new(job));
-        }
-        waiting.fresh.push_back(job);
-        self.more.notify_one();
-        Ok(())
-    }
-
-    /// An entry's time has come.
-    pub(super) fn due(&self, id: String) {
-        let mut waiting = held(&self.waiting);
-        if waiting.known.insert(id.clone()) {
-            waiting.due.push_back(id);
-            self.more.notify_one();
-        }
-    }
-
-    fn next(&self, prefer_due: bool, share: usize) -> Next {
-        let mut waiting = held(&self.waiting);
-        loop {
-            let found = if prefer_due {
-                waiting.take_due(share).or_else(|| waiting.take_fresh(share))
-            } else {
-                waiting.take_fresh(share).or_else(|| waiting.take_due(share))
-            };
-            if let Some(next) = found {
-                return next;
-            }
-            waiting = self.more.wait(waiting).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn finished(&self, next: &Next) {
-        held(&self.waiting).finished(next);
-        self.more.notify_all();
-    }
-}
-
-/// Starts the threads.
-pub(super) fn start(shared: &Arc<Shared>) -> io::Result<()> {
-    let share = (shared.settings.lda_jobs / 2).max(1);
-    for number in 0..shared.settings.lda_jobs.max(1) {
-        let (slot, shared) = (Slot::take(&shared.settings.state)?, Arc::clone(shared));
-        thread(format!("agent-{number}"), move || {
-            let mut connection = None;
-            let mut turn = false;
-            loop {
-                turn = !turn;
-                let next = shared.queues.next(turn, share);
-                let work = shared.work();
-                match &next {
-                    Next::Fresh(job) => writer::run(&shared, &slot, &mut connection, job),
-                    Next::Due(id) => retry::retry(&shared, &slot, &mut connection, id),
-                }
-                drop(work);
-                shared.queues.finished(&next);
-            }
-        })?;
-    }
-    let shared = Arc::clone(shared);
-    thread("retry".to_owned(), move || retry::watch(&shared))
-}
-
-/// The mailbox's address.
-pub(super) fn address(recipient: &Recipient) -> String {
-    format!("{}@{}", recipient.mailbox, recipient.domain)
-}
-
 /// Fields in front of all others: Return-Path (RFC 5321 4.4) and Delivered-To.
 fn head(commit: &Commit, recipient: &Recipient) -> Vec<u8> {
     format!(
         "Return-Path: <{}>\r\nDelivered-To: {}\r\n",
         commit.reverse_path,
-        address(recipient)
+        recipient.address()
     )
     .into_bytes()
 }
@@ -269,7 +112,11 @@ fn finish(
 }
 
 fn log_result(shared: &Arc<Shared>, message: &Message<'_>, index: usize, result: &RecipientResult, agent: &str) {
-    let rcpt = message.commit.recipients.get(index).map_or_else(String::new, address);
+    let rcpt = message
+        .commit
+        .recipients
+        .get(index)
+        .map_or_else(String::new, Recipient::address);
     let (level, name, reason) = match result {
         RecipientResult::Temporary { code, text, .. } => (Level::Warning, "deferred", Some((code, text))),
         RecipientResult::Permanent { code, text, .. } => (Level::Warning, "rejected", Some((code, text))),

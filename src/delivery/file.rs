@@ -19,6 +19,20 @@ pub(super) fn next_number() -> u64 {
     COUNT.fetch_add(1, Ordering::Relaxed)
 }
 
+/// What is in a directory, sorted; nothing where there is none.
+pub(super) fn children(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = match fs::read_dir(directory) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        entries => entries?
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<io::Result<Vec<_>>>()?,
+    };
+    paths.sort();
+    Ok(paths)
+}
+
 /// An open file that appears under a name by [`Unnamed::link`] only; dropped before that, it leaves nothing.
 #[derive(Debug)]
 pub(super) struct Unnamed {

@@ -46,7 +46,7 @@ impl Run<'_> {
         }
         message.rewind()?;
         let (reader, writer) = io::pipe()?;
-        let user = super::agents::address(self.recipient);
+        let user = self.recipient.address();
         let mut command = Command::new(self.path);
         // without -e, over quota would be exit status 0 and a bounce
         command

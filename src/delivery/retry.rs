@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::ipc::delivery::{Disposition, RecipientResult};
+use crate::ipc::delivery::{Disposition, Recipient, RecipientResult};
 use crate::log::{Event, Level};
 
-use super::agents::{Message, address, deliver, maildir as into_maildir};
+use super::agents::{Message, deliver, maildir as into_maildir};
 use super::content::Source;
 use super::journal::Slot;
-use super::process::Shared;
+use super::shared::Shared;
 use super::spool::{Entry, Fresh, State};
 use super::{lmtp, maildir, spool};
 
@@ -66,7 +66,11 @@ fn scan(shared: &Arc<Shared>, first: bool) -> io::Result<()> {
 fn tell_interrupted(shared: &Shared, entry: &mut Entry) -> io::Result<()> {
     for index in 0..entry.states.len() {
         if entry.states.get(index) == Some(&State::Trying) {
-            let rcpt = entry.commit.recipients.get(index).map_or_else(String::new, address);
+            let rcpt = entry
+                .commit
+                .recipients
+                .get(index)
+                .map_or_else(String::new, Recipient::address);
             let event = Event::new("interrupted").word("id", &entry.id).field("at", "agent");
             let event = event.word("rcpt", &rcpt);
             shared.log(Level::Warning, event.quoted("note", b"the agent may have succeeded"));

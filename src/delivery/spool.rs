@@ -20,9 +20,6 @@ use super::content::{Content, Source};
 use super::file::{self, Unnamed};
 use super::journal::Slot;
 use super::names;
-use super::spool_list::children;
-
-pub use super::spool_list::{Listed, Printer, drop, list, retry, show};
 
 /// The tree of waiting messages.
 pub const SPOOL: &str = "spool";
@@ -411,7 +408,7 @@ pub(super) fn kicked(state: &Path) -> Option<SystemTime> {
 
 /// Removes bodies that never got an envelope: their message was not acknowledged. Young ones may be under way.
 pub(super) fn remove_orphans(state: &Path, tree: &str) -> io::Result<()> {
-    for path in children(&state.join(tree))? {
+    for path in file::children(&state.join(tree))? {
         let Some(envelope) = path.to_str().and_then(|path| path.strip_suffix(".body")) else {
             continue;
         };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::ipc::delivery::{Body, Commit, Disposition, Recipient};
 
 use super::content::{Content, Source};
-use super::file::Unnamed;
+use super::file::{self, Unnamed};
 use super::maildir::QUARANTINE;
 use super::spool::{Entry, FAILED, Fresh, KICK, SPOOL, body_path, ids, now, store};
 use super::{envelope, names};
@@ -63,7 +63,7 @@ impl Listed {
             next: entry.next,
             sender: entry.commit.reverse_path.clone(),
             recipients: recipients
-                .map(|(r, state)| (format!("{}@{}", r.mailbox, r.domain), state.name()))
+                .map(|(recipient, state)| (recipient.address(), state.name()))
                 .collect(),
             ..Listed::blank(tree, &entry.id)
         }
@@ -106,8 +106,8 @@ pub(super) fn entries(state: &Path) -> io::Result<Vec<Listed>> {
 /// How many messages are in quarantine, where there may be very many: none of them is looked at.
 pub(super) fn count_quarantined(state: &Path) -> io::Result<usize> {
     let mut count = 0;
-    for domain in children(&state.join(QUARANTINE))? {
-        for local in children(&domain)? {
+    for domain in file::children(&state.join(QUARANTINE))? {
+        for local in file::children(&domain)? {
             for place in ["new", "cur"] {
                 match fs::read_dir(local.join(place)) {
                     Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
@@ -121,10 +121,10 @@ pub(super) fn count_quarantined(state: &Path) -> io::Result<usize> {
 
 fn quarantined(state: &Path, all: &mut Vec<Listed>) -> io::Result<()> {
     let root = state.join(QUARANTINE);
-    for domain in children(&root)? {
-        for local in children(&domain)? {
+    for domain in file::children(&root)? {
+        for local in file::children(&domain)? {
             for place in ["new", "cur"] {
-                for path in children(&local.join(place))? {
+                for path in file::children(&local.join(place))? {
                     let id = path.strip_prefix(&root).unwrap_or(&path);
                     match of_quarantine(&root, id) {
                         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -151,20 +151,6 @@ fn of_quarantine(root: &Path, id: &Path) -> io::Result<Listed> {
 
 fn seconds(time: SystemTime) -> Option<i64> {
     i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()
-}
-
-/// What is in a directory, sorted; nothing where there is none.
-pub(super) fn children(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = match fs::read_dir(directory) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(Vec::new());
-        }
-        entries => entries?
-            .map(|entry| entry.map(|entry| entry.path()))
-            .collect::<io::Result<Vec<_>>>()?,
-    };
-    paths.sort();
-    Ok(paths)
 }
 
 /// Where an entry is: its tree, and its name there.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::client::{Client, Error};
 use super::envelope::tests::{commit, recipient};
-use super::{Acknowledge, Agent, Log, Place, Settings, outcome, run, spool};
+use super::{Acknowledge, Agent, Log, Place, Settings, outcome, run, spool, spool_list};
 use crate::helper::Seat;
 use crate::ipc::channel::Channel;
 use crate::ipc::control::{FromHelper, ToHelper};
@@ -270,19 +270,19 @@ fn soft_recipients_go_to_quarantine_and_a_broken_mailbox_holds_up_no_other() {
         ]
     );
     assert_eq!(running.files("quarantine/example.org/soft"), [expected("soft")]);
-    let listed = spool::list(state.path()).unwrap();
+    let listed = spool_list::list(state.path()).unwrap();
     assert_eq!(
         listed.iter().map(|entry| entry.tree).collect::<Vec<_>>(),
         ["spool", "quarantine"]
     );
     assert_eq!(listed[0].recipients[0].0, "broken@example.org");
     fs::remove_file(state.path().join("mail/example.org/broken")).unwrap();
-    spool::retry(state.path(), "m1").unwrap();
+    spool_list::retry(state.path(), "m1").unwrap();
     running.await_that("retried", || {
         running.files("mail/example.org/broken") == [expected("broken")]
     });
     running.await_that("spool empty", || spool::ids(state.path(), "spool").unwrap().is_empty());
-    spool::retry(state.path(), &listed[1].id).unwrap();
+    spool_list::retry(state.path(), &listed[1].id).unwrap();
     running.await_that("released from quarantine", || {
         running.files("mail/example.org/soft") == [expected("soft")]
     });
@@ -374,7 +374,7 @@ fn a_mixed_outcome_is_kept_in_spool_and_failed() {
     let running = Running::start(lda(state.path(), script));
     assert_eq!(running.deliver(commit("m0", &["full", "wait"], MESSAGE)).len(), 2);
     assert!(
-        spool::list(state.path()).unwrap().is_empty(),
+        spool_list::list(state.path()).unwrap().is_empty(),
         "nothing kept when nobody has it"
     );
     let results = running.deliver(commit("m1", &["ok", "full", "wait"], MESSAGE));
@@ -386,7 +386,7 @@ fn a_mixed_outcome_is_kept_in_spool_and_failed() {
             RecipientResult::Spooled
         ]
     ));
-    let trees: Vec<_> = spool::list(state.path())
+    let trees: Vec<_> = spool_list::list(state.path())
         .unwrap()
         .iter()
         .map(|entry| entry.tree)
@@ -399,10 +399,10 @@ fn a_mixed_outcome_is_kept_in_spool_and_failed() {
         [expected("ok"), expected("wait")].concat()
     );
     let mut text = Vec::new();
-    spool::show(state.path(), "m1", &mut |_, from| from.read_to_end(&mut text).map(drop)).unwrap();
+    spool_list::show(state.path(), "m1", &mut |_, from| from.read_to_end(&mut text).map(drop)).unwrap();
     assert!(text.starts_with(b"Received: ") && text.ends_with(b"end"));
-    spool::drop(state.path(), "m1").unwrap();
-    assert!(spool::list(state.path()).unwrap().is_empty());
+    spool_list::drop(state.path(), "m1").unwrap();
+    assert!(spool_list::list(state.path()).unwrap().is_empty());
 }
 
 #[test]

@@ -12,13 +12,15 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use crate::ipc::delivery::{Body, Commit, Disposition, FromDelivery, Outcome, RecipientResult, ToDelivery};
 use crate::log::{Event, Level};
 
-use super::agents::{self, Job, Message};
+use super::agents::{self, Message};
 use super::client::PATIENCE;
 use super::content::Source;
+use super::door::{Door, held};
 use super::file::Unnamed;
 use super::journal::Slot;
 use super::outcome;
-use super::process::{Door, Shared, held};
+use super::queues::Job;
+use super::shared::Shared;
 use super::spool::{Fresh, Stored};
 use super::{Acknowledge, Agent, copies, envelope, maildir, spool};
 
@@ -136,8 +138,8 @@ fn save_copy(shared: &Shared, message: &Message<'_>) {
     }
     match copies::save(&shared.settings.state, commit, message.source) {
         Ok(name) => {
-            let event = Event::new("copied").word("id", &commit.id);
-            shared.log(Level::Info, event.word("file", &name));
+            let event = Event::new("copied").word("id", &commit.id).word("file", &name);
+            shared.log(Level::Info, event);
         }
         Err(error) => {
             let event = Event::new("copy-failed").word("id", &commit.id);
@@ -246,7 +248,7 @@ fn note(
 ) -> io::Result<()> {
     match commit.recipients.get(index) {
         Some(recipient) if shared.settings.agent != Agent::Maildir => slot.agent(
-            &agents::address(recipient),
+            &recipient.address(),
             result.map(|result| *result == RecipientResult::Delivered),
         ),
         _ => Ok(()),

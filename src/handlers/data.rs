@@ -2,41 +2,14 @@
 //!
 //! Notes: reads none, writes none.
 
-use std::sync::Arc;
-
-use crate::chain::{Context, Directory, Facts, Handler, HandlerError, Kind, Outcome, Settings};
-use crate::config::{Field, Section};
+use crate::chain::{Answer, Facts};
 use crate::session::Verdict;
-use crate::smtp::reply::Reply;
-
-/// `data.yaml`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// Text of the 354.
-    pub message: String,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config {
-            message: "end data with <CR><LF>.<CR><LF>".into(),
-        }
-    }
-}
+use crate::smtp::status::Status;
 
 /// The handler.
-pub struct Data {
-    config: Config,
-}
+pub struct Data;
 
-impl Settings for Config {
-    fn read(&mut self, section: &Section<'_>) {
-        section.read("message", &mut self.message, Field::reply);
-    }
-}
-
-impl Kind for Data {
-    type Settings = Config;
+impl Answer for Data {
     const FACTS: &'static Facts = &Facts {
         id: "data",
         module: "data",
@@ -47,17 +20,8 @@ impl Kind for Data {
         taker: false,
         about: "354 for DATA; lets a BDAT chunk come",
     };
-
-    fn new(config: Config, _: &Arc<dyn Directory>) -> Data {
-        Data { config }
-    }
-}
-
-impl Handler for Data {
-    fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
-        let text = context.expand(&self.config.message);
-        Ok(Outcome::accept(Reply::new(354, None, text)))
-    }
+    const REPLY: (u16, Option<Status>) = (354, None);
+    const MESSAGE: &'static str = "end data with <CR><LF>.<CR><LF>";
 }
 
 #[cfg(test)]

@@ -2,41 +2,14 @@
 //!
 //! Notes: reads none, writes none.
 
-use std::sync::Arc;
-
-use crate::chain::{Context, Directory, Facts, Handler, HandlerError, Kind, Outcome, Settings};
-use crate::config::{Field, Section};
+use crate::chain::{Answer, Facts};
 use crate::session::Verdict;
-use crate::smtp::reply::Reply;
-
-/// `greeting.yaml`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// Text of the greeting; the first word should be the server's name.
-    pub message: String,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config {
-            message: "<server_name> RSMTPD v<version> service ready".into(),
-        }
-    }
-}
+use crate::smtp::status::Status;
 
 /// The handler.
-pub struct Greeting {
-    config: Config,
-}
+pub struct Greeting;
 
-impl Settings for Config {
-    fn read(&mut self, section: &Section<'_>) {
-        section.read("message", &mut self.message, Field::reply);
-    }
-}
-
-impl Kind for Greeting {
-    type Settings = Config;
+impl Answer for Greeting {
     const FACTS: &'static Facts = &Facts {
         id: "greeting",
         module: "greeting",
@@ -47,17 +20,9 @@ impl Kind for Greeting {
         taker: false,
         about: "220 and the name of the server",
     };
-
-    fn new(config: Config, _: &Arc<dyn Directory>) -> Greeting {
-        Greeting { config }
-    }
-}
-
-impl Handler for Greeting {
-    fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
-        let text = context.expand(&self.config.message);
-        Ok(Outcome::accept(Reply::new(220, None, text)))
-    }
+    const REPLY: (u16, Option<Status>) = (220, None);
+    // The first word is the server's name (RFC 5321 §4.2): clients show it, and look for their own to find loops.
+    const MESSAGE: &'static str = "<server_name> RSMTPD v<version> service ready";
 }
 
 #[cfg(test)]

@@ -2,42 +2,14 @@
 //!
 //! Notes: reads none, writes none.
 
-use std::sync::Arc;
-
-use crate::chain::{Context, Directory, Facts, Handler, HandlerError, Kind, Outcome, Settings};
-use crate::config::{Field, Section};
+use crate::chain::{Answer, Context, Facts};
 use crate::session::Verdict;
-use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
-/// `help.yaml`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// First line of the reply; the verbs follow on the second one.
-    pub message: String,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config {
-            message: "<server_name> knows these commands:".into(),
-        }
-    }
-}
-
 /// The handler.
-pub struct Help {
-    config: Config,
-}
+pub struct Help;
 
-impl Settings for Config {
-    fn read(&mut self, section: &Section<'_>) {
-        section.read("message", &mut self.message, Field::reply);
-    }
-}
-
-impl Kind for Help {
-    type Settings = Config;
+impl Answer for Help {
     const FACTS: &'static Facts = &Facts {
         id: "help",
         module: "help",
@@ -48,17 +20,11 @@ impl Kind for Help {
         taker: false,
         about: "214 and the verbs served",
     };
+    const REPLY: (u16, Option<Status>) = (214, Some(Status::OK));
+    const MESSAGE: &'static str = "<server_name> knows these commands:";
 
-    fn new(config: Config, _: &Arc<dyn Directory>) -> Help {
-        Help { config }
-    }
-}
-
-impl Handler for Help {
-    fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
-        let mut reply = Reply::new(214, Some(Status::OK), context.expand(&self.config.message));
-        reply.lines.push(context.verbs().join(" "));
-        Ok(Outcome::accept(reply))
+    fn more(context: &Context<'_>) -> Vec<String> {
+        vec![context.verbs().join(" ")]
     }
 }
 

@@ -2,42 +2,14 @@
 //!
 //! Notes: reads none, writes none.
 
-use std::sync::Arc;
-
-use crate::chain::{Context, Directory, Facts, Handler, HandlerError, Kind, Outcome, Settings};
-use crate::config::{Field, Section};
+use crate::chain::{Answer, Facts};
 use crate::session::Verdict;
-use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
-/// `mail.yaml`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// Text of the reply.
-    pub message: String,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config {
-            message: "sender OK".into(),
-        }
-    }
-}
-
 /// The handler.
-pub struct Mail {
-    config: Config,
-}
+pub struct Mail;
 
-impl Settings for Config {
-    fn read(&mut self, section: &Section<'_>) {
-        section.read("message", &mut self.message, Field::reply);
-    }
-}
-
-impl Kind for Mail {
-    type Settings = Config;
+impl Answer for Mail {
     const FACTS: &'static Facts = &Facts {
         id: "mail",
         module: "mail",
@@ -48,17 +20,8 @@ impl Kind for Mail {
         taker: false,
         about: "250 for every well-formed reverse-path",
     };
-
-    fn new(config: Config, _: &Arc<dyn Directory>) -> Mail {
-        Mail { config }
-    }
-}
-
-impl Handler for Mail {
-    fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
-        let text = context.expand(&self.config.message);
-        Ok(Outcome::accept(Reply::new(250, Some(Status::SENDER_OK), text)))
-    }
+    const REPLY: (u16, Option<Status>) = (250, Some(Status::SENDER_OK));
+    const MESSAGE: &'static str = "sender OK";
 }
 
 #[cfg(test)]

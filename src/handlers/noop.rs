@@ -2,40 +2,14 @@
 //!
 //! Notes: reads none, writes none.
 
-use std::sync::Arc;
-
-use crate::chain::{Context, Directory, Facts, Handler, HandlerError, Kind, Outcome, Settings};
-use crate::config::{Field, Section};
+use crate::chain::{Answer, Facts};
 use crate::session::Verdict;
-use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
-/// `noop.yaml`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// Text of the reply.
-    pub message: String,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config { message: "OK".into() }
-    }
-}
-
 /// The handler.
-pub struct Noop {
-    config: Config,
-}
+pub struct Noop;
 
-impl Settings for Config {
-    fn read(&mut self, section: &Section<'_>) {
-        section.read("message", &mut self.message, Field::reply);
-    }
-}
-
-impl Kind for Noop {
-    type Settings = Config;
+impl Answer for Noop {
     const FACTS: &'static Facts = &Facts {
         id: "noop",
         module: "noop",
@@ -46,17 +20,8 @@ impl Kind for Noop {
         taker: false,
         about: "250 and nothing else",
     };
-
-    fn new(config: Config, _: &Arc<dyn Directory>) -> Noop {
-        Noop { config }
-    }
-}
-
-impl Handler for Noop {
-    fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
-        let text = context.expand(&self.config.message);
-        Ok(Outcome::accept(Reply::new(250, Some(Status::OK), text)))
-    }
+    const REPLY: (u16, Option<Status>) = (250, Some(Status::OK));
+    const MESSAGE: &'static str = "OK";
 }
 
 #[cfg(test)]

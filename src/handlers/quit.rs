@@ -2,42 +2,14 @@
 //!
 //! Notes: reads none, writes none.
 
-use std::sync::Arc;
-
-use crate::chain::{Context, Directory, Facts, Handler, HandlerError, Kind, Outcome, Settings};
-use crate::config::{Field, Section};
+use crate::chain::{Answer, Facts};
 use crate::session::Verdict;
-use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
-/// `quit.yaml`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// Text of the farewell.
-    pub message: String,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config {
-            message: "<server_name> closing connection".into(),
-        }
-    }
-}
-
 /// The handler.
-pub struct Quit {
-    config: Config,
-}
+pub struct Quit;
 
-impl Settings for Config {
-    fn read(&mut self, section: &Section<'_>) {
-        section.read("message", &mut self.message, Field::reply);
-    }
-}
-
-impl Kind for Quit {
-    type Settings = Config;
+impl Answer for Quit {
     const FACTS: &'static Facts = &Facts {
         id: "quit",
         module: "quit",
@@ -48,17 +20,8 @@ impl Kind for Quit {
         taker: false,
         about: "221, then the connection is closed",
     };
-
-    fn new(config: Config, _: &Arc<dyn Directory>) -> Quit {
-        Quit { config }
-    }
-}
-
-impl Handler for Quit {
-    fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
-        let text = context.expand(&self.config.message);
-        Ok(Outcome::accept(Reply::new(221, Some(Status::OK), text)))
-    }
+    const REPLY: (u16, Option<Status>) = (221, Some(Status::OK));
+    const MESSAGE: &'static str = "<server_name> closing connection";
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use crate::chain::{BodyReader, Context, Directory, Facts, Handler, HandlerError, Kind, Outcome, Settings};
+use crate::chain::{BodyReader, Context, Directory, Facts, Handler, HandlerError, Kind, Outcome, Records, Settings};
 use crate::config::{Field, Section};
 use crate::session::Verdict;
 use crate::smtp::address::ReversePath;
@@ -164,7 +164,7 @@ fn has(text: &[u8], wanted: &[u8]) -> bool {
 }
 
 impl BodyReader for Reading {
-    fn chunk(&mut self, octets: &[u8]) {
+    fn chunk(&mut self, octets: &[u8], _: &mut dyn Records) {
         for &octet in octets {
             if self.seen >= MESSAGE {
                 return;

@@ -2,42 +2,14 @@
 //!
 //! Notes: reads none, writes none.
 
-use std::sync::Arc;
-
-use crate::chain::{Context, Directory, Facts, Handler, HandlerError, Kind, Outcome, Settings};
-use crate::config::{Field, Section};
+use crate::chain::{Answer, Facts};
 use crate::session::Verdict;
-use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
-/// `verify.yaml`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// Text of the reply.
-    pub message: String,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config {
-            message: "Cannot verify the user, but will try to deliver".into(),
-        }
-    }
-}
-
 /// The handler.
-pub struct Verify {
-    config: Config,
-}
+pub struct Verify;
 
-impl Settings for Config {
-    fn read(&mut self, section: &Section<'_>) {
-        section.read("message", &mut self.message, Field::reply);
-    }
-}
-
-impl Kind for Verify {
-    type Settings = Config;
+impl Answer for Verify {
     const FACTS: &'static Facts = &Facts {
         id: "verify",
         module: "verify_attempt_delivery",
@@ -48,17 +20,8 @@ impl Kind for Verify {
         taker: false,
         about: "252, whoever is asked for",
     };
-
-    fn new(config: Config, _: &Arc<dyn Directory>) -> Verify {
-        Verify { config }
-    }
-}
-
-impl Handler for Verify {
-    fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
-        let text = context.expand(&self.config.message);
-        Ok(Outcome::accept(Reply::new(252, Some(Status(2, 5, 2)), text)))
-    }
+    const REPLY: (u16, Option<Status>) = (252, Some(Status(2, 5, 2)));
+    const MESSAGE: &'static str = "Cannot verify the user, but will try to deliver";
 }
 
 #[cfg(test)]

@@ -64,11 +64,6 @@ impl<S, R> Channel<S, R> {
     pub fn new(fd: OwnedFd) -> Channel<S, R> {
         Channel { fd, types: PhantomData }
     }
-
-    /// The descriptor, given back.
-    pub fn into_fd(self) -> OwnedFd {
-        self.fd
-    }
 }
 
 impl<S, R> AsFd for Channel<S, R> {
@@ -108,6 +103,30 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
     pub fn send_nowait(&self, value: &S, fds: &[BorrowedFd<'_>]) -> Result<(), Fault> {
         let bytes = frame::encode(value)?;
         Ok(retried(|| send_frame_nowait(self.fd.as_fd(), &bytes, fds))?)
+    }
+
+    /// As [`Channel::send`], for at most `limit`.
+    ///
+    /// # Errors
+    /// [`Fault::TimedOut`] when there was no room.
+    pub fn send_within(&self, value: &S, limit: Duration) -> Result<(), Fault> {
+        let end = Instant::now() + limit;
+        loop {
+            match self.send_nowait(value, &[]) {
+                Err(Fault::WouldBlock) => {}
+                other => return other,
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Fault::TimedOut);
+            }
+            let wait = PollTimeout::try_from(left.as_millis().max(1)).unwrap_or(PollTimeout::MAX);
+            let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLOUT)];
+            match poll(&mut fds, wait) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(error) => return Err(Fault::Io(error.into())),
+            }
+        }
     }
 
     /// Waits for the next value and the descriptor that came with it.

@@ -78,6 +78,13 @@ pub struct Recipient {
     pub disposition: Disposition,
 }
 
+impl Recipient {
+    /// The final mailbox's address.
+    pub fn address(&self) -> String {
+        format!("{}@{}", self.mailbox, self.domain)
+    }
+}
+
 /// What to do with a message for one recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Disposition {

@@ -1,6 +1,8 @@
-//! Towards the logger: lines, one way.
+//! Towards the logger: lines, one way; and records, by doors that a worker asks for.
 
 use serde::{Deserialize, Serialize};
+
+use super::record::Record;
 
 /// What anybody tells the logger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,4 +14,8 @@ pub enum ToLogger {
         /// `key=value` words; no line breaks.
         text: String,
     },
+    /// Octets for a file.
+    Record(Record),
+    /// Wants to know whether its records are written; answered by [`super::record::FromLogger`].
+    Sync,
 }

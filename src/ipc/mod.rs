@@ -12,6 +12,7 @@ pub mod delivery;
 pub mod frame;
 pub mod link;
 pub mod log;
+pub mod record;
 pub mod sources;
 
 pub use channel::Channel;

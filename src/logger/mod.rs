@@ -1,9 +1,11 @@
-//! The logger process: takes lines from the other processes, writes them to syslog, a file or standard error.
+//! The logger process: takes lines from the other processes, writes them to syslog, a file or standard error; and records
+//! for files of their own.
 //!
 //! It may assume that the master tells the truth about who speaks through a door. It must never let one
 //! speaker hold up another, wait for a syslog daemon, or believe a line's own word about its origin.
 
 pub mod client;
+mod records;
 mod sink;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,18 +16,20 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
+pub use records::{Files, existing};
 pub use sink::{Destination, Sink};
 
 use crate::helper::{Seat, Turn};
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::log::ToLogger;
+use crate::ipc::record::FromLogger;
 use crate::log::{Event, Level};
 
 /// The master's end of a logger's control channel.
 type Control = Channel<FromHelper, ToHelper>;
 /// The logger's end of a speaker's door.
-type Door = Channel<(), ToLogger>;
+type Door = Channel<FromLogger, ToLogger>;
 
 const CONTROL: Token = Token(usize::MAX);
 /// Lines taken from one door before the others have their turn.
@@ -38,12 +42,14 @@ const BUSY: Duration = Duration::from_millis(20);
 struct Speaker {
     door: Door,
     pid: u32,
+    records: records::Door,
 }
 
 struct Logger {
     poll: Poll,
     control: Control,
     sink: Sink,
+    files: Files,
     speakers: BTreeMap<usize, Speaker>,
     ready: BTreeSet<usize>,
     next: usize,
@@ -54,7 +60,7 @@ struct Logger {
 ///
 /// # Errors
 /// The event loop cannot be made, or the control channel is broken.
-pub fn run(seat: Seat, sink: Sink, threshold: Level) -> io::Result<()> {
+pub fn run(seat: Seat, sink: Sink, files: Files, threshold: Level) -> io::Result<()> {
     let poll = Poll::new()?;
     let (first, control) = (seat.turn == Turn::First, seat.control);
     poll.registry()
@@ -63,6 +69,7 @@ pub fn run(seat: Seat, sink: Sink, threshold: Level) -> io::Result<()> {
         poll,
         control,
         sink,
+        files,
         speakers: BTreeMap::new(),
         ready: BTreeSet::new(),
         next: 0,
@@ -133,6 +140,7 @@ impl Logger {
                 }
                 Ok((ToHelper::Reload { level }, _)) => {
                     self.threshold = Level::from_number(level);
+                    self.files.reopen();
                     if let Err(error) = self.sink.reopen() {
                         let line = Event::new("log-reopen-failed")
                             .quoted("error", error.to_string().as_bytes())
@@ -159,6 +167,7 @@ impl Logger {
             Speaker {
                 door,
                 pid: pid.unsigned_abs(),
+                records: records::Door::default(),
             },
         );
         Ok(())
@@ -184,9 +193,27 @@ impl Logger {
                         self.sink.write(level, speaker.pid, &one_line(&text));
                     }
                 }
+                Ok((ToLogger::Record(record), _)) => {
+                    let file = record.file.clone();
+                    if self.files.take(&mut speaker.records, record) {
+                        let reason = speaker.records.lost.clone().unwrap_or_default();
+                        let line = Event::new("record-lost").quoted("file", file.as_bytes());
+                        let line = line.quoted("reason", reason.as_bytes()).text();
+                        self.sink.write(Level::Error, speaker.pid, &one_line(&line));
+                    }
+                }
+                Ok((ToLogger::Sync, _)) => {
+                    let answer = match &speaker.records.lost {
+                        None => FromLogger::Written,
+                        Some(reason) => FromLogger::Lost(reason.clone()),
+                    };
+                    let _ = speaker.door.send_nowait(&answer, &[]);
+                }
                 Err(Fault::WouldBlock) => return turn > 0,
                 Err(_) => {
-                    self.speakers.remove(&number);
+                    if let Some(speaker) = self.speakers.remove(&number) {
+                        self.files.left(&speaker.records);
+                    }
                     return turn > 0;
                 }
             }

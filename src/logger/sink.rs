@@ -36,14 +36,6 @@ impl std::fmt::Display for Destination {
 }
 
 impl Destination {
-    /// The file or socket; none for standard error.
-    pub fn path(&self) -> Option<&Path> {
-        match self {
-            Destination::File(path) | Destination::Syslog(path) => Some(path),
-            Destination::Stderr => None,
-        }
-    }
-
     /// The directory that must stay writable for it.
     pub fn directory(&self) -> Option<&Path> {
         match self {

@@ -11,6 +11,10 @@ use super::workers::State;
 /// The longest session identifier.
 const SESSION: usize = 32;
 
+/// Doors for records that a worker may ask for while it has one client: one, and another each time the logger has
+/// started again. A captured worker gains with it no more than as many quotas of the log.
+const RECORDS: u8 = 4;
+
 /// What one worker may still say.
 #[derive(Debug)]
 pub(super) struct Conduct {
@@ -18,6 +22,8 @@ pub(super) struct Conduct {
     clients: u32,
     /// Whether it may say that the configuration has changed: once a client.
     may_notice: bool,
+    /// Doors for records that it may still ask for.
+    records: u8,
 }
 
 impl Conduct {
@@ -26,6 +32,7 @@ impl Conduct {
         Conduct {
             clients,
             may_notice: false,
+            records: 0,
         }
     }
 
@@ -43,9 +50,14 @@ impl Conduct {
             FromWorker::Busy { .. } => {
                 self.clients -= 1;
                 self.may_notice = true;
+                self.records = RECORDS;
                 Ok(())
             }
             FromWorker::Changed { .. } if !busy || !std::mem::take(&mut self.may_notice) => Err("changed out of turn"),
+            FromWorker::Open { helper: Role::Logger } if busy && self.records > 0 => {
+                self.records -= 1;
+                Ok(())
+            }
             FromWorker::Open { helper } if !busy || !matches!(helper, Role::Delivery | Role::Broker) => {
                 Err("no such door")
             }
@@ -86,6 +98,7 @@ mod tests {
     }
 
     const DOOR: FromWorker = FromWorker::Open { helper: Role::Delivery };
+    const RECORDING: FromWorker = FromWorker::Open { helper: Role::Logger };
     const CHANGED: FromWorker = FromWorker::Changed { fingerprint: 1 };
 
     #[test]
@@ -120,7 +133,7 @@ mod tests {
             (serving(), FromWorker::Ready),
             (serving(), busy("a2")),
             (serving(), refused()),
-            (serving(), FromWorker::Open { helper: Role::Logger }),
+            (State::Leaving, RECORDING),
             (serving(), FromWorker::Open { helper: Role::Master }),
             // After it has said that its only client is gone.
             (State::Leaving, FromWorker::Ready),
@@ -136,6 +149,11 @@ mod tests {
         let mut conduct = of_one();
         assert_eq!(conduct.judge(&serving(), &CHANGED), Ok(()));
         assert!(conduct.judge(&serving(), &CHANGED).is_err(), "once a client");
+        let mut conduct = of_one();
+        for _ in 0..RECORDS {
+            assert_eq!(conduct.judge(&serving(), &RECORDING), Ok(()));
+        }
+        assert!(conduct.judge(&serving(), &RECORDING).is_err(), "a few times a client");
         for session in ["", "a b", "a\nworker pid=1", "\u{1b}[2J", &"a".repeat(60_000)] {
             assert!(
                 Conduct::new(1).judge(&State::Spare, &busy(session)).is_err(),

@@ -346,30 +346,47 @@ fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result
     if let (Destination::File(path), Some(user)) = (&plan.destination, user) {
         make_log_file(path, user)?;
     }
-    let profile = sandbox::Profile::logger(
-        log_reads(),
-        plan.destination
-            .directory()
-            .map(Path::to_path_buf)
-            .into_iter()
-            .collect(),
-    );
+    let directories = served.record_directories();
+    for directory in &directories {
+        make_record_directory(directory, user);
+    }
+    let kept = plan.destination.directory().into_iter();
+    let kept = kept.chain(logger::existing(&directories)).map(Path::to_path_buf);
+    let profile = sandbox::Profile::logger(log_reads(), kept.collect());
     let mode = served.sandbox;
     let destination = plan.destination.clone();
     let work = move |seat: Seat| {
-        let sink = match Sink::open(destination.clone()) {
+        let mut sink = match Sink::open(destination.clone()) {
             Ok(sink) => sink,
             Err(error) => return give_up(&seat, &format!("{destination}"), &error),
         };
+        let (files, failed) = logger::Files::open(&directories);
+        for (path, error) in failed {
+            let event = Event::new("record-directory-missing").quoted("path", path.display().to_string().as_bytes());
+            let event = event.quoted("reason", error.to_string().as_bytes());
+            sink.write(Level::Error, std::process::id(), &event.text());
+        }
+        sink.flush();
         if let Err(error) = sandbox::enter(&profile, mode) {
             return give_up(&seat, "sandbox", &error);
         }
-        logger::run(seat, sink, level).map_or(EX_SOFTWARE, |()| 0)
+        logger::run(seat, sink, files, level).map_or(EX_SOFTWARE, |()| 0)
     };
     let helper = Helper::start(Role::Logger, user, &[], || Ok(()), &work)?;
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     helper.tell(&ToHelper::Door { worker: 0, pid: own }, &[door.as_fd()]);
     Ok((voice, helper))
+}
+
+/// Makes a directory of records for its user, one level of it, where it is missing. If that fails the logger will say that
+/// it is not there, and mail goes on without records.
+fn make_record_directory(path: &Path, user: Option<&Identity>) {
+    let made = fs::DirBuilder::new().mode(0o750).create(path).is_ok();
+    if let (true, Some(user)) = (made, user) {
+        let (uid, gid) = (Some(user.uid.into()), Some(user.gid.into()));
+        // What was made is given away, never what a link put in its place points to.
+        let _ = nix::unistd::fchownat(nix::fcntl::AT_FDCWD, path, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW);
+    }
 }
 
 /// Makes the log file for its user where only root may make it. Where even root may not, the directory is

@@ -1,5 +1,9 @@
 //! Messages as octets: what can be learnt from a header while it streams past.
 //! Pure; keeps no more than one field name, and never changes what it reads.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
 
 /// The longest field name that is told apart.
 const NAME: usize = 64;
@@ -15,13 +19,13 @@ enum At {
 
 /// Counts the fields of one name in the header of a message (RFC 5322 §2.2).
 /// The header ends at the first empty line; the body is not looked at.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderScan {
     wanted: &'static str,
     at: At,
     name: [u8; NAME],
     length: usize,
-    count: u64,
+    count: u32,
 }
 
 impl HeaderScan {
@@ -42,13 +46,8 @@ impl HeaderScan {
     }
 
     /// How many there were so far.
-    pub fn count(&self) -> u64 {
+    pub fn count(&self) -> u32 {
         self.count
-    }
-
-    /// Whether the empty line was seen.
-    pub fn ended(&self) -> bool {
-        self.at == At::Body
     }
 
     /// Reads the next octets of the message, however they are split.
@@ -77,7 +76,8 @@ impl HeaderScan {
             b'\n' => self.length = 0,
             b':' => {
                 let name = self.name.get(..self.length).unwrap_or_default();
-                self.count += u64::from(name.eq_ignore_ascii_case(self.wanted.as_bytes()));
+                let same = name.eq_ignore_ascii_case(self.wanted.as_bytes());
+                self.count = self.count.saturating_add(u32::from(same));
                 self.at = At::Rest;
             }
             b' ' | b'\t' if self.length > 0 => self.at = At::Gap,
@@ -99,17 +99,17 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn count(message: &[u8], size: usize) -> (u64, bool) {
+    fn count(message: &[u8], size: usize) -> (u32, bool) {
         let mut scan = HeaderScan::received();
         for piece in message.chunks(size) {
             scan.feed(piece);
         }
-        (scan.count(), scan.ended())
+        (scan.count(), scan.at == At::Body)
     }
 
     #[test]
     fn counts_only_in_the_header() {
-        let cases: [(&[u8], u64, bool); 8] = [
+        let cases: [(&[u8], u32, bool); 8] = [
             (b"Received: a\r\n\tb\r\nRECEIVED:c\r\n\r\nReceived: d\r\n", 2, true),
             (b"Subject: Received: a\r\n Received: b\r\nreceived : c\r\n\r\n", 1, true),
             (b"Received-SPF: pass\r\nX-Received: a\r\n\r\n", 0, true),

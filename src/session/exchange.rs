@@ -7,6 +7,8 @@ use crate::smtp::reply::Reply;
 /// One command of the client.
 #[derive(Debug, Clone)]
 pub struct Exchange {
+    /// Its line as it came, without what ended it; cut off where it was too long.
+    pub line: Vec<u8>,
     /// The command, parsed.
     pub command: Command,
     /// How its line ended.

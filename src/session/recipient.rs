@@ -16,17 +16,6 @@ pub enum Disposition {
     Discard,
 }
 
-impl Disposition {
-    /// The word used in the log.
-    pub fn name(self) -> &'static str {
-        match self {
-            Disposition::Deliver => "deliver",
-            Disposition::Quarantine => "quarantine",
-            Disposition::Discard => "discard",
-        }
-    }
-}
-
 /// A final mailbox as it is configured: several recipients may lead to one, and one to several.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Mailbox {

@@ -3,7 +3,7 @@
 use super::body::BodyFacts;
 use super::kept::Kept;
 use super::notes::{Notes, OfTransaction};
-use super::recipient::{Disposition, Recipient};
+use super::recipient::Recipient;
 use crate::smtp::address::ReversePath;
 use crate::smtp::params::MailParameters;
 
@@ -64,12 +64,5 @@ impl Transaction {
     /// Whether BDAT chunks have arrived and the last one not yet.
     pub fn is_chunking(&self) -> bool {
         self.body.as_ref().is_some_and(|body| body.chunked)
-    }
-
-    /// Whether some recipient gets the message into its mailbox.
-    pub fn has_real_recipients(&self) -> bool {
-        self.recipients
-            .iter()
-            .any(|recipient| recipient.disposition == Disposition::Deliver)
     }
 }

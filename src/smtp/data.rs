@@ -4,7 +4,7 @@
 //! Only CRLF.CRLF ends it, in every mode; the first CRLF may be that of the DATA line.
 //! Clean text is handed on as slices of the input; nothing is copied or allocated.
 
-use super::receiver::{Limits, LineEndings};
+use super::limits::{Limits, LineEndings};
 
 const CR: u8 = b'\r';
 const LF: u8 = b'\n';
@@ -88,10 +88,6 @@ impl BodyScan {
             offset: 0,
             end: BodyEnd::default(),
         }
-    }
-
-    pub(super) fn set_limits(&mut self, limits: Limits) {
-        self.limits = limits;
     }
 
     /// Begins a message; `transparent` where dots are stuffed (DATA).

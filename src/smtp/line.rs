@@ -1,7 +1,7 @@
 //! Command lines (RFC 5321 §2.3.8, §4.5.3.1.4): collects octets up to a line feed.
 //! It may assume nothing about the input and never keeps more than the limit.
 
-use super::receiver::LineEndings;
+use super::limits::LineEndings;
 
 /// What ended a command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

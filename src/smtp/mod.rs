@@ -13,6 +13,8 @@ pub mod address;
 mod chunk;
 pub mod command;
 mod data;
+mod fault;
+mod limits;
 pub mod line;
 pub mod params;
 pub mod proxy_header;

@@ -1,7 +1,22 @@
 //! Parameters of MAIL and RCPT (RFC 5321 §4.1.2; RFC 1870, 6152, 6531). Octets to values.
 
-use super::command::{Advertised, Fault, Oddity};
+use super::fault::{Fault, Oddity};
 use super::status::Status;
+
+/// What the reply to EHLO offered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Advertised {
+    /// SIZE in octets; 0 means no limit.
+    pub size_limit: u64,
+    /// SMTPUTF8.
+    pub smtputf8: bool,
+    /// 8BITMIME.
+    pub eightbit: bool,
+    /// CHUNKING.
+    pub chunking: bool,
+    /// Whether parameters that were not offered are ignored instead of refused.
+    pub tolerant: bool,
+}
 
 /// One parameter as sent.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -51,22 +51,8 @@ impl Reply {
         matches!(self.code, 400..=499)
     }
 
-    /// 5xx.
-    pub fn is_permanent(&self) -> bool {
-        matches!(self.code, 500..=599)
-    }
-
     /// Appends the reply in ASCII: control characters are left out, others made `?`.
     pub fn to_wire(&self, out: &mut Vec<u8>) {
-        self.write(out, false);
-    }
-
-    /// As [`to_wire`](Self::to_wire) for a client that asked for SMTPUTF8: UTF-8 is kept.
-    pub fn to_wire_utf8(&self, out: &mut Vec<u8>) {
-        self.write(out, true);
-    }
-
-    fn write(&self, out: &mut Vec<u8>, utf8: bool) {
         let class = self.code / 100;
         let status = match (class, self.status) {
             (2 | 4 | 5, Some(status)) => {
@@ -77,7 +63,7 @@ impl Reply {
         let room = LINE - "250-".len() - "\r\n".len() - status.len();
         let mut pieces = Vec::new();
         for line in &self.lines {
-            wrap(clean(line, utf8), room, &mut pieces);
+            wrap(clean(line), room, &mut pieces);
         }
         if pieces.is_empty() {
             pieces.push(String::new());
@@ -160,9 +146,9 @@ fn common_status(code: u16, lines: &mut [String]) -> Option<Status> {
     Some(status)
 }
 
-fn clean(line: &str, utf8: bool) -> String {
+fn clean(line: &str) -> String {
     let kept = line.chars().filter(|c| !c.is_control());
-    kept.map(|c| if c.is_ascii() || utf8 { c } else { '?' }).collect()
+    kept.map(|c| if c.is_ascii() { c } else { '?' }).collect()
 }
 
 /// Cuts a text into lines of at most `room` octets, at a space where there is one.
@@ -206,9 +192,6 @@ mod tests {
     fn text_cannot_break_out_of_its_line() {
         let reply = Reply::new(550, Status::REFUSED, "a\r\n250 ok\0\u{7f}\u{e4}");
         assert_eq!(wire(&reply), "550 5.7.1 a250 ok?\r\n");
-        let mut out = Vec::new();
-        Reply::new(550, None, "\u{e4}").to_wire_utf8(&mut out);
-        assert_eq!(out, "550 \u{e4}\r\n".as_bytes());
     }
 
     #[test]
@@ -252,12 +235,9 @@ mod tests {
             code in 200u16..600,
             status in prop::option::of((0u16..1000, 0u16..1000)),
             lines in prop::collection::vec("\\PC{0,40}|[ -~\r\n\u{0}\u{85}\u{e4}\u{1f600}]{0,1200}", 0..4),
-            utf8 in any::<bool>(),
         ) {
             let reply = Reply::multi(code, status.map(|(b, c)| Status(9, b, c)), lines);
-            let mut out = Vec::new();
-            if utf8 { reply.to_wire_utf8(&mut out) } else { reply.to_wire(&mut out) }
-            let out = String::from_utf8(out).unwrap();
+            let out = wire(&reply);
             prop_assert!(out.ends_with("\r\n"));
             let count = out.split_inclusive("\r\n").count();
             for (number, line) in out.split_inclusive("\r\n").enumerate() {
@@ -266,7 +246,7 @@ mod tests {
                 let begin = format!("{code}{separator}");
                 prop_assert!(line.starts_with(&begin), "{line:?}");
                 let text = line.strip_suffix("\r\n").unwrap();
-                prop_assert!(!text.contains(char::is_control) && (utf8 || text.is_ascii()), "{line:?}");
+                prop_assert!(!text.contains(char::is_control) && text.is_ascii(), "{line:?}");
             }
         }
 

@@ -9,6 +9,7 @@ mod broker;
 mod deadlines;
 mod link;
 mod panics;
+mod records;
 pub mod refuse;
 pub mod served;
 mod talk;

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use crate::chain::configured::{self, Chains};
@@ -243,6 +243,13 @@ impl Served {
     /// Whether some listener's chain hands messages over.
     pub fn takes_mail(&self) -> bool {
         self.chains.iter().flatten().any(|chain| chain.takes_mail())
+    }
+
+    /// The directories of records, each once.
+    pub fn record_directories(&self) -> Vec<PathBuf> {
+        let chains = self.chains.iter().flatten();
+        let all: BTreeSet<&Path> = chains.flat_map(|chain| chain.record_directories()).collect();
+        all.into_iter().map(Path::to_path_buf).collect()
     }
 
     /// Of delivery.yaml.

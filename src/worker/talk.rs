@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crate::chain::{Action, Conversation, Hold, Next, Ports};
 use crate::log::{Event, Level};
@@ -22,6 +22,7 @@ use super::body::{Delivery, Staging};
 use super::broker::Broker;
 use super::deadlines::{Deadlines, Late};
 use super::link::{Link, Order};
+use super::records::{Recorder, now_micros};
 use super::served::Served;
 use super::transport::{Heard, Transport};
 
@@ -61,13 +62,6 @@ pub fn identifier() -> io::Result<String> {
     Ok(text)
 }
 
-/// Microseconds since the epoch.
-fn now_micros() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
-}
-
 struct Talk<'a> {
     transport: Transport,
     receiver: Receiver,
@@ -75,6 +69,7 @@ struct Talk<'a> {
     staging: Staging,
     back_end: BackEnd,
     broker: Rc<RefCell<Broker>>,
+    recorder: Recorder<'a>,
     delivery: Rc<RefCell<Delivery>>,
     deadlines: Deadlines,
     out: Vec<u8>,
@@ -103,6 +98,7 @@ pub fn serve<'a>(
     delivery: &Rc<RefCell<Delivery>>,
     log: &'a Log,
 ) -> io::Result<Ended<'a>> {
+    let recorder = Recorder::new(Rc::clone(link), log, &ends.session);
     let session = Session::new(ends.session, ends.peer, ends.local, served.server_name());
     let Some(chain) = served.chain(ends.listener) else {
         return Ok(Ended { _talk: None });
@@ -115,6 +111,7 @@ pub fn serve<'a>(
         staging: Staging::new(Rc::clone(delivery)),
         back_end: BackEnd::new(Rc::clone(&broker)),
         broker,
+        recorder,
         delivery: Rc::clone(delivery),
         deadlines: Deadlines::new(served.patience(), Instant::now()),
         out: Vec::with_capacity(1024),
@@ -141,7 +138,7 @@ fn converse(mut talk: Talk<'_>) -> Talk<'_> {
         }
     };
     talk.transport.finish();
-    for (level, line) in talk.conversation.close(reason).lines {
+    for (level, line) in talk.conversation.close(reason, &mut talk.recorder).lines {
         talk.log.line(level, line);
     }
     talk
@@ -209,6 +206,7 @@ impl Talk<'_> {
                 body: &mut self.staging,
                 back_end: &mut self.back_end,
                 resolver: &mut resolver,
+                records: &mut self.recorder,
                 now,
             };
             let action = match event {
@@ -232,6 +230,7 @@ impl Talk<'_> {
                         body: &mut self.staging,
                         back_end: &mut self.back_end,
                         resolver: &mut resolver,
+                        records: &mut self.recorder,
                         now,
                     };
                     self.conversation.body_end(end, &mut ports)
@@ -247,7 +246,7 @@ impl Talk<'_> {
         Ok(None)
     }
 
-    fn with_ports(&mut self, call: impl FnOnce(&mut Conversation<'_>, &mut Ports<'_>) -> Action) -> Action {
+    fn with_ports<T>(&mut self, call: impl FnOnce(&mut Conversation<'_>, &mut Ports<'_>) -> T) -> T {
         let mut port = Rc::clone(&self.delivery);
         let mut resolver = Rc::clone(&self.broker);
         let mut ports = Ports {
@@ -255,6 +254,7 @@ impl Talk<'_> {
             body: &mut self.staging,
             back_end: &mut self.back_end,
             resolver: &mut resolver,
+            records: &mut self.recorder,
             now: now_micros(),
         };
         call(&mut self.conversation, &mut ports)
@@ -351,10 +351,12 @@ impl Talk<'_> {
 
     /// One last reply; a client that does not take it at once goes without.
     fn farewell(&mut self, code: u16, text: &str, reason: &'static str) -> io::Result<&'static str> {
-        Reply::new(code, None, text).to_wire(&mut self.out);
+        let reply = Reply::new(code, None, text);
+        reply.to_wire(&mut self.out);
         self.transport
             .write(&self.out, Instant::now() + Duration::from_secs(1))?;
         self.out.clear();
+        self.with_ports(|conversation, ports| conversation.farewell(reason, &reply, ports));
         Ok(reason)
     }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
+use super::replies::{bare_line_ending, refusal, too_big};
 use super::run::Ran;
-use super::steps::{refusal, too_big};
-use super::{Action, Conversation, Next, bare_line_ending};
+use super::{Action, Conversation, Next};
 use crate::chain::decision::Stage;
 use crate::chain::effect::Effect;
 use crate::chain::handler::HandlerError;
@@ -45,7 +45,7 @@ impl Conversation<'_> {
         body.end(end);
         let limit = self.limits.message_size;
         body.too_big |= limit > 0 && body.octets > limit;
-        let (too_long, strict, received, octets) = (body.too_big, body.strict_violation, body.received, body.octets);
+        let (too_long, strict, received, octets) = (body.too_big, body.strict_violation, body.received(), body.octets);
         if strict && self.limits.line_endings == LineEndings::Strict {
             return self.body_refused(Some(bare_line_ending()), Next::Close, ports);
         }
@@ -64,6 +64,7 @@ impl Conversation<'_> {
         {
             self.session.observe(Anomaly::ChunkBoundary(chunk.size));
             let reply = Reply::new(250, Some(Status::OK), format!("{} octets received", chunk.size));
+            self.body_concluded(&reply, ports);
             return self.act(Some(reply), Next::Command);
         }
         if received > self.limits.maximum_received {
@@ -72,15 +73,6 @@ impl Conversation<'_> {
         }
         self.observe_size(octets);
         self.judge(ports)
-    }
-
-    /// The end of a text that was refused before it came: whoever looks at messages has seen it, and nobody decides.
-    fn heard_out(&mut self, refusal: Reply, ports: &mut Ports<'_>) -> Action {
-        let chain = self.chain;
-        let links = chain.links("__DATA__").unwrap_or_default();
-        self.run(links, Stage::EndOfData, None, None, None, ports);
-        self.concluded(links, None, Some(&refusal), ports);
-        self.body_refused(Some(refusal), Next::Command, ports)
     }
 
     fn observe_body(&mut self, end: &BodyEnd) {
@@ -146,18 +138,28 @@ impl Conversation<'_> {
     }
 
     /// Refuses the message under way and forgets it.
-    pub(super) fn body_refused(&mut self, reply: Option<Reply>, next: Next, ports: &mut Ports<'_>) -> Action {
+    pub(super) fn body_refused(&mut self, mut reply: Option<Reply>, mut next: Next, ports: &mut Ports<'_>) -> Action {
         ports.back_end.give_up();
         self.log_message("reject", reply.as_ref(), None, &[]);
-        self.forget_transaction(ports);
-        self.message_ended = true;
         let counters = &mut self.session.counters;
         counters.errors = counters.errors.saturating_add(1);
         if counters.errors > self.limits.maximum_errors && next != Next::Close {
-            let reply = Reply::new(421, Some(Status(4, 7, 0)), "too many errors");
-            return self.act(Some(reply), Next::Close);
+            reply = Some(Reply::new(421, Some(Status(4, 7, 0)), "too many errors"));
+            next = Next::Close;
         }
+        if let Some(reply) = &reply {
+            self.body_concluded(reply, ports);
+        }
+        self.forget_transaction(ports);
+        self.message_ended = true;
         self.act(reply, next)
+    }
+
+    /// Tells the entries of `__DATA__` the reply to a body, or to a chunk of it.
+    fn body_concluded(&mut self, reply: &Reply, ports: &mut Ports<'_>) {
+        let chain = self.chain;
+        let links = chain.stage_links("__DATA__");
+        self.concluded(links, Stage::EndOfData, None, Some(reply), ports);
     }
 
     fn sink_failed(&mut self, error: &str, ports: &mut Ports<'_>) -> Action {
@@ -169,6 +171,7 @@ impl Conversation<'_> {
             "no space for the message, try again later",
         );
         self.log_message("defer", Some(&reply), None, &[]);
+        self.body_concluded(&reply, ports);
         self.forget_transaction(ports);
         self.message_ended = true;
         self.act(Some(reply), Next::Command)
@@ -221,7 +224,7 @@ impl Conversation<'_> {
             reply = Some(Reply::new(421, Some(Status(4, 7, 0)), "too many errors"));
             next = Next::Close;
         }
-        self.concluded(links, None, reply.as_ref(), ports);
+        self.concluded(links, Stage::EndOfData, None, reply.as_ref(), ports);
         self.forget_transaction(ports);
         self.message_ended = true;
         self.act(reply, next)
@@ -257,7 +260,9 @@ impl Conversation<'_> {
             copies: copies.clone(),
             body,
         };
-        let result = self.with_context(link, None, ports, |context| link.handler.take(context, message));
+        let result = self.with_context(link, Stage::EndOfData, None, None, ports, |context| {
+            link.handler.take(context, message)
+        });
         match result {
             Ok(taken) => {
                 self.log_taken(&copies, taken.results());
@@ -303,7 +308,7 @@ impl Conversation<'_> {
                 .event("recipient")
                 .field("id", &transaction.id)
                 .quoted("to", copy.original.as_bytes())
-                .quoted("mailbox", format!("{}@{}", copy.mailbox, copy.domain).as_bytes())
+                .quoted("mailbox", copy.address().as_bytes())
                 .field("result", word);
             let line = if text.is_empty() {
                 line

@@ -5,8 +5,10 @@
 //! [`Next`] says so. It must never do I/O except through the [`Ports`] it is lent.
 
 mod end;
+mod hear_out;
 mod recipients;
 mod relay;
+mod replies;
 mod run;
 mod steps;
 #[cfg(test)]
@@ -15,10 +17,10 @@ pub(crate) mod tests;
 use std::time::Duration;
 
 use super::Chain;
-use super::decision::Stage;
+use super::decision::{Finding, Stage};
 use super::handler::BodyReader;
 use super::limits::Limits;
-use super::ports::{Nowhere, Ports};
+use super::ports::{Nowhere, Ports, Records};
 use crate::log::{Event, Level};
 use crate::session::{Anomaly, Counters, Exchange, Session, Verdict, order};
 use crate::smtp::command::{Advertised, Arguments, Command, Oddity, Verb, parse};
@@ -26,6 +28,8 @@ use crate::smtp::line::{CommandLine, LineEnding};
 use crate::smtp::receiver::{BodyEnd, LineEndings};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
+
+use replies::{NO_MAIL, bare_line_ending, turned_away};
 
 /// What the client sends next, and so what the receiver has to expect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +101,8 @@ pub struct Conversation<'c> {
     in_body: bool,
     now: i64,
     ended: bool,
+    /// What the entries of the last list found, for one of them that only looks on.
+    findings: Vec<Finding>,
     /// QUIT was accepted.
     quit: bool,
     /// What a client that the greeting refused hears to everything but QUIT, which is all that it has left (RFC 5321 §3.1).
@@ -123,6 +129,7 @@ impl<'c> Conversation<'c> {
             in_body: false,
             now: 0,
             ended: false,
+            findings: Vec::new(),
             quit: false,
             turned_away: None,
             hearing_out: None,
@@ -171,7 +178,7 @@ impl<'c> Conversation<'c> {
         } else {
             Next::Close
         };
-        self.concluded(links, None, reply.as_ref(), ports);
+        self.concluded(links, Stage::Open, None, reply.as_ref(), ports);
         self.act(reply, next)
     }
 
@@ -199,19 +206,20 @@ impl<'c> Conversation<'c> {
             _ => order(&self.session, &command),
         };
         let exchange = Exchange {
+            line: line.bytes,
             command,
             ending: line.ending,
             pipelined,
             fault,
         };
         if self.limits.line_endings == LineEndings::Strict && line.ending == LineEnding::Lf {
-            return self.finish(&exchange, Some(bare_line_ending()), Next::Close, ports);
+            return self.finish_early(&exchange, Some(bare_line_ending()), Next::Close, ports);
         }
         // RFC 7504 §3: behind a 521 the session goes on, to be refused at each step.
         let goes_on = self.turned_away.as_ref().is_none_or(|reply| reply.code == NO_MAIL);
         if !goes_on && exchange.fault.is_some() {
             let fault = exchange.fault.clone();
-            return self.finish(&exchange, fault, Next::Command, ports);
+            return self.finish_early(&exchange, fault, Next::Command, ports);
         }
         self.step(exchange, ports)
     }
@@ -224,7 +232,7 @@ impl<'c> Conversation<'c> {
         }
         if self.hearing_out.is_some() {
             for reader in self.readers.iter_mut().flatten() {
-                reader.chunk(octets);
+                reader.chunk(octets, ports.records);
             }
             return;
         }
@@ -238,7 +246,7 @@ impl<'c> Conversation<'c> {
         };
         body.chunk(octets);
         for reader in self.readers.iter_mut().flatten() {
-            reader.chunk(octets);
+            reader.chunk(octets, ports.records);
         }
         if self.sink_failure.is_none()
             && let Err(error) = self.store(octets, ports)
@@ -259,7 +267,7 @@ impl<'c> Conversation<'c> {
     }
 
     /// The end of the connection: `__CLOSE__` runs, the transaction under way is dropped.
-    pub fn close(&mut self, reason: &str) -> Summary {
+    pub fn close(&mut self, reason: &str, records: &mut dyn Records) -> Summary {
         let chain = self.chain;
         let (mut delivery, mut body, mut back_end, mut resolver) = (Nowhere, Nowhere, Nowhere, Nowhere);
         let ports = &mut Ports {
@@ -267,6 +275,7 @@ impl<'c> Conversation<'c> {
             body: &mut body,
             back_end: &mut back_end,
             resolver: &mut resolver,
+            records,
             now: self.now,
         };
         let reason = if self.quit { "quit" } else { reason };
@@ -275,6 +284,7 @@ impl<'c> Conversation<'c> {
         }
         let links = chain.links("__CLOSE__").unwrap_or_default();
         self.run(links, Stage::Other, None, None, Some(reason), ports);
+        self.ending(reason, None, ports);
         let counters = self.session.counters;
         let line = self
             .event("disconnect")
@@ -295,6 +305,11 @@ impl<'c> Conversation<'c> {
             counters,
             lines: std::mem::take(&mut self.log),
         }
+    }
+
+    /// A last reply that was not the chain's to give: the owner of the connection ends it.
+    pub fn farewell(&mut self, reason: &str, reply: &Reply, ports: &mut Ports<'_>) {
+        self.ending(reason, Some(reply), ports);
     }
 
     /// What the client may use at this point. SMTPUTF8 is asked for by MAIL and holds for its transaction
@@ -382,23 +397,4 @@ impl<'c> Conversation<'c> {
             log: std::mem::take(&mut self.log),
         }
     }
-}
-
-/// The host accepts no mail at all (RFC 7504).
-const NO_MAIL: u16 = 521;
-
-/// What a client hears after a greeting that refused it.
-fn turned_away(greeting: &Reply) -> Reply {
-    if greeting.code == NO_MAIL {
-        let mut reply = greeting.clone();
-        reply.status = Some(Status::SYSTEM_REFUSES);
-        return reply;
-    }
-    let text = "no service for you, QUIT is all that is left";
-    Reply::new(503, Some(Status::INVALID_COMMAND), text)
-}
-
-/// The reply to bare CR or LF where they are forbidden.
-fn bare_line_ending() -> Reply {
-    Reply::new(550, Some(Status(5, 5, 2)), "bare <CR> or <LF> not allowed")
 }

@@ -1,11 +1,12 @@
 //! RCPT: who becomes a recipient of the transaction, and what becomes of whom nobody took.
 
-use super::run::{Ran, copies, too_many_recipients};
+use super::replies::too_many_recipients;
+use super::run::{Ran, copies};
 use super::steps::is_put_off;
 use super::{Conversation, Next};
 use crate::chain::effect::Effect;
 use crate::chain::ports::Ports;
-use crate::chain::{Action, Found, Link};
+use crate::chain::{Action, Link};
 use crate::ipc::delivery as ipc;
 use crate::session::{Disposition, Exchange, Mailbox, Recipient, Verdict};
 use crate::smtp::reply::Reply;
@@ -98,16 +99,6 @@ impl<'c> Conversation<'c> {
         counters.rejected_recipients = counters.rejected_recipients.saturating_add(1);
         if is_put_off(exchange) {
             counters.put_off_recipients = counters.put_off_recipients.saturating_add(1);
-        }
-    }
-}
-
-impl crate::chain::Chain {
-    /// The answer to a recipient that nobody took: fail closed.
-    fn closed(&self, path: &crate::smtp::address::ForwardPath) -> Reply {
-        match self.directory.look_up(path) {
-            Found::ForeignDomain => Reply::new(550, Some(Status::REFUSED), "relaying not allowed"),
-            _ => Reply::new(550, Some(Status::UNKNOWN_MAILBOX), "no such mailbox"),
         }
     }
 }

@@ -5,8 +5,9 @@
 //! is closed, so that the message never ends. A lost back end is 421, and the log says how far the session was.
 
 use super::end::refused_by_each;
+use super::replies::refusal;
 use super::run::Ran;
-use super::steps::refusal;
+use super::steps::stage_of;
 use super::{Action, Conversation, Next};
 use crate::chain::Link;
 use crate::chain::decision::Stage;
@@ -125,7 +126,14 @@ impl<'c> Conversation<'c> {
     }
 
     fn pass_on(&mut self, link: &'c Link, what: Passing, exchange: Option<&Exchange>, ports: &mut Ports<'_>) -> Answer {
-        let passed = self.with_context(link, exchange, ports, |context| link.handler.pass_on(context, what));
+        let stage = match what {
+            Passing::Client => Stage::Open,
+            Passing::Command => exchange.map_or(Stage::Other, |exchange| stage_of(&exchange.command.verb)),
+            Passing::End => Stage::EndOfData,
+        };
+        let passed = self.with_context(link, stage, exchange, None, ports, |context| {
+            link.handler.pass_on(context, what)
+        });
         self.by = Some(link.id.clone());
         match passed {
             Ok(reply) => meaning(reply),
@@ -206,7 +214,7 @@ impl<'c> Conversation<'c> {
                 (reply, next, by)
             }
         };
-        self.concluded(links, None, reply.as_ref(), ports);
+        self.concluded(links, Stage::EndOfData, None, reply.as_ref(), ports);
         self.end_relayed(reply, next, by.as_deref(), ran, ports)
     }
 

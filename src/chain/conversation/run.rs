@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Conversation;
+use super::{Action, Conversation, Next};
 use crate::chain::Link;
 use crate::chain::context::Context;
 use crate::chain::decision::{Decision, Finding, Stage, decide};
@@ -80,6 +80,9 @@ impl<'c> Conversation<'c> {
                 delivery: &mut *ports.delivery,
                 back_end: &mut *ports.back_end,
                 resolver: &mut *ports.resolver,
+                records: &mut *ports.records,
+                stage,
+                findings: &[],
                 now: ports.now,
                 timeout: link.timeout,
                 decided: so_far,
@@ -102,6 +105,10 @@ impl<'c> Conversation<'c> {
             self.readers = readers;
         }
         let decision = decide(stage, combine, &kept, &findings);
+        self.findings.clear();
+        if links.iter().any(|link| link.facts.decides_nothing()) {
+            self.findings.clone_from(&findings);
+        }
         self.record(&findings);
         let ran = Ran { findings, decision };
         self.hold(stage, &ran);
@@ -112,7 +119,9 @@ impl<'c> Conversation<'c> {
     pub(super) fn with_context<T>(
         &mut self,
         link: &Link,
+        stage: Stage,
         exchange: Option<&Exchange>,
+        reason: Option<&str>,
         ports: &mut Ports<'_>,
         call: impl FnOnce(&mut Context<'_>) -> T,
     ) -> T {
@@ -126,10 +135,13 @@ impl<'c> Conversation<'c> {
             delivery: &mut *ports.delivery,
             back_end: &mut *ports.back_end,
             resolver: &mut *ports.resolver,
+            records: &mut *ports.records,
+            stage,
+            findings: &self.findings,
             now: ports.now,
             timeout: link.timeout,
             decided: Verdict::None,
-            reason: None,
+            reason,
         };
         call(&mut context)
     }
@@ -138,13 +150,72 @@ impl<'c> Conversation<'c> {
     pub(super) fn concluded(
         &mut self,
         links: &'c [Link],
+        stage: Stage,
         exchange: Option<&Exchange>,
         reply: Option<&Reply>,
         ports: &mut Ports<'_>,
     ) {
         for link in links.iter().filter(|link| link.mode != Mode::Off) {
-            self.with_context(link, exchange, ports, |context| link.handler.concluded(context, reply));
+            self.with_context(link, stage, exchange, None, ports, |context| {
+                link.handler.concluded(context, reply);
+            });
         }
+    }
+
+    /// Tells whoever writes records, each once wherever it stands, how the connection ends.
+    pub(super) fn ending(&mut self, reason: &str, reply: Option<&Reply>, ports: &mut Ports<'_>) {
+        self.findings.clear();
+        let chain = self.chain;
+        let mut told: Vec<&str> = Vec::new();
+        for link in chain.every_link().filter(|link| link.mode != Mode::Off) {
+            if link.handler.records().is_some() && !told.contains(&link.facts.id) {
+                told.push(link.facts.id);
+                self.with_context(link, Stage::Other, None, Some(reason), ports, |context| {
+                    link.handler.concluded(context, reply);
+                });
+            }
+        }
+    }
+
+    /// As [`Conversation::finish`], for a command that its chain never got.
+    pub(super) fn finish_early(
+        &mut self,
+        exchange: &Exchange,
+        reply: Option<Reply>,
+        next: Next,
+        ports: &mut Ports<'_>,
+    ) -> Action {
+        self.findings.clear();
+        let action = self.finish(exchange, reply, next, ports);
+        let links = self.links_of(&exchange.command.verb);
+        self.concluded(links, Stage::Other, Some(exchange), action.reply.as_ref(), ports);
+        action
+    }
+
+    /// One line for a command that was refused, or not answered.
+    pub(super) fn log_refusal(&mut self, verb: &str, exchange: &Exchange, reply: Option<&Reply>) {
+        let name = match reply.map(|reply| reply.code) {
+            None => "drop",
+            Some(500..) => "reject",
+            Some(_) => "defer",
+        };
+        // Client-given: a verb that we do not know may hold anything.
+        let mut event = self.event(name).word("verb", verb);
+        if let Some(reply) = reply {
+            event = event.field("code", reply.code);
+            if let Some(status) = reply.status {
+                event = event.field("status", status);
+            }
+        }
+        event = match self.by.take() {
+            Some(by) => event.field("by", by),
+            None => event.field("by", "protocol"),
+        };
+        // What a client says with AUTH is a password.
+        if !verb.eq_ignore_ascii_case("AUTH") && !exchange.command.argument.is_empty() {
+            event = event.quoted("argument", &exchange.command.argument);
+        }
+        self.log.push((Level::Info, event.text()));
     }
 
     /// What the effects want the reply to wait for.
@@ -300,11 +371,6 @@ fn is_skipped(findings: &[Finding], id: &str) -> bool {
         .filter(|finding| finding.enforced)
         .flat_map(|finding| &finding.outcome.effects)
         .any(|effect| matches!(effect, Effect::Skip(skipped) if skipped == id))
-}
-
-/// 452 4.5.3 (RFC 5321 §4.5.3.1.10): the client sends the others their own copy.
-pub(super) fn too_many_recipients() -> Reply {
-    Reply::new(452, Some(Status::TOO_MANY_RECIPIENTS), "too many recipients")
 }
 
 /// How many copies a recipient stands for, and their octets in the envelope.

@@ -1,15 +1,14 @@
 //! One command, from its chain to the reply.
 
 use super::end::refused_by_each;
-use super::run::{Ran, keep_in, too_many_recipients};
+use super::replies::{refusal, too_big, too_many_recipients};
+use super::run::{Ran, keep_in};
 use super::{Chunk, Conversation, Next};
 use crate::chain::decision::Stage;
-use crate::chain::effect::Effect;
 use crate::chain::outcome::unavailable;
 use crate::chain::ports::Ports;
 use crate::chain::{Action, Link};
 use crate::config::Mode;
-use crate::log::Level;
 use crate::session::{Anomaly, At, BodyFacts, Disposition, Exchange, Hello, Kept, Recipient, Transaction, Verdict};
 use crate::smtp::command::{Arguments, Fault, Verb};
 use crate::smtp::reply::Reply;
@@ -24,7 +23,7 @@ pub(super) fn is_put_off(exchange: &Exchange) -> bool {
     status == Some(Status::TOO_MANY_RECIPIENTS)
 }
 
-fn stage_of(verb: &Verb) -> Stage {
+pub(super) fn stage_of(verb: &Verb) -> Stage {
     match verb {
         Verb::Helo | Verb::Ehlo => Stage::Hello,
         Verb::Mail => Stage::Mail,
@@ -38,7 +37,7 @@ impl<'c> Conversation<'c> {
     /// Runs the chain of a command and answers it.
     pub(super) fn step(&mut self, mut exchange: Exchange, ports: &mut Ports<'_>) -> Action {
         if let Some(reply) = self.session_limit(&exchange.command.verb) {
-            return self.finish(&exchange, Some(reply), Next::Close, ports);
+            return self.finish_early(&exchange, Some(reply), Next::Close, ports);
         }
         if exchange.fault.is_none() {
             exchange.fault = self.limit(&exchange);
@@ -56,11 +55,11 @@ impl<'c> Conversation<'c> {
             Stage::Data => self.data(links, &exchange, &ran, ports),
             _ => self.other(links, &exchange, &ran, ports),
         };
-        self.concluded(links, Some(&exchange), action.reply.as_ref(), ports);
+        self.concluded(links, stage, Some(&exchange), action.reply.as_ref(), ports);
         action
     }
 
-    fn links_of(&self, verb: &Verb) -> &'c [Link] {
+    pub(super) fn links_of(&self, verb: &Verb) -> &'c [Link] {
         let chain = self.chain;
         let own = match verb {
             Verb::Bdat => chain.chunk_links(),
@@ -174,14 +173,6 @@ impl<'c> Conversation<'c> {
         self.finish(exchange, Some(reply), Next::Data, ports)
     }
 
-    /// The refusal that is to wait for the end of the text, where one of the entries wants to hear it.
-    fn to_hear_out(&self, exchange: &Exchange, ran: &Ran, verdict: Verdict, reply: Option<&Reply>) -> Option<Reply> {
-        let refused = matches!(verdict, Verdict::Defer | Verdict::Reject);
-        let wanted = ran.effects().any(|effect| *effect == Effect::HearOut);
-        let well_formed = exchange.command.parsed.is_ok();
-        reply.filter(|_| refused && wanted && well_formed).cloned()
-    }
-
     fn bdat(&mut self, links: &'c [Link], exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
         let Ok(Arguments::Bdat { size, last }) = exchange.command.parsed else {
             // How much to skip is unknown, and what follows must not be read as commands.
@@ -289,7 +280,9 @@ impl<'c> Conversation<'c> {
         for link in links {
             let reader = match link.mode {
                 Mode::Off => None,
-                _ => self.with_context(link, Some(exchange), ports, |context| link.handler.body(context)),
+                _ => self.with_context(link, Stage::Data, Some(exchange), None, ports, |context| {
+                    link.handler.body(context)
+                }),
             };
             readers.push(reader);
         }
@@ -380,48 +373,4 @@ impl<'c> Conversation<'c> {
             _ => true,
         }
     }
-
-    fn log_refusal(&mut self, verb: &str, exchange: &Exchange, reply: Option<&Reply>) {
-        let name = match reply.map(|reply| reply.code) {
-            None => "drop",
-            Some(500..) => "reject",
-            Some(_) => "defer",
-        };
-        // Client-given: a verb that we do not know may hold anything.
-        let mut event = self.event(name).word("verb", verb);
-        if let Some(reply) = reply {
-            event = event.field("code", reply.code);
-            if let Some(status) = reply.status {
-                event = event.field("status", status);
-            }
-        }
-        event = match self.by.take() {
-            Some(by) => event.field("by", by),
-            None => event.field("by", "protocol"),
-        };
-        // What a client says with AUTH is a password.
-        if !verb.eq_ignore_ascii_case("AUTH") && !exchange.command.argument.is_empty() {
-            event = event.quoted("argument", &exchange.command.argument);
-        }
-        self.log.push((Level::Info, event.text()));
-    }
-}
-
-/// 552 5.3.4 (RFC 1870 §6).
-pub(super) fn too_big() -> Reply {
-    Reply::new(552, Some(Status::TOO_BIG), "message too big")
-}
-
-/// A negative reply for a verdict, whatever the handler gave.
-pub(super) fn refusal(verdict: Verdict, given: Option<Reply>) -> Reply {
-    let fits = |reply: &Reply| match verdict {
-        Verdict::Defer => (400..500).contains(&reply.code),
-        Verdict::Reject => (500..600).contains(&reply.code),
-        _ => (400..600).contains(&reply.code) || reply.code == 221,
-    };
-    given.filter(fits).unwrap_or_else(|| match verdict {
-        Verdict::Defer => Reply::new(451, Some(Status::GREYLISTED), "try again later"),
-        Verdict::Disconnect => Reply::new(421, Some(Status(4, 7, 0)), "closing connection"),
-        _ => Reply::new(550, Some(Status::REFUSED), "refused by policy"),
-    })
 }

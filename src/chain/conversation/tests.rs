@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::*;
 use crate::chain::{
-    BackEndLost, BackEndPatience, BackEndPort, BodySink, Chain, DeliveryError, DeliveryPort, Found, ResolverPort,
-    configured, registry,
+    BackEndLost, BackEndPatience, BackEndPort, BodySink, Chain, DeliveryError, DeliveryPort, Found, RecordError,
+    ResolverPort, configured, registry,
 };
 use crate::config::{ChainFile, Fault, Part};
 use crate::ipc::broker::{Answer, Endpoint, Question};
 use crate::ipc::delivery::{Body, Commit, Disposition, Outcome, RecipientResult};
+use crate::ipc::record::Record;
 use crate::session::Mailbox;
 use crate::smtp::address::ForwardPath;
 use crate::smtp::receiver::{Event as Input, Limits as ReceiverLimits, Receiver};
@@ -169,6 +170,40 @@ impl ResolverPort for FakeResolver {
     }
 }
 
+/// Records in memory.
+#[derive(Default)]
+pub(crate) struct FakeRecords {
+    files: std::collections::BTreeMap<String, Vec<u8>>,
+    pub(crate) broken: bool,
+}
+
+impl FakeRecords {
+    /// All that is in the files.
+    pub(crate) fn octets(&self) -> Vec<u8> {
+        self.files.values().flatten().copied().collect()
+    }
+}
+
+impl Records for FakeRecords {
+    fn write(&mut self, record: Record) -> Result<(), RecordError> {
+        self.sync()?;
+        let path = format!("{}/{}", record.directory, record.file);
+        self.files.entry(path).or_default().extend(record.octets);
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), RecordError> {
+        if self.broken {
+            return Err(RecordError("broken".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn now(&self) -> i64 {
+        1_700_000_002_000_000
+    }
+}
+
 struct FakeDirectory;
 
 impl crate::chain::Directory for FakeDirectory {
@@ -223,6 +258,7 @@ pub(crate) struct Peer {
     body: FakeBody,
     back_end: FakeBackEnd,
     resolver: FakeResolver,
+    pub(crate) records: FakeRecords,
     closed: bool,
     greeting: String,
     log: Vec<String>,
@@ -287,6 +323,7 @@ impl Peer {
             body: FakeBody::default(),
             back_end: FakeBackEnd::default(),
             resolver: FakeResolver::default(),
+            records: FakeRecords::default(),
             closed: false,
             greeting: String::new(),
             log: Vec::new(),
@@ -298,6 +335,7 @@ impl Peer {
             body: &mut peer.body,
             back_end: &mut peer.back_end,
             resolver: &mut peer.resolver,
+            records: &mut peer.records,
             now: 1_700_000_000_000_000,
         };
         let action = peer.conversation.open(&mut ports);
@@ -357,7 +395,7 @@ impl Peer {
         self.send(format!("{text}.\r\n").as_bytes())
     }
 
-    fn send(&mut self, mut input: &[u8]) -> String {
+    pub(crate) fn send(&mut self, mut input: &[u8]) -> String {
         let mut out = String::new();
         let mut pending = true;
         while (pending || !input.is_empty()) && !self.closed {
@@ -368,6 +406,7 @@ impl Peer {
                 body: &mut self.body,
                 back_end: &mut self.back_end,
                 resolver: &mut self.resolver,
+                records: &mut self.records,
                 now: 1_700_000_001_000_000,
             };
             let action = match event {
@@ -434,6 +473,18 @@ impl Peer {
     /// Whether the server has closed.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed
+    }
+
+    /// Names of the files of records, and all that is in them.
+    pub(crate) fn records(&self) -> (Vec<String>, String) {
+        let files = &self.records.files;
+        let text = files.values().map(|octets| String::from_utf8_lossy(octets));
+        (files.keys().cloned().collect(), text.collect())
+    }
+
+    /// The end of the connection.
+    pub(crate) fn close(&mut self, reason: &str) -> Summary {
+        self.conversation.close(reason, &mut self.records)
     }
 
     /// How many messages delivery has got.
@@ -671,7 +722,7 @@ fn quit_closes_and_the_summary_counts() {
     let mut peer = Peer::with_recipient();
     peer.data("x\r\n");
     assert!(peer.say("QUIT").starts_with("221 ") && peer.is_closed());
-    let summary = peer.conversation.close("quit");
+    let summary = peer.close("quit");
     assert_eq!((summary.counters.messages, summary.counters.recipients), (1, 1));
     assert!(
         summary

@@ -69,13 +69,9 @@ fn refused_calls() -> Vec<Probe> {
     let long = libc::c_long::from;
     let (exec, thread) = (long(libc::PROT_EXEC), long(libc::CLONE_VM | libc::CLONE_THREAD));
     let namespace = long(libc::CLONE_NEWUSER | libc::SIGCHLD);
-    let parent = long(process::id().as_raw());
+    let (parent, inet) = (long(process::id().as_raw()), long(libc::AF_INET));
     vec![
-        (
-            "socket",
-            libc::SYS_socket,
-            [long(libc::AF_INET), long(libc::SOCK_DGRAM), 0, 0, 0],
-        ),
+        ("socket", libc::SYS_socket, [inet, long(libc::SOCK_DGRAM), 0, 0, 0]),
         ("connect", libc::SYS_connect, [1, 0, 0, 0, 0]),
         ("bind", libc::SYS_bind, [1, 0, 0, 0, 0]),
         ("execve", libc::SYS_execve, [0; 5]),

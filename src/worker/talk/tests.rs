@@ -53,6 +53,7 @@ fn a_panic_is_told_the_client_and_ends_the_process() {
         transport: Transport::new(server.into(), link.as_ref()).unwrap(),
         receiver: Receiver::new(served.receiver_limits()),
         conversation: Conversation::new(session, &chain, served.limits()),
+        recorder: Recorder::new(Rc::clone(&link), &log, "test"),
         staging: Staging::new(Rc::clone(&delivery)),
         back_end: BackEnd::new(Rc::clone(&broker)),
         broker,

@@ -93,8 +93,8 @@ fn handlers_in_wrong_places_are_faults() {
         ),
         (
             "__DATA__:\n  - {handler: delivery, timeout: 5s}\n",
-            "chain.yaml:2:34: __DATA__[0].timeout: expected no timeout, as delivery waits for as long as delivery.yaml gives the \
-             agent, found one",
+            "chain.yaml:2:34: __DATA__[0].timeout: expected no timeout, as delivery waits for as long as delivery.yaml says, \
+             found one",
         ),
         (
             "__DATA__:\n  - {handler: delivery, on_error: pass}\n",

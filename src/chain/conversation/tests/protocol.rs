@@ -200,12 +200,12 @@ fn what_was_odd_about_a_body_is_kept_by_type() {
 fn the_end_of_the_session_names_what_was_odd() {
     let mut peer = Peer::greeted();
     peer.send(b"noop\r\nnoop\r\nMAIL FROM:a@b.example\r\n");
-    let lines = peer.conversation.close("lost").lines;
+    let lines = peer.close("lost").lines;
     let odd = "anomalies=6 odd=lower_case_verb,illegal_pipelining,missing_brackets,no_quit ";
     assert!(lines.iter().any(|(_, line)| line.contains(odd)), "{lines:?}");
     let mut peer = Peer::greeted();
     peer.say("QUIT");
-    let lines = peer.conversation.close("closed").lines;
+    let lines = peer.close("closed").lines;
     assert!(
         lines.iter().any(|(_, line)| line.contains("anomalies=0 odd=none ")),
         "{lines:?}"
@@ -300,13 +300,13 @@ fn parameters_that_are_not_offered_can_be_tolerated() {
 fn why_it_ended_is_told() {
     let mut peer = Peer::greeted();
     peer.say("QUIT");
-    let lines = peer.conversation.close("closed").lines;
+    let lines = peer.close("closed").lines;
     assert!(lines.iter().any(|(_, line)| line.contains("reason=quit")), "{lines:?}");
     let mut peer = Peer::greeted();
     while !peer.is_closed() {
         peer.say("DATA");
     }
-    let lines = peer.conversation.close("closed").lines;
+    let lines = peer.close("closed").lines;
     assert!(
         lines.iter().any(|(_, line)| line.contains("reason=closed")),
         "{lines:?}"

@@ -1,0 +1,285 @@
+//! One JSON object (RFC 8259) an event, on one line of ASCII. Octets that are no UTF-8 are in base64 (RFC 4648 §4).
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+
+use crate::chain::context::Context;
+use crate::chain::decision::Finding;
+use crate::chain::handler::Evidence;
+use crate::session::{At, Exchange, Session};
+use crate::smtp::line::LineEnding;
+use crate::smtp::reply::Reply;
+
+/// What every event of a session says of it.
+#[derive(Debug, Clone)]
+pub(super) struct Facts {
+    session: String,
+    peer: String,
+    transaction: u32,
+}
+
+impl Facts {
+    pub(super) fn of(context: &Context<'_>) -> Facts {
+        let session = context.session();
+        Facts {
+            session: session.id.clone(),
+            peer: session.peer.to_string(),
+            transaction: session.transaction.as_ref().map_or(0, |transaction| transaction.number),
+        }
+    }
+}
+
+/// An object under construction.
+struct Object(String);
+
+impl Object {
+    fn event(name: &str, facts: &Facts, at: i64) -> Object {
+        let time = Timestamp::from_microsecond(at).unwrap_or(Timestamp::UNIX_EPOCH);
+        let mut object = Object::new();
+        object.text("time", &time.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string());
+        object.text("event", name);
+        object.text("session", &facts.session);
+        object.text("peer", &facts.peer);
+        if facts.transaction > 0 {
+            object.number("tx", u64::from(facts.transaction));
+        }
+        object
+    }
+
+    fn new() -> Object {
+        Object(String::from("{"))
+    }
+
+    fn key(&mut self, name: &str) {
+        if self.0.len() > 1 {
+            self.0.push(',');
+        }
+        let _ = write!(self.0, "\"{name}\":");
+    }
+
+    fn raw(&mut self, name: &str, value: &str) {
+        self.key(name);
+        self.0.push_str(value);
+    }
+
+    fn number(&mut self, name: &str, value: u64) {
+        self.raw(name, &value.to_string());
+    }
+
+    fn boolean(&mut self, name: &str, value: bool) {
+        self.raw(name, if value { "true" } else { "false" });
+    }
+
+    fn text(&mut self, name: &str, value: &str) {
+        self.key(name);
+        quote(&mut self.0, value);
+    }
+
+    /// Under its name as text, or under `NAME_base64`.
+    fn octets(&mut self, name: &str, value: &[u8]) {
+        match std::str::from_utf8(value) {
+            Ok(text) => self.text(name, text),
+            Err(_) => {
+                self.key(&format!("{name}_base64"));
+                self.0.push('"');
+                base64(&mut self.0, value);
+                self.0.push('"');
+            }
+        }
+    }
+
+    fn list(&mut self, name: &str, values: impl Iterator<Item = String>) {
+        self.raw(name, &format!("[{}]", values.collect::<Vec<_>>().join(",")));
+    }
+
+    fn end(mut self) -> String {
+        self.0.push('}');
+        self.0
+    }
+
+    fn line(self) -> Vec<u8> {
+        let mut line = self.end();
+        line.push('\n');
+        line.into_bytes()
+    }
+}
+
+fn quoted(value: &str) -> String {
+    let mut out = String::with_capacity(value.len().saturating_add(2));
+    quote(&mut out, value);
+    out
+}
+
+fn quote(out: &mut String, value: &str) {
+    out.push('"');
+    for c in value.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            ' '..='~' => out.push(c),
+            _ => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(out, "\\u{unit:04x}");
+                }
+            }
+        }
+    }
+    out.push('"');
+}
+
+fn base64(out: &mut String, octets: &[u8]) {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for group in octets.chunks(3) {
+        let octet = |at: usize| u32::from(group.get(at).copied().unwrap_or(0));
+        let bits = octet(0) << 16 | octet(1) << 8 | octet(2);
+        for place in 0..4_usize {
+            let digit = DIGITS.get((bits >> (18 - 6 * place)) as usize & 63).copied();
+            out.push(if place > group.len() {
+                '='
+            } else {
+                char::from(digit.unwrap_or(b'='))
+            });
+        }
+    }
+}
+
+fn buffer(is_full: bool) -> &'static str {
+    if is_full { "full" } else { "empty" }
+}
+
+/// The connection.
+pub(super) fn open(facts: &Facts, context: &Context<'_>) -> Vec<u8> {
+    let session = context.session();
+    let mut object = Object::event("open", facts, context.now());
+    object.text("local", &session.local.to_string());
+    object.text("server_name", &session.server_name);
+    object.text("buffer", buffer(!session.anomalies.is_empty()));
+    object.line()
+}
+
+/// A command.
+pub(super) fn command(facts: &Facts, at: i64, exchange: &Exchange) -> Vec<u8> {
+    let mut object = Object::event("command", facts, at);
+    object.text("verb", exchange.command.verb.name());
+    object.octets("line", &exchange.line);
+    object.text(
+        "ending",
+        match exchange.ending {
+            LineEnding::CrLf => "crlf",
+            LineEnding::Lf => "lf",
+        },
+    );
+    object.text("buffer", buffer(exchange.pipelined));
+    if let Some(fault) = &exchange.fault {
+        object.number("fault", u64::from(fault.code));
+    }
+    let oddities = exchange.command.oddities.iter();
+    object.list("odd", oddities.map(|oddity| quoted(oddity.name())));
+    object.line()
+}
+
+/// A reply, and what each handler found.
+pub(super) fn reply(facts: &Facts, at: i64, context: &Context<'_>, reply: Option<&Reply>) -> Vec<u8> {
+    let mut object = Object::event("reply", facts, at);
+    if let Some(exchange) = context.exchange() {
+        object.text("verb", exchange.command.verb.name());
+    }
+    match reply {
+        Some(reply) => {
+            object.number("code", u64::from(reply.code));
+            if let Some(status) = reply.status {
+                object.text("status", &status.to_string());
+            }
+            object.list("lines", reply.lines.iter().map(|line| quoted(line)));
+        }
+        None => object.raw("code", "null"),
+    }
+    object.list("findings", context.findings().iter().map(finding));
+    object.line()
+}
+
+fn finding(finding: &Finding) -> String {
+    let outcome = &finding.outcome;
+    let mut object = Object::new();
+    object.text("by", &finding.by);
+    object.text("verdict", outcome.verdict.name());
+    object.text(
+        "at",
+        match outcome.at {
+            At::Now => "now",
+            At::Mail => "mail",
+            At::Rcpt => "rcpt",
+            At::Data => "data",
+            At::EndOfData => "end_of_data",
+            At::Never => "never",
+        },
+    );
+    object.boolean("enforced", finding.enforced);
+    object.boolean("failed", finding.failed);
+    object.list("evidence", outcome.evidence.iter().map(evidence));
+    object.end()
+}
+
+fn evidence(evidence: &Evidence) -> String {
+    let mut object = Object::new();
+    object.text("symbol", evidence.symbol);
+    object.text("value", &evidence.value);
+    let score = if evidence.score.is_finite() {
+        evidence.score
+    } else {
+        0.0
+    };
+    object.raw("score", &score.to_string());
+    object.boolean("error", evidence.error);
+    object.end()
+}
+
+/// A piece of a text, dot-stuffing removed.
+pub(super) fn data(facts: &Facts, at: i64, offset: u64, octets: &[u8]) -> Vec<u8> {
+    let mut object = Object::event("data", facts, at);
+    object.number("offset", offset);
+    object.octets("text", octets);
+    object.line()
+}
+
+/// The end of a text.
+pub(super) fn end_of_data(facts: &Facts, context: &Context<'_>) -> Vec<u8> {
+    let session = context.session();
+    let mut object = Object::event("end_of_data", facts, context.now());
+    let body = session
+        .transaction
+        .as_ref()
+        .and_then(|transaction| transaction.body.as_ref());
+    if let Some(body) = body {
+        object.number("octets", body.octets);
+        object.number("bare_lf", body.bare_lf);
+        object.number("bare_cr", body.bare_cr);
+        object.boolean("chunked", body.chunked);
+    }
+    object.line()
+}
+
+/// The end of the connection, with all that was odd about it.
+pub(super) fn close(facts: &Facts, at: i64, context: &Context<'_>, reason: &str) -> Vec<u8> {
+    let session: &Session = context.session();
+    let counters = session.counters;
+    let mut object = Object::event("close", facts, at);
+    object.text("reason", reason);
+    object.number("commands", u64::from(counters.commands));
+    object.number("messages", u64::from(counters.messages));
+    object.number("octets", counters.octets);
+    object.number("errors", u64::from(counters.errors));
+    let anomalies = session.anomalies.iter().map(|seen| {
+        let mut object = Object::new();
+        object.text("odd", seen.anomaly.name());
+        object.number("command", u64::from(seen.command));
+        object.number("tx", u64::from(seen.transaction));
+        object.end()
+    });
+    object.list("anomalies", anomalies);
+    object.line()
+}

@@ -1,0 +1,158 @@
+//! Records in both forms, out of whole dialogues.
+
+use super::*;
+use crate::chain::conversation::tests::Peer;
+
+fn chain(entry: &str) -> String {
+    let list = |handler: &str| format!("[{{handler: {handler}}}, {entry}]");
+    let mut text = String::new();
+    for (verb, handler) in [
+        ("__OPEN__", "greeting"),
+        ("EHLO", "hello"),
+        ("MAIL", "mail"),
+        ("RCPT", "recipient"),
+        ("DATA", "data"),
+        ("__DATA__", "delivery"),
+        ("QUIT", "quit"),
+        ("__DEFAULT__", "unknown_command"),
+    ] {
+        text.push_str(&format!("{verb}: {}\n", list(handler)));
+    }
+    text
+}
+
+fn dialogue(entry: &str) -> Peer {
+    let mut peer = Peer::only(&chain(entry), &[]);
+    peer.say("EHLO client.example");
+    peer.say("mail  FROM:<a@client.example>");
+    peer.say("RCPT TO:<user@example.com>");
+    peer.say("DATA");
+    peer.send(b"Subject: x\r\n\r\n..gr\xfc\xdfe\r\n.\r\nBURN \xff\r\n");
+    peer
+}
+
+#[test]
+fn the_classic_form_is_the_original_s() {
+    let mut peer = dialogue("{handler: transaction_log, with: {log_path: /l}}");
+    peer.say("QUIT");
+    let (names, _) = peer.records();
+    assert_eq!(names.len(), 1);
+    assert!(
+        names[0].starts_with("/l/202311") && names[0].ends_with("-192.0.2.7-6f1c.log"),
+        "{names:?}"
+    );
+    let octets = peer.records.octets();
+    let time = "2023-11-14T22:13:21.000000";
+    let begin = format!(
+        "> 2023-11-14T22:13:20.000000 [buffer: empty] __OPEN__\r\n< {}> {time} [buffer: empty] EHLO client.example\r\n< 250-",
+        peer.opened()
+    );
+    assert!(
+        octets.starts_with(begin.as_bytes()),
+        "{}",
+        String::from_utf8_lossy(&octets)
+    );
+    let middle = format!(
+        "> {time} [buffer: empty] mail FROM:<a@client.example>\r\n< 250 2.1.0 sender OK\r\n\
+         > {time} [buffer: empty] RCPT TO:<user@example.com>\r\n< 250 2.1.5 recipient OK\r\n\
+         > {time} [buffer: empty] DATA\r\n< 354 end data with <CR><LF>.<CR><LF>\r\nSubject: x\r\n\r\n"
+    );
+    let end = format!(
+        "\r\n\r\n< 2023-11-14T22:13:22.000000 End of DATA\r\n< 250 2.0.0 6f1c-1 accepted\r\n\
+         > {time} [buffer: empty] BURN \u{0}\r\n< 500 5.5.1"
+    );
+    let mut expected = middle.into_bytes();
+    expected.extend(b".gr\xfc\xdfe");
+    expected.extend(
+        end.as_bytes()
+            .iter()
+            .map(|octet| if *octet == 0 { 0xff } else { *octet }),
+    );
+    let found = octets.windows(expected.len()).any(|window| window == expected);
+    assert!(found, "{}", String::from_utf8_lossy(&octets));
+}
+
+#[test]
+fn every_line_of_jsonl_is_an_object_with_raw_octets() {
+    let mut peer = dialogue("{handler: transaction_log, with: {log_path: /l, format: jsonl}}");
+    peer.say("QUIT");
+    peer.close("closed");
+    let (names, text) = peer.records();
+    assert_eq!(names, ["/l/transaction_log.jsonl"]);
+    assert!(text.is_ascii());
+    // JSON is YAML, and the reader of YAML is at hand.
+    for line in text.lines() {
+        crate::config::Part::parse("line", line).unwrap_or_else(|fault| panic!("{fault}: {line}"));
+    }
+    for part in [
+        r#"{"time":"2023-11-14T22:13:20.000000Z","event":"open","session":"6f1c","peer":"192.0.2.7:4711","local":"#,
+        r#""verb":"MAIL","line":"mail  FROM:<a@client.example>","ending":"crlf","buffer":"empty","odd":["extra_spaces","lower_case_verb"]}"#,
+        r#""verb":"MAIL","code":250,"status":"2.1.0","lines":["sender OK"],"findings":[{"by":"mail","verdict":"accept","#,
+        r#""event":"data","session":"6f1c","peer":"192.0.2.7:4711","tx":1,"offset":0,"text"#,
+        r#""_base64":"#.trim_start_matches('"'),
+        r#""event":"end_of_data","session":"6f1c","peer":"192.0.2.7:4711","tx":1,"octets":22,"#,
+        r#""line_base64":"QlVSTiD/""#,
+        r#""event":"close","session":"6f1c","peer":"192.0.2.7:4711","reason":"quit","commands":6,"messages":1,"#,
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+}
+
+#[test]
+fn null_writes_nothing_and_losses_matter_only_where_they_are_required() {
+    let peer = dialogue("{handler: transaction_log, with: {log_path: null, required: yes}}");
+    assert_eq!(peer.records().0, [""; 0]);
+    for (required, code) in [("no", "250 2.1.0"), ("yes", "451 4.3.0")] {
+        let entry = format!("{{handler: response_log, with: {{log_path: /l, required: {required}}}}}");
+        let mut peer = Peer::only(&chain(&entry), &[]);
+        peer.records.broken = true;
+        assert!(peer.say("EHLO client.example").starts_with("250-"));
+        let reply = peer.say("MAIL FROM:<>");
+        assert!(reply.starts_with(code), "{reply}");
+        peer.records.broken = false;
+        peer.say("RSET");
+        assert!(
+            peer.say("MAIL FROM:<>")
+                .starts_with(if required == "no" { "503" } else { "250" })
+        );
+    }
+}
+
+#[test]
+fn what_is_lost_in_a_message_defers_it_where_it_is_required() {
+    let mut peer = Peer::only(&chain("{handler: command_log, with: {required: yes}}"), &[]);
+    for line in ["EHLO client.example", "MAIL FROM:<>", "RCPT TO:<user@example.com>"] {
+        assert!(peer.say(line).starts_with("250"), "{line}");
+    }
+    assert!(peer.say("DATA").starts_with("354"));
+    peer.records.broken = true;
+    let reply = peer.send(b"x\r\n.\r\n");
+    assert!(reply.starts_with("451 "), "{reply}");
+    assert_eq!(peer.messages(), 0);
+}
+
+#[test]
+fn pieces_of_a_long_record_belong_together() {
+    #[derive(Default)]
+    struct Pieces(Vec<(usize, bool)>);
+    impl Records for Pieces {
+        fn write(&mut self, record: Record) -> Result<(), crate::chain::RecordError> {
+            self.0.push((record.octets.len(), record.more));
+            Ok(())
+        }
+        fn sync(&mut self) -> Result<(), crate::chain::RecordError> {
+            Ok(())
+        }
+        fn now(&self) -> i64 {
+            0
+        }
+    }
+    let target = Target {
+        directory: "/l".into(),
+        file: "x".into(),
+        limit: 1,
+    };
+    let mut pieces = Pieces::default();
+    target.append(&vec![b'x'; 2 * PIECE + 1], &mut pieces);
+    assert_eq!(pieces.0, [(PIECE, true), (PIECE, true), (1, false)]);
+}
