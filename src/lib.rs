@@ -14,11 +14,11 @@
 //!
 //! ```text
 //! root: binds ──► MASTER ──── fork ───► WORKER ×N ────── Begin, Commit ──► DELIVERY ► Maildir, dovecot-lda, LMTP
-//! HUP TERM CHLD ──► │ ▲                 │ │ │   └─────── lines ──────────► LOGGER ──► syslog, a file, standard error
-//!                   │ │                 │ │ └───────── Resolve, Connect→fd ► BROKER ─► DNS, the server behind a proxy
-//!                   │ └─ link: a pair   │ │                                   ▲   ▲
-//!                   │    per worker ────┘ client                              │   │
-//!                   └─ control channels and doors ────────────────────────────┴───┘
+//! HUP TERM CHLD ──► │ ▲                 │ │ │   ├─────── Sign ───────────► KEEPER ───► private keys; new listeners
+//!                   │ │                 │ │ └─────────── Resolve, Connect→fd ► BROKER ─► DNS, the server behind a proxy
+//!                   │ └─ link: a pair   │ │     └─────── lines ──────────► LOGGER ──► syslog, a file, standard error
+//!                   │    per worker ────┘ client                              ▲   ▲   ▲
+//!                   └─ control channels and doors ────────────────────────────┴───┴───┘
 //! ```
 //!
 //! | process      | user                | may                                                      | may never                              |
@@ -27,6 +27,7 @@
 //! | [`worker`]   | `rsmtpd`, sandboxed | serve one client, ask its siblings                       | open a socket, write a file by name    |
 //! | [`logger`]   | `rsmtpd-log`        | write lines to syslog or the log file                    | anything else                          |
 //! | [`broker`]   | `rsmtpd-broker`     | ask the DNS, connect to what it has read that it may       | connect anywhere else                  |
+//! | [`keeper`]   | `rsmtpd-keeper` and two capabilities | sign handshakes, bind configured listeners, read keys | read the network, run a program, let a key out |
 //! | [`delivery`] | `delivery.user`     | keep the spool, write Maildirs, run agents, speak LMTP   | open an internet socket, trust a worker |
 //!
 //! [`master::startup`] is the order of things: read and check the configuration, bind, fork the helpers and await each, drop to
@@ -43,7 +44,9 @@
 //!    verb, and makes its outcomes into one decision, and that into a reply and dispositions.
 //! 4. What is known lives in owned scopes, [`session::Session`], [`session::Transaction`], [`session::Recipient`] and
 //!    [`session::Exchange`], each dropped whole.
-//! 5. The body is staged by the worker, in memory when small, else in a nameless file that delivery opened; at the end of the
+//! 5. STARTTLS, or a listener with TLS from the first octet: [`tls`] shakes hands, the [`keeper`] signs, and the session begins
+//!    anew (RFC 3207).
+//! 6. The body is staged by the worker, in memory when small, else in a nameless file that delivery opened; at the end of the
 //!    data [`delivery::client`] offers it with its envelope. Delivery copies it for each recipient, syncs it, and says per
 //!    recipient what came of it. That alone makes the 250.
 //!
@@ -66,6 +69,7 @@ pub mod delivery;
 pub mod handlers;
 mod helper;
 pub mod ipc;
+pub mod keeper;
 pub mod log;
 pub mod logger;
 pub mod master;
@@ -73,4 +77,5 @@ pub mod message;
 pub mod session;
 pub mod smtp;
 pub mod sys;
+pub mod tls;
 pub mod worker;

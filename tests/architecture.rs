@@ -478,6 +478,16 @@ fn names_of_events_are_words_with_hyphens() {
             }
         }
     }
+    // What has the keys is small enough to be read whole.
+    let keeper = sources()
+        .into_iter()
+        .filter(|source| source.path.starts_with("keeper/"));
+    let lines: usize = keeper
+        .map(|source| source.code.lines().filter(|line| !line.trim().is_empty()).count())
+        .sum();
+    if !(100..500).contains(&lines) {
+        breaches.push(format!("src/keeper has {lines} lines of code"));
+    }
     assert!(breaches.is_empty(), "{}", breaches.join("\n"));
 }
 

@@ -306,6 +306,13 @@ fn files_of_the_original_load() {
         let notes: Vec<&String> = loaded.notes.iter().map(|note| &note.message).collect();
         let has_spf = version.ends_with("0.6.0");
         assert_eq!(notes.contains(&&not_yet("spf_validator")), has_spf, "{notes:?}");
+        assert_eq!(chain.entries("STARTTLS").map(<[_]>::len), Some(1));
+        assert_eq!(
+            loaded.daemon.certificates().len(),
+            0,
+            "TLS is off in the original's files"
+        );
+        assert_eq!(loaded.daemon.tls.certificates.len(), 2);
     }
 }
 
@@ -332,17 +339,12 @@ fn original_chain_form_is_understood() {
         [
             ("__OPEN__", vec!["greeting"]),
             ("VRFY", vec!["verify"]),
-            ("__DATA__", vec!["data_file", "delivery"])
+            ("__DATA__", vec!["data_file", "delivery"]),
+            ("STARTTLS", vec!["starttls"])
         ]
     );
     let notes: Vec<String> = loaded.notes.iter().map(ToString::to_string).collect();
-    assert_eq!(
-        notes,
-        [
-            "command_handler_standard_server.yaml:13:13: STARTTLS[0].module: starttls: not yet available, accepted without an \
-             opinion",
-        ]
-    );
+    assert_eq!(notes, [""; 0]);
 }
 
 #[test]

@@ -26,7 +26,15 @@ const WITH_ACCOUNTS: &str =
     r#"mount --bind "$1/passwd" /etc/passwd && mount --bind "$1/group" /etc/group && shift && exec "$@""#;
 
 /// The service users of the tests, which nobody else has.
-const USERS: [(&str, u32); 3] = [("rsmtpd", 48_611), ("rsmtpd-log", 48_612), ("rsmtpd-mail", 48_613)];
+const USERS: [(&str, u32); 4] = [
+    ("rsmtpd", 48_611),
+    ("rsmtpd-log", 48_612),
+    ("rsmtpd-mail", 48_613),
+    ("rsmtpd-keeper", 48_614),
+];
+
+/// What the keeper keeps of root: DAC_READ_SEARCH and NET_BIND_SERVICE, as bits.
+const OF_THE_KEEPER: u64 = 1 << 2 | 1 << 10;
 
 /// Whether `test` can have a mount namespace.
 fn namespaces(test: &str) -> bool {
@@ -94,7 +102,13 @@ fn processes(server: &Server, spares: usize) -> BTreeMap<String, Vec<Process>> {
     let names: Vec<&str> = by_name.keys().map(String::as_str).collect();
     assert_eq!(
         names,
-        ["rsmtpd: deliver", "rsmtpd: logger", "rsmtpd: master", "rsmtpd: worker"]
+        [
+            "rsmtpd: deliver",
+            "rsmtpd: keeper",
+            "rsmtpd: logger",
+            "rsmtpd: master",
+            "rsmtpd: worker"
+        ]
     );
     by_name
 }
@@ -115,7 +129,8 @@ fn assert_dropped_but(by_name: &BTreeMap<String, Vec<Process>>, bounding: u64) -
             let group = process.groups[0];
             assert!(group != 0 && process.groups == [group; 4], "{process:?}");
             assert_eq!(process.supplementary, [0_u32; 0], "{process:?}");
-            assert_eq!(process.capabilities, [0, 0, 0, bounding, 0], "{process:?}");
+            let kept = if name == "rsmtpd: keeper" { OF_THE_KEEPER } else { 0 };
+            assert_eq!(process.capabilities, [0, kept, kept, bounding | kept, 0], "{process:?}");
             assert!(process.no_new_privs && !process.dumpable(), "{process:?}");
             // The parent half of a helper waits for its child and reads nothing: it has no filter.
             let parent_half = process.seccomp == 0 && processes.iter().any(|p| p.parent == process.pid);
@@ -125,7 +140,7 @@ fn assert_dropped_but(by_name: &BTreeMap<String, Vec<Process>>, bounding: u64) -
     }
     assert_eq!(users["rsmtpd: master"], users["rsmtpd: worker"]);
     let different: BTreeSet<u32> = users.values().copied().collect();
-    assert_eq!(different.len(), 3, "{users:?}");
+    assert_eq!(different.len(), 4, "{users:?}");
     users
 }
 
@@ -207,6 +222,7 @@ fn each_service_user_has_its_role() {
     assert_eq!(users["rsmtpd: master"], 48_611);
     assert_eq!(users["rsmtpd: logger"], 48_612);
     assert_eq!(users["rsmtpd: deliver"], 48_613);
+    assert_eq!(users["rsmtpd: keeper"], 48_614);
     assert_delivers(&server, 48_613);
     assert!(!server.said().contains("missing"), "{}", server.said());
 }
@@ -218,7 +234,12 @@ fn the_users_of_the_configuration_and_the_command_line_count() {
     }
     let mut setup = reachable(Setup::new());
     setup.set("delivery.yaml", "user", "vmail");
-    let users = [("smtp", 48_621), ("rsmtpd-log", 48_622), ("vmail", 48_623)];
+    let users = [
+        ("smtp", 48_621),
+        ("rsmtpd-log", 48_622),
+        ("vmail", 48_623),
+        ("rsmtpd-keeper", 48_624),
+    ];
     let server = with_accounts(setup, &users)
         .arguments(["--user", "smtp", "--group", "vmail"])
         .start();

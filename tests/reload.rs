@@ -142,7 +142,7 @@ fn what_needs_a_restart_is_named_once_and_the_rest_applies() {
     let mut server = Server::start();
     let kept = server.address().port();
     let listeners =
-        format!("listeners:\n  - {{address: 127.0.0.1, port: 25}}\n  - {{address: 127.0.0.1, port: {kept}}}");
+        format!("listeners:\n  - {{address: 192.0.2.1, port: 25}}\n  - {{address: 127.0.0.1, port: {kept}}}");
     let more = "user: daemon\ngroup: daemon\nlog_path: /nonexistent/log\nsandbox: off\nbackground: yes";
     let text = daemon(&mut server, &listeners, more)
         .replace("mail.example.com", "new.example.com")
@@ -153,7 +153,6 @@ fn what_needs_a_restart_is_named_once_and_the_rest_applies() {
     }
     let said = server.said();
     for what in [
-        "address=127.0.0.1:25",
         "key=user",
         "key=group",
         "key=log_path",
@@ -164,6 +163,10 @@ fn what_needs_a_restart_is_named_once_and_the_rest_applies() {
         let line = format!("event=waits {what} note=\"takes effect at the next start\"");
         assert_eq!(said.matches(&line).count(), 1, "{what}:\n{said}");
     }
+    assert!(
+        said.contains("event=not-listening address=192.0.2.1:25 error="),
+        "{said}"
+    );
     assert!(server.connect().reply().text().starts_with("new.example.com"));
     let mut client = server.hello();
     assert_eq!(
@@ -173,10 +176,48 @@ fn what_needs_a_restart_is_named_once_and_the_rest_applies() {
     assert_eq!(server.mail("test@example.com").len(), 1);
 }
 
+/// A free port for the keeper to bind: one that only root may, where we are root.
+fn port_to_come() -> u16 {
+    if common::is_root() {
+        common::free_low_port()
+    } else {
+        free_port()
+    }
+}
+
+#[test]
+fn new_listeners_open() {
+    let mut server = Server::start();
+    let (first, second) = (server.address().port(), port_to_come());
+    let both =
+        format!("listeners:\n  - {{address: 127.0.0.1, port: {second}}}\n  - {{address: 127.0.0.1, port: {first}}}");
+    let text = daemon(&mut server, &both, "workers:\n  connections_per_worker: 5");
+    server.setup().write("rsmtpd.yaml", &text);
+    let mut busy = server.hello();
+    reload(&server);
+    server.await_said(&format!("event=listening address=127.0.0.1:{second}"), 1);
+    for _ in 0..20 {
+        assert!(greets(local(first)) && greets(local(second)));
+    }
+    assert_eq!(busy.command("NOOP").code, 250);
+    // All in place of one, which has to make room.
+    let all = format!("listeners:\n  - {{address: 0.0.0.0, port: {second}}}");
+    let text = daemon(&mut server, &all, "");
+    server.setup().write("rsmtpd.yaml", &text);
+    reload(&server);
+    server.await_said(&format!("event=listening address=0.0.0.0:{second}"), 1);
+    assert!(greets(local(second)));
+    assert!(
+        wait_until(|| TcpStream::connect(local(first)).is_err()),
+        "it still listens there"
+    );
+    assert!(!server.said().contains("crashed"), "{}", server.said());
+}
+
 #[test]
 fn a_reload_that_would_leave_no_listener_is_refused() {
     let mut server = Server::start();
-    let text = daemon(&mut server, "address: 127.0.0.1\nport: 25", "");
+    let text = daemon(&mut server, "address: 192.0.2.1\nport: 25", "");
     server.setup().write("rsmtpd.yaml", &text);
     reload(&server);
     assert!(server.said().contains("event=reload-refused"), "{}", server.said());

@@ -217,7 +217,7 @@ fn logger_is_forked_again() {
 
 #[test]
 fn death_of_a_helpers_parent_ends_the_daemon() {
-    for role in ["logger", "delivery"] {
+    for role in ["logger", "delivery", "keeper"] {
         let mut server = Server::start();
         let mut client = server.hello();
         let began = Instant::now();
@@ -246,10 +246,14 @@ fn death_of_the_master_ends_all() {
     let mut server = Server::start();
     let mut client = server.hello();
     let master = server.pid();
-    let (logger, delivery) = (server.helper("logger"), server.helper("delivery"));
+    let (logger, delivery, keeper) = (
+        server.helper("logger"),
+        server.helper("delivery"),
+        server.helper("keeper"),
+    );
     let mut all = server.children(master, "rsmtpd: worker");
     assert!(!all.is_empty());
-    all.extend([logger.0, logger.1, delivery.0, delivery.1]);
+    all.extend([logger.0, logger.1, delivery.0, delivery.1, keeper.0, keeper.1]);
     end(master);
     assert_eq!(client.reply().code, 421);
     server.wait();
@@ -268,7 +272,7 @@ fn no_helper_holds_a_listener() {
         .filter_map(|line| line.split_whitespace().nth(9).map(str::to_owned))
         .collect();
     assert_eq!(listening.len(), 1);
-    for role in ["logger", "delivery"] {
+    for role in ["logger", "delivery", "keeper"] {
         let (parent, working) = server.helper(role);
         for pid in [parent, working] {
             let links = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();

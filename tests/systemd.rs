@@ -142,6 +142,7 @@ fn lacking(analyze: &Path, filter: &[&str]) -> BTreeSet<String> {
     for profile in [
         Profile::master_and_worker(none()),
         Profile::logger(none(), none()),
+        Profile::keeper(none()),
         Profile::delivery(none(), none(), none()),
         Profile::delivery(none(), none(), program()),
     ] {

@@ -67,6 +67,11 @@ impl Context<'_> {
         self.chunking
     }
 
+    /// Whether STARTTLS is there to be used: offered, served by a chain, and not used yet (RFC 3207 §4.2).
+    pub fn tls_available(&self) -> bool {
+        self.limits.starttls && self.session.tls.is_none() && self.verbs.iter().any(|verb| verb == "STARTTLS")
+    }
+
     /// Verbs that have a chain, in the order of the file.
     pub fn verbs(&self) -> &[String] {
         self.verbs

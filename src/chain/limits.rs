@@ -19,6 +19,8 @@ pub struct Limits {
     pub maximum_received: u32,
     /// Whether parameters of MAIL and RCPT that are not offered are ignored, instead of refused with 555.
     pub tolerate_unadvertised_params: bool,
+    /// Whether STARTTLS is offered.
+    pub starttls: bool,
     /// What to do with bare CR and LF.
     pub line_endings: LineEndings,
 }
@@ -33,6 +35,7 @@ impl Default for Limits {
             maximum_unknown_commands: 5,
             maximum_received: 100,
             tolerate_unadvertised_params: false,
+            starttls: false,
             line_endings: LineEndings::Normalize,
         }
     }

@@ -38,7 +38,7 @@ pub use limits::Limits;
 pub use outcome::{Message, Refusal, Taken};
 pub use ports::{
     BackEndLost, BackEndPatience, BackEndPort, BodySink, DeliveryError, DeliveryPort, Nowhere, Ports, RecordError,
-    Records, ResolverPort,
+    Records, ResolverPort, TlsPort,
 };
 pub use settings::Settings;
 
@@ -185,6 +185,12 @@ fn offered(verbs: &[(String, Vec<Link>)]) -> Vec<String> {
         && !offered.iter().any(|verb| verb == "BDAT")
     {
         offered.insert(data.saturating_add(1), "BDAT".to_owned());
+    }
+    // A proxy shakes hands itself.
+    let default = verbs.iter().find(|(verb, _)| verb == "__DEFAULT__");
+    let relays = default.is_some_and(|(_, links)| links.iter().any(Link::is_relay));
+    if relays && !offered.iter().any(|verb| verb == "STARTTLS") {
+        offered.push("STARTTLS".to_owned());
     }
     offered
 }

@@ -1,5 +1,5 @@
 //! What the conversation needs from its surroundings: the way to delivery, a place for the body, the server behind a
-//! proxy, the time.
+//! proxy, the DNS, a way to TLS, the time.
 
 use std::io;
 use std::time::Duration;
@@ -177,11 +177,26 @@ impl BackEndPort for Nowhere {
     fn give_up(&mut self) {}
 }
 
+impl TlsPort for Nowhere {
+    fn ready(&mut self) -> Result<(), String> {
+        Err("the session has ended".to_owned())
+    }
+}
+
 impl ResolverPort for Nowhere {
     fn resolve(&mut self, questions: &[Question], _: Duration) -> Vec<Answer> {
         let none = |_| Answer::Failed("the session has ended".to_owned());
         questions.iter().map(none).collect()
     }
+}
+
+/// The way to the keeper of private keys.
+pub trait TlsPort {
+    /// Whether a handshake can begin: somebody is there who would sign.
+    ///
+    /// # Errors
+    /// Why not, for the log; the client is told 454 4.7.0.
+    fn ready(&mut self) -> Result<(), String>;
 }
 
 /// All of them, for the time of one call.
@@ -196,6 +211,8 @@ pub struct Ports<'a> {
     pub resolver: &'a mut dyn ResolverPort,
     /// The way to files of records.
     pub records: &'a mut dyn Records,
+    /// The way to a handshake.
+    pub tls: &'a mut dyn TlsPort,
     /// Unix time in microseconds.
     pub now: i64,
 }

@@ -22,6 +22,7 @@ pub const HANDLERS: &[Registered] = &[
     registered::<Answering<handlers::help::Help>>(),
     registered::<Answering<handlers::verify::Verify>>(),
     registered::<Answering<handlers::quit::Quit>>(),
+    registered::<Answering<handlers::starttls::StartTls>>(),
     registered::<handlers::proxy::Proxy>(),
     registered::<handlers::unknown_command::UnknownCommand>(),
     registered::<handlers::reject_all::RejectAll>(),

@@ -42,12 +42,7 @@ impl HandlerName {
 
 /// Modules of the original, by the last part of their name, that chains do without for now: accepted, without an opinion.
 /// The class is not looked at: the original's own chain file names a wrong one.
-const NOT_YET: &[&str] = &[
-    "starttls",
-    "spf_validator",
-    "domain_validator",
-    "external_content_filter",
-];
+const NOT_YET: &[&str] = &["spf_validator", "domain_validator", "external_content_filter"];
 
 /// Whether this is a settings file of a handler of the original that is not built yet.
 pub(super) fn is_not_yet(file: &str) -> bool {

@@ -44,7 +44,7 @@ pub struct Daemon {
     pub nameservers: Vec<SocketAddr>,
     /// `workers`: the pool.
     pub workers: Workers,
-    /// `tls`: accepted, not available yet.
+    /// `tls`: certificates.
     pub tls: Tls,
 }
 
@@ -55,10 +55,22 @@ pub struct Listener {
     pub address: String,
     /// `port`: as [`Daemon::port`], no default.
     pub port: u16,
-    /// `tls`: TLS from the first octet (RFC 8314). Default no; yes is not available yet.
-    pub tls: bool,
+    /// `tls`: whether its clients are offered STARTTLS (RFC 3207), speak TLS from the first octet (RFC 8314), or neither.
+    /// Default starttls, which is none without a certificate.
+    pub tls: ListenerTls,
     /// `chain`: NAME of the `command_handler_NAME.yaml` for its connections. Default: `command_handler` of `worker.yaml`.
     pub chain: Option<String>,
+}
+
+/// What a listener does about TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerTls {
+    /// Nothing.
+    None,
+    /// Offers STARTTLS.
+    StartTls,
+    /// Begins with it.
+    Implicit,
 }
 
 impl Listener {
@@ -152,10 +164,10 @@ impl Default for Workers {
     }
 }
 
-/// The `tls` block of the original, kept so that its files load.
+/// Certificates, as in the original.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// `enabled`: default no; yes is not available yet.
+    /// `enabled`: default no.
     pub enabled: bool,
     /// `certificates`: by server name; the first is for clients that name none.
     pub certificates: Vec<Certificate>,
@@ -164,7 +176,8 @@ pub struct Tls {
 /// One certificate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Certificate {
-    /// `domain_match`: part of the name the client asks for.
+    /// `domain_match`: the names asked for (RFC 6066 §3) that it is for: `.example.com` for all below example.com,
+    /// `example.com` for that and all below it.
     pub domain_match: String,
     /// `server_name`: our name on such connections.
     pub server_name: String,
@@ -208,12 +221,17 @@ impl Daemon {
             vec![Listener {
                 address: self.address.clone(),
                 port: self.port,
-                tls: false,
+                tls: ListenerTls::StartTls,
                 chain: None,
             }]
         } else {
             self.listeners.clone()
         }
+    }
+
+    /// The certificates in force: none unless TLS is enabled.
+    pub fn certificates(&self) -> &[Certificate] {
+        if self.tls.enabled { &self.tls.certificates } else { &[] }
     }
 
     /// Reads the document of `rsmtpd.yaml`.
@@ -306,7 +324,7 @@ impl Workers {
 impl Tls {
     fn read(section: Section<'_>) -> Tls {
         let mut tls = Tls::default();
-        section.read("enabled", &mut tls.enabled, without_tls);
+        section.read("enabled", &mut tls.enabled, Field::boolean);
         for item in section
             .get("certificates")
             .and_then(|f| f.items(false))
@@ -316,12 +334,20 @@ impl Tls {
                 continue;
             };
             let mut certificate = Certificate::default();
-            entry.read("domain_match", &mut certificate.domain_match, Field::text);
+            entry.read("domain_match", &mut certificate.domain_match, domain_match);
             entry.read("server_name", &mut certificate.server_name, server_name);
             entry.read("pem_file", &mut certificate.pem_file, Field::path);
             entry.read("key_file", &mut certificate.key_file, Field::path);
+            for key in ["domain_match", "server_name", "pem_file", "key_file"] {
+                if entry.get(key).is_none() {
+                    item.fault(format!("expected {key}, found none"));
+                }
+            }
             entry.finish();
             tls.certificates.push(certificate);
+        }
+        if tls.enabled && tls.certificates.is_empty() {
+            section.field().note("no certificates, so TLS stays off".to_owned());
         }
         section.finish();
         tls
@@ -333,7 +359,7 @@ fn listener(field: &Field<'_>) -> Option<Listener> {
     let mut listener = Listener {
         address: "localhost".to_owned(),
         port: 0,
-        tls: false,
+        tls: ListenerTls::StartTls,
         chain: None,
     };
     section.read("address", &mut listener.address, address);
@@ -341,18 +367,26 @@ fn listener(field: &Field<'_>) -> Option<Listener> {
         Some(port) => listener.port = port.integer(0..=65535).unwrap_or(0),
         None => field.fault("expected a port, found none".to_owned()),
     }
-    section.read("tls", &mut listener.tls, without_tls);
+    section.read("tls", &mut listener.tls, |f| {
+        f.choice(&[
+            ("none", ListenerTls::None),
+            ("starttls", ListenerTls::StartTls),
+            ("implicit", ListenerTls::Implicit),
+        ])
+    });
     section.read_option("chain", &mut listener.chain, chain_name);
     section.finish();
     Some(listener)
 }
 
-fn without_tls(field: &Field<'_>) -> Option<bool> {
-    let tls = field.boolean()?;
-    if tls {
-        field.expected("no, because TLS is not available yet");
+/// A host name, or one with a dot in front.
+fn domain_match(field: &Field<'_>) -> Option<String> {
+    let is_domain = |text: &String| is_host_name(text.strip_prefix('.').unwrap_or(text));
+    let found = field.scalar().filter(is_domain);
+    if found.is_none() {
+        field.expected("a domain such as .example.com");
     }
-    Some(false)
+    found
 }
 
 fn address(field: &Field<'_>) -> Option<String> {

@@ -31,7 +31,9 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode as FileMode;
 
 pub use chain_file::{ChainFile, Combine, Entry, Evaluate, HandlerName, Mode, OnError, VerbEntries};
-pub use daemon::{Certificate, Daemon, Listener, LogLevel, SandboxMode, Tls, Workers, is_listening_address};
+pub use daemon::{
+    Certificate, Daemon, Listener, ListenerTls, LogLevel, SandboxMode, Tls, Workers, is_listening_address,
+};
 pub use delivery::{Acknowledge, Agent, Delivery, DovecotLda, Lmtp};
 pub use discover::discover;
 pub use fault::{Fault, Faults};
@@ -175,6 +177,20 @@ impl Configuration {
         let set = (reader.daemon(), reader.delivery());
         if reader.faults.is_empty() {
             Ok(set)
+        } else {
+            Err(Faults(reader.faults))
+        }
+    }
+
+    /// Reads what the keeper needs: `rsmtpd.yaml`.
+    ///
+    /// # Errors
+    /// Every fault of it.
+    pub fn load_daemon(directory: BorrowedFd<'_>) -> Result<Daemon, Faults> {
+        let mut reader = Reader::new(directory);
+        let daemon = reader.daemon();
+        if reader.faults.is_empty() {
+            Ok(daemon)
         } else {
             Err(Faults(reader.faults))
         }

@@ -11,7 +11,7 @@ use crate::handlers::hello::ClientName;
 use crate::ipc::delivery::Commit;
 use crate::session::{Session, Transaction, Verdict};
 use crate::smtp::address::{ForwardPath, Mailbox};
-use crate::smtp::trace::{Trace, With, received};
+use crate::smtp::trace::{Tls, Trace, With, received};
 use jiff::tz::TimeZone;
 
 /// The local time zone. The master's first chain finds it; workers inherit it, they could read no file of it.
@@ -88,8 +88,14 @@ fn fields(session: &Session, transaction: &Transaction, date: &str) -> Vec<u8> {
         with: With {
             extended: session.is_esmtp(),
             utf8: transaction.parameters.smtputf8,
+            tls: session.tls.is_some(),
             ..With::default()
         },
+        tls: session.tls.as_ref().map(|tls| Tls {
+            version: tls.version,
+            cipher: &tls.cipher,
+            group: tls.group,
+        }),
         id: &transaction.id,
         recipient: single(transaction),
         date,

@@ -127,6 +127,9 @@ impl Hello {
             u32::MAX => format!("LIMITS RCPTMAX={}", limits.maximum_recipients),
             most => format!("LIMITS MAILMAX={most} RCPTMAX={}", limits.maximum_recipients),
         });
+        if context.tls_available() {
+            lines.push("STARTTLS".to_owned());
+        }
         if context.verbs().iter().any(|verb| verb == "HELP") {
             lines.push("HELP".to_owned());
         }

@@ -24,7 +24,9 @@ impl Answer for Help {
     const MESSAGE: &'static str = "<server_name> knows these commands:";
 
     fn more(context: &Context<'_>) -> Vec<String> {
-        vec![context.verbs().join(" ")]
+        let served = |verb: &&String| *verb != "STARTTLS" || context.tls_available();
+        let verbs: Vec<&str> = context.verbs().iter().filter(served).map(String::as_str).collect();
+        vec![verbs.join(" ")]
     }
 }
 

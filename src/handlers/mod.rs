@@ -29,6 +29,7 @@ pub mod recipient;
 pub mod reject_all;
 pub mod reset;
 pub mod response_log;
+pub mod starttls;
 pub mod transaction_log;
 pub mod undeliverable_notification_validator;
 pub mod unknown_command;

@@ -2,7 +2,7 @@
 //! and its reply is the answer.
 //!
 //! Commands are passed on as they were understood, never as they were sent, and only those that cannot change what the
-//! two sides mean by what follows: no AUTH, no STARTTLS, no XCLIENT, nothing unknown. BDAT (RFC 3030) is served here and
+//! two sides mean by what follows: no AUTH, no XCLIENT, nothing unknown. STARTTLS is served here (RFC 3207). BDAT (RFC 3030) is served here and
 //! goes on as DATA. Of the extensions that the back end names after EHLO only those are named again that a client can
 //! use through us. Whom the back end serves it learns by the PROXY protocol or by XCLIENT. No trace field is added: as
 //! far as mail is concerned, we are not there.
@@ -16,7 +16,7 @@ use crate::chain::handler::Passing;
 use crate::chain::{BackEndPatience, Context, Directory, Facts, Handler, HandlerError, Kind, Outcome, Reach, Settings};
 use crate::config::{Field, Section};
 use crate::ipc::broker::Endpoint;
-use crate::session::{Exchange, Note, OfSession, Session, Verdict};
+use crate::session::{Exchange, Note, OfSession, Session, Transaction, Verdict};
 use crate::smtp::command::{Arguments, Command, Verb};
 use crate::smtp::params::{Body, MailParameters};
 use crate::smtp::proxy_header::{self, Version};
@@ -225,9 +225,36 @@ impl Proxy {
         Ok(())
     }
 
+    /// The answer to a command between two chunks of a message: the back end hears text there, no command. What gives the
+    /// message up gives the connection up; none where the command goes on over another one.
+    fn between_chunks(&self, context: &mut Context<'_>, verb: &Verb) -> Option<Reply> {
+        match verb {
+            Verb::Bdat => None,
+            Verb::Noop => Some(ok()),
+            Verb::Rset => {
+                context.back_end().give_up();
+                Some(ok())
+            }
+            Verb::Helo | Verb::Ehlo | Verb::Quit | Verb::StartTls => {
+                context.back_end().give_up();
+                None
+            }
+            _ => Some(Reply::new(503, Some(Status::INVALID_COMMAND), "BDAT has begun")),
+        }
+    }
+
     fn command(&self, context: &mut Context<'_>, exchange: &Exchange) -> Result<Reply, HandlerError> {
         let command = &exchange.command;
         let keywords = context.session().notes.get::<Told>().map(|told| told.keywords.clone());
+        if context.transaction().is_some_and(Transaction::is_chunking)
+            && let Some(reply) = self.between_chunks(context, &command.verb)
+        {
+            return Ok(reply);
+        }
+        if command.verb == Verb::StartTls {
+            // The conversation has refused it where it cannot be had.
+            return Ok(Reply::new(220, Some(Status::OK), "Ready to start TLS"));
+        }
         let Some(line) = line(command, &keywords.unwrap_or_default()) else {
             return Ok(not_relayed(&command.verb));
         };
@@ -248,6 +275,9 @@ impl Proxy {
             let keywords = keywords_of(&reply);
             if command.verb == Verb::Ehlo {
                 reply = offered(&reply, context.limits().message_size);
+                if context.tls_available() {
+                    reply.lines.push("STARTTLS".to_owned());
+                }
             } else {
                 reply.lines.truncate(1);
             }
@@ -256,6 +286,11 @@ impl Proxy {
         }
         Ok(reply)
     }
+}
+
+/// 250.
+fn ok() -> Reply {
+    Reply::new(250, Some(Status::OK), "OK")
 }
 
 fn expect(reply: &Reply, code: u16, what: &str) -> Result<(), HandlerError> {

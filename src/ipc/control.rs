@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::keeper::Shown;
+
 /// What the master says to a helper.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToHelper {
@@ -18,6 +20,11 @@ pub enum ToHelper {
     Reload {
         /// The least grave level that is logged from now on (RFC 5424 severity).
         level: u8,
+    },
+    /// To the keeper: bind a socket.
+    Listen {
+        /// Which of the socket addresses that the configuration names, in its order.
+        position: u32,
     },
     /// Finish what is under way, take nothing new.
     Drain,
@@ -52,4 +59,6 @@ pub enum FromHelper {
     },
     /// The working process ended so; another is about to start.
     Died(String),
+    /// What the keeper has to show.
+    Keeper(Shown),
 }

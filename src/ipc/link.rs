@@ -19,6 +19,8 @@ pub enum Role {
     Delivery,
     /// Connects where workers cannot.
     Broker,
+    /// Holds private keys, signs for handshakes, binds ports.
+    Keeper,
 }
 
 impl Role {
@@ -30,6 +32,7 @@ impl Role {
             Role::Logger => "logger",
             Role::Delivery => "delivery",
             Role::Broker => "broker",
+            Role::Keeper => "keeper",
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod channel;
 pub mod control;
 pub mod delivery;
 pub mod frame;
+pub mod keeper;
 pub mod link;
 pub mod log;
 pub mod record;

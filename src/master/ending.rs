@@ -62,6 +62,7 @@ impl Master {
                 if let Some(broker) = &self.ready.helpers.broker {
                     broker.release();
                 }
+                self.ready.helpers.keeper.release();
                 self.ready.helpers.delivery.release();
                 if self.status == 0 {
                     patience += self.ready.served.daemon.grace_time;

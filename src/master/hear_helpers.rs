@@ -6,11 +6,12 @@ use mio::unix::SourceFd;
 
 use crate::ipc::channel::Fault;
 use crate::ipc::control::{FromHelper, ToHelper};
+use crate::ipc::keeper::Shown;
 use crate::ipc::link::{Role, ToWorker};
 use crate::log::{Event, Level};
 
 use super::helpers::Helpers;
-use super::{Master, workers};
+use super::{Master, start_keeper, workers};
 
 impl Master {
     /// Takes what a helper has said.
@@ -24,6 +25,7 @@ impl Master {
             };
             match helper.hear() {
                 Ok(FromHelper::Ready) => self.started_again(role),
+                Ok(FromHelper::Keeper(shown)) => self.hear_keeper(shown),
                 Ok(FromHelper::Failed { reason, .. }) => {
                     for line in reason.lines() {
                         let event = Event::new("helper-not-renewed").field("role", role.name());
@@ -41,6 +43,24 @@ impl Master {
         }
     }
 
+    /// A keeper that was started again has read its files, which may have changed since the last reload.
+    fn hear_keeper(&mut self, shown: Shown) {
+        match shown {
+            Shown::Certificate(certificate) => self.shown.push(certificate),
+            Shown::Broken { path, reason, kept } => start_keeper::tell_broken(&self.ready.log, &path, &reason, kept),
+            Shown::Done => {
+                let certificates = std::mem::take(&mut self.shown);
+                if self.ready.served.renew_certificates(certificates) {
+                    self.workers.retire_others(self.generation());
+                    let event = Event::new("certificates-read").field("generation", self.generation());
+                    self.say(Level::Notice, event);
+                }
+            }
+            // The answer to a question that was given up.
+            Shown::Listening | Shown::NotListening { .. } => {}
+        }
+    }
+
     fn tell_death(&self, role: Role, how: &str) {
         let event = Event::new("helper-died").field("role", role.name()).field("how", how);
         self.say(Level::Critical, event);
@@ -48,9 +68,11 @@ impl Master {
 
     /// A helper's working process was forked again, or replaced: makes the ways to the logger anew that it needs.
     fn started_again(&mut self, role: Role) {
-        if role != Role::Logger {
-            self.give_voice(role);
-            return;
+        match role {
+            Role::Logger => {}
+            // It shows its certificates anew.
+            Role::Keeper => return self.shown.clear(),
+            _ => return self.give_voice(role),
         }
         if let Ok((ours, theirs)) = workers::pair() {
             let own = ToHelper::Door {
@@ -62,7 +84,7 @@ impl Master {
             }
         }
         for other in Helpers::ROLES {
-            if other != Role::Logger {
+            if !matches!(other, Role::Logger | Role::Keeper) {
                 self.give_voice(other);
             }
         }

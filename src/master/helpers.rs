@@ -11,13 +11,13 @@ use crate::helper::{self, Seat};
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::link::Role;
-use crate::sys::privilege::{self, Identity};
+use crate::sys::privilege::{self, Capability, Identity};
 use crate::sys::{arena, process, signals};
 
 use super::workers::pair;
 
 /// How long a helper may take to say that it is ready.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One helper.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub struct Helper {
 
 impl Helper {
     /// Forks `role` under `identity` (None: stay who we are) and waits until it is ready. Of the descriptors that are
-    /// open it keeps those of `lent` alone: a listener that it held would stay open for ever. `prepare` runs once,
+    /// open it keeps those of `lent` alone, and of root what `capabilities` say: a listener that it held would stay open for ever. `prepare` runs once,
     /// under the new identity.
     ///
     /// # Errors
@@ -37,6 +37,7 @@ impl Helper {
     pub fn start(
         role: Role,
         identity: Option<&Identity>,
+        capabilities: &[Capability],
         lent: &[RawFd],
         prepare: impl FnOnce() -> io::Result<()>,
         work: &dyn Fn(Seat) -> i32,
@@ -55,7 +56,7 @@ impl Helper {
                     process::exit_now(71);
                 }
                 if let Some(identity) = identity
-                    && let Err(error) = privilege::drop_to(identity, &[])
+                    && let Err(error) = privilege::drop_to(identity, capabilities)
                 {
                     give_up(theirs, "dropping root", &error);
                 }
@@ -105,6 +106,14 @@ impl Helper {
         self.control.receive_nowait().map(|(message, _)| message)
     }
 
+    /// The next thing it says and the descriptor beside it, waiting at most `limit`.
+    ///
+    /// # Errors
+    /// [`Fault::TimedOut`]; [`Fault::Closed`] when it is gone.
+    pub fn hear_within(&self, limit: Duration) -> Result<(FromHelper, Option<OwnedFd>), Fault> {
+        self.control.receive_within(limit)
+    }
+
     /// Ends its control channel: it finishes what is under way and exits.
     pub fn release(&self) {
         let _ = shutdown(self.control.as_raw_fd(), Shutdown::Both);
@@ -130,13 +139,15 @@ pub struct Helpers {
     pub logger: Helper,
     /// Keeps mail.
     pub delivery: Helper,
+    /// Keeps private keys.
+    pub keeper: Helper,
     /// Connects, where the configuration names anything to reach.
     pub broker: Option<Helper>,
 }
 
 impl Helpers {
     /// The roles that are helpers; their positions are their tokens.
-    pub const ROLES: [Role; 3] = [Role::Logger, Role::Delivery, Role::Broker];
+    pub const ROLES: [Role; 4] = [Role::Logger, Role::Delivery, Role::Keeper, Role::Broker];
 
     /// The role of the helper whose parent half was `pid`.
     pub fn role_of(&self, pid: Pid) -> Option<Role> {
@@ -150,6 +161,7 @@ impl Helpers {
             Role::Logger => Some(&self.logger),
             Role::Delivery => Some(&self.delivery),
             Role::Broker => self.broker.as_ref(),
+            Role::Keeper => Some(&self.keeper),
             Role::Master | Role::Worker => None,
         }
     }

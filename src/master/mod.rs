@@ -14,6 +14,7 @@ mod source_limits;
 mod sources;
 mod start_broker;
 mod start_delivery;
+mod start_keeper;
 pub mod startup;
 mod turn_away;
 mod workers;
@@ -30,11 +31,13 @@ use mio::{Events, Interest, Poll, Token};
 use nix::unistd::Pid;
 
 use crate::ipc::control::ToHelper;
+use crate::ipc::keeper::Certificate;
 use crate::ipc::link::Role;
 use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
 use crate::sys::notify::Notify;
 use crate::sys::signals::Signals;
+use crate::tls;
 use nix::sys::signal::Signal;
 
 use crate::worker::served::Served;
@@ -98,6 +101,8 @@ struct Master {
     stale: bool,
     /// What waits for the next start, as it was logged.
     awaiting_start: BTreeSet<String>,
+    /// What a keeper that was started again has shown so far.
+    shown: Vec<Certificate>,
     /// How the logger ended, until another can write it down.
     unsaid: Option<String>,
     ending: Option<Ending>,
@@ -114,6 +119,7 @@ struct Master {
 pub fn run(ready: Ready) -> io::Result<u8> {
     // What a first use sets up for all later ones is set up here, not in every worker.
     getrandom::u64().map_err(io::Error::other)?;
+    tls::prepare();
     let poll = Poll::new()?;
     poll.registry()
         .register(&mut SourceFd(&ready.signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
@@ -134,6 +140,7 @@ pub fn run(ready: Ready) -> io::Result<u8> {
         broken: BTreeSet::new(),
         stale: false,
         awaiting_start: BTreeSet::new(),
+        shown: Vec::new(),
         unsaid: None,
         ending: None,
         overseen: now + OVERSIGHT,

@@ -3,17 +3,24 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
 
-use crate::ipc::control::ToHelper;
+use crate::ipc::channel::Fault;
+use crate::ipc::control::{FromHelper, ToHelper};
+use crate::ipc::keeper::{Certificate, Shown};
+use crate::ipc::link::Role;
 use crate::log::{Event, Level};
 use crate::sys::socket;
 use crate::worker::refuse;
 use crate::worker::served::Served;
 
 use super::workers::MASTER_DESCRIPTORS;
-use super::{Master, pool_sizes};
+use super::{Master, pool_sizes, start_keeper};
+
+/// How long the master waits for the keeper; spares serve meanwhile.
+const KEEPER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// One listener.
 struct Listener {
@@ -23,13 +30,54 @@ struct Listener {
     closer: OwnedFd,
 }
 
+impl Listener {
+    /// Takes a socket that was bound for us, with the numbers that workers and the master have for it.
+    fn new(named: SocketAddr, fd: OwnedFd) -> Result<Listener, NotOpened> {
+        let refused = |error: std::io::Error| NotOpened::from(error.to_string().as_str());
+        let bound = socket::local_addr(&fd).map_err(refused)?;
+        if bound.ip() != named.ip() || (bound.port() != named.port() && named.port() != 0) {
+            return Err("rsmtpd.yaml has changed meanwhile".into());
+        }
+        // The sandbox lets nobody duplicate what is numbered as a listener of workers.
+        if fd.as_raw_fd() >= socket::FIRST_SHARED {
+            return Err("the descriptors that a worker may have are used up".into());
+        }
+        let closer = socket::duplicate_at_least(&fd, MASTER_DESCRIPTORS).map_err(refused)?;
+        let fd = socket::move_fd_at_least(fd, socket::FIRST_SHARED).map_err(refused)?;
+        if fd.as_raw_fd() >= socket::CLIENT_FD {
+            return Err("too many addresses to listen on".into());
+        }
+        Ok(Listener {
+            named,
+            bound,
+            fd,
+            closer,
+        })
+    }
+}
+
+/// Why a listener was not opened.
+struct NotOpened {
+    reason: String,
+    taken: bool,
+}
+
+impl From<&str> for NotOpened {
+    fn from(reason: &str) -> NotOpened {
+        NotOpened {
+            reason: reason.to_owned(),
+            taken: false,
+        }
+    }
+}
+
 /// What becomes of the listeners.
 struct Listeners {
-    /// Those in force, in the order of the configuration.
-    kept: Vec<Listener>,
+    /// Those in force, by their positions in the configuration.
+    kept: Vec<(usize, Listener)>,
     /// Those no longer named.
     closed: Vec<Listener>,
-    /// Positions of those that only the next start will have, and their addresses.
+    /// Positions of those that cannot be opened now, and their addresses.
     absent: Vec<(usize, SocketAddr)>,
 }
 
@@ -52,24 +100,29 @@ impl Master {
     }
 
     fn put_into_force(&mut self, served: Served, keys: &[&'static str]) {
+        let level = served.log_level();
+        let certificates = self.renew_keeper(level);
+        let served = served.with_certificates(certificates);
         let wanted = served.addresses();
-        if !wanted.iter().any(|address| self.ready.named.contains(address)) {
+        let mut listeners = self.sort_listeners(&wanted);
+        self.open_absent(&mut listeners);
+        if listeners.kept.is_empty() && !listeners.closed.is_empty() {
             self.stale = true;
-            let reason = b"none of the listeners now named is open, and new ones take effect at the next start";
+            listeners.kept = listeners.closed.drain(..).enumerate().collect();
+            self.take_listeners(listeners);
+            let reason = b"none of the listeners now named can be opened";
             self.say(Level::Error, Event::new("reload-refused").quoted("reason", reason));
             return;
         }
-        let level = served.log_level();
         let delivery = served.delivery() != self.ready.served.delivery()
             || served.daemon.grace_time != self.ready.served.daemon.grace_time
             || level != self.ready.served.log_level();
-        let listeners = self.sort_listeners(&wanted);
         let absent: BTreeSet<usize> = listeners.absent.iter().map(|(position, _)| *position).collect();
         let mut keys = keys.to_vec();
         if self.ready.helpers.broker.is_none() && !served.reach().is_empty() {
             keys.push("broker");
         }
-        self.tell_what_waits(&keys, &listeners.absent);
+        self.tell_what_waits(&keys);
         self.ready.served = served.without(absent);
         self.pool.resize(pool_sizes(&self.ready.served));
         self.sources.configure(&self.ready.served);
@@ -98,6 +151,22 @@ impl Master {
         );
     }
 
+    /// Has the keeper read its files; the certificates to be shown from now on.
+    fn renew_keeper(&mut self, level: Level) -> Vec<Certificate> {
+        let keeper = &self.ready.helpers.keeper;
+        self.shown.clear();
+        let heard = if keeper.tell(&ToHelper::Reload { level: level as u8 }, &[]) {
+            start_keeper::hear(keeper, &self.ready.log, KEEPER_PATIENCE)
+        } else {
+            Err(Fault::WouldBlock)
+        };
+        heard.unwrap_or_else(|fault| {
+            let event = Event::new("helper-not-renewed").field("role", Role::Keeper.name());
+            self.say(Level::Error, event.quoted("fault", fault.to_string().as_bytes()));
+            self.ready.served.certificates().to_vec()
+        })
+    }
+
     /// Sorts what listens now by what shall.
     fn sort_listeners(&mut self, wanted: &[SocketAddr]) -> Listeners {
         self.watch_listeners(false);
@@ -116,33 +185,92 @@ impl Master {
         let (mut kept, mut absent) = (Vec::new(), Vec::new());
         for (position, address) in wanted.iter().enumerate() {
             match closed.iter().position(|listener| listener.named == *address) {
-                Some(at) => kept.push(closed.remove(at)),
+                Some(at) => kept.push((position, closed.remove(at))),
                 None => absent.push((position, *address)),
             }
         }
         Listeners { kept, closed, absent }
     }
 
+    /// Has the keeper bind what does not listen yet. Where an address is taken, perhaps by a listener of ours that is no
+    /// longer named (`*` in place of one address), that one is closed first.
+    fn open_absent(&mut self, listeners: &mut Listeners) {
+        for (position, address) in std::mem::take(&mut listeners.absent) {
+            let mut opened = self.listener(position, address);
+            if let Err(NotOpened { taken: true, .. }) = opened {
+                let (obstacles, others): (Vec<_>, Vec<_>) = std::mem::take(&mut listeners.closed)
+                    .into_iter()
+                    .partition(|listener| listener.bound.port() == address.port());
+                listeners.closed = others;
+                if !obstacles.is_empty() {
+                    obstacles
+                        .into_iter()
+                        .for_each(|listener| self.close_listener(&listener));
+                    opened = self.listener(position, address);
+                }
+            }
+            match opened {
+                Ok(listener) => {
+                    let event = Event::new("listening").field("address", listener.bound);
+                    self.say(Level::Notice, event);
+                    listeners.kept.push((position, listener));
+                }
+                Err(not) => {
+                    let event = Event::new("not-listening").field("address", address);
+                    self.say(Level::Error, event.quoted("error", not.reason.as_bytes()));
+                    listeners.absent.push((position, address));
+                }
+            }
+        }
+        listeners.kept.sort_by_key(|(position, _)| *position);
+    }
+
+    /// The socket address at this position of the configuration, bound by the keeper.
+    fn listener(&self, position: usize, named: SocketAddr) -> Result<Listener, NotOpened> {
+        let keeper = &self.ready.helpers.keeper;
+        let order = ToHelper::Listen {
+            position: u32::try_from(position).unwrap_or(u32::MAX),
+        };
+        if !keeper.tell(&order, &[]) {
+            return Err("the keeper takes no orders".into());
+        }
+        let until = Instant::now() + KEEPER_PATIENCE;
+        loop {
+            let heard = keeper.hear_within(until.saturating_duration_since(Instant::now()));
+            match heard.map_err(|fault| NotOpened::from(fault.to_string().as_str()))? {
+                (FromHelper::Keeper(Shown::Listening), Some(fd)) => return Listener::new(named, fd),
+                (FromHelper::Keeper(Shown::NotListening { reason, taken }), _) => {
+                    return Err(NotOpened { reason, taken });
+                }
+                (FromHelper::Died(_) | FromHelper::Ready, _) => return Err("the keeper died meanwhile".into()),
+                _ => {}
+            }
+        }
+    }
+
     fn take_listeners(&mut self, listeners: Listeners) {
-        for listener in listeners.kept {
+        for (_, listener) in listeners.kept {
             self.ready.named.push(listener.named);
             self.ready.addresses.push(listener.bound);
             self.ready.listeners.push(listener.fd);
             self.ready.closers.push(listener.closer);
         }
         for listener in listeners.closed {
-            self.refused += refuse_waiting(&listener.fd);
-            close(&listener.closer);
-            let event = Event::new("closed").field("address", listener.bound);
-            self.say(Level::Notice, event);
+            self.close_listener(&listener);
         }
     }
 
+    fn close_listener(&mut self, listener: &Listener) {
+        self.refused += refuse_waiting(&listener.fd);
+        close(&listener.closer);
+        let event = Event::new("closed").field("address", listener.bound);
+        self.say(Level::Notice, event);
+    }
+
     /// Names, once each, what this reload could not put into force.
-    fn tell_what_waits(&mut self, keys: &[&'static str], absent: &[(usize, SocketAddr)]) {
+    fn tell_what_waits(&mut self, keys: &[&'static str]) {
         let keys = keys.iter().map(|key| format!("key={}", key.replace(' ', "-")));
-        let addresses = absent.iter().map(|(_, address)| format!("address={address}"));
-        let all: BTreeSet<String> = keys.chain(addresses).collect();
+        let all: BTreeSet<String> = keys.collect();
         for what in all.difference(&self.awaiting_start) {
             let text = format!("event=waits {what} note=\"takes effect at the next start\"");
             self.ready.log.line(Level::Notice, text);

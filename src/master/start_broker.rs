@@ -89,7 +89,7 @@ pub(super) fn start(
             rejoin: Box::new(move |fd| log.rejoin(fd)),
         })
     };
-    let helper = Helper::start(Role::Broker, user, &lent, || Ok(()), &work)?;
+    let helper = Helper::start(Role::Broker, user, &[], &lent, || Ok(()), &work)?;
     let pid = helper.pid.as_raw();
     logger.tell(&ToHelper::Door { worker: 0, pid }, &[door.as_fd()]);
     Ok(Some(helper))

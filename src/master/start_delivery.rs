@@ -80,7 +80,8 @@ pub(super) fn start(
     };
     let (lock, master) = (state.join("lock"), std::process::id());
     let prepare = || hold_lock(&lock, master);
-    let helper = Helper::start(Role::Delivery, user, &lent, prepare, &work).with_context(|| belongs_to(state, user))?;
+    let helper =
+        Helper::start(Role::Delivery, user, &[], &lent, prepare, &work).with_context(|| belongs_to(state, user))?;
     logger.tell(
         &ToHelper::Door {
             worker: 0,

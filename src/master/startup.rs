@@ -29,9 +29,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Ready;
 use super::helpers::{Helper, Helpers};
-use super::start_broker;
-use super::start_delivery;
 use super::workers::{MASTER_DESCRIPTORS, pair};
+use super::{start_broker, start_delivery, start_keeper};
 use crate::worker::served::Served;
 
 /// What the master catches.
@@ -72,6 +71,7 @@ struct Users {
     logger: Option<Identity>,
     delivery: Option<Identity>,
     broker: Option<Identity>,
+    keeper: Option<Identity>,
     invented: bool,
 }
 
@@ -97,9 +97,12 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     let log = Log::new(voice, served.log_level());
     let delivery = start_delivery::start(&served, &directory, users.delivery.as_ref(), &state, &logger)?;
     let broker = start_broker::start(&served, &directory, &plan.directory, users.broker.as_ref(), &logger)?;
+    let keeper = start_keeper::start(&served, &directory, &plan.directory, users.keeper.as_ref())?;
+    let served = start_keeper::show(&keeper, served, &log)?;
     let helpers = Helpers {
         logger,
         delivery,
+        keeper,
         broker,
     };
 
@@ -155,7 +158,8 @@ fn bind(served: &Served) -> Result<(Vec<OwnedFd>, Vec<OwnedFd>, Vec<SocketAddr>)
     let mut closers = Vec::new();
     let mut addresses = Vec::new();
     for address in served.addresses() {
-        let listener = socket::listen(address, 4096).with_context(|| format!("cannot listen on {address}"))?;
+        let listener =
+            socket::listen(address, socket::BACKLOG).with_context(|| format!("cannot listen on {address}"))?;
         addresses.push(socket::local_addr(&listener)?);
         let listener = socket::move_fd_at_least(listener, socket::FIRST_SHARED)?;
         if listener.as_raw_fd() >= socket::CLIENT_FD {
@@ -205,6 +209,7 @@ impl Users {
                 logger: None,
                 delivery: None,
                 broker: None,
+                keeper: None,
                 invented: false,
             });
         }
@@ -234,6 +239,7 @@ impl Users {
             "rsmtpd-mail",
             settings.group.as_deref(),
         )?;
+        let keeper = pick("user of the keeper", "rsmtpd-keeper", "rsmtpd-keeper", None)?;
         // Without a user of its own, delivery goes on as whom it was when it made the directory.
         let delivery = delivery.or_else(|| owner.map(|m| Identity::numeric(m.uid(), m.gid())));
         let mut or_invented = |found: Option<Identity>| match found {
@@ -241,8 +247,9 @@ impl Users {
             None => free_identity(&mut taken),
         };
         let (service, logger, delivery) = (or_invented(service)?, or_invented(logger)?, or_invented(delivery)?);
-        let broker = broker.map(or_invented).transpose()?;
-        for identity in [&service, &logger, &delivery].into_iter().chain(&broker) {
+        let broker = broker.map(&mut or_invented).transpose()?;
+        let keeper = or_invented(keeper)?;
+        for identity in [&service, &logger, &delivery, &keeper].into_iter().chain(&broker) {
             refuse_root(identity)?;
         }
         Ok(Users {
@@ -250,6 +257,7 @@ impl Users {
             logger: Some(logger),
             delivery: Some(delivery),
             broker,
+            keeper: Some(keeper),
             invented,
         })
     }
@@ -308,6 +316,7 @@ fn warn_about_users(users: &Users, log: &Log) {
         ("logger", &users.logger),
         ("delivery", &users.delivery),
         ("broker", &users.broker),
+        ("keeper", &users.keeper),
     ] {
         if let Some(identity) = identity {
             event = event.field(role, identity.uid);
@@ -372,7 +381,7 @@ fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result
         }
         logger::run(seat, sink, files, level).map_or(EX_SOFTWARE, |()| 0)
     };
-    let helper = Helper::start(Role::Logger, user, &[], || Ok(()), &work)?;
+    let helper = Helper::start(Role::Logger, user, &[], &[], || Ok(()), &work)?;
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     helper.tell(&ToHelper::Door { worker: 0, pid: own }, &[door.as_fd()]);
     Ok((voice, helper))

@@ -49,6 +49,9 @@ pub enum Anomaly {
         /// As received.
         received: u64,
     },
+    /// It sent so many octets behind STARTTLS before our reply: a command put there by somebody on the way would have been
+    /// executed inside TLS (RFC 3207 §6).
+    PlaintextBehindStartTls(u64),
     /// The client went away instead of saying QUIT.
     NoQuit,
 }
@@ -70,6 +73,7 @@ impl Anomaly {
             Anomaly::Nul => "nul",
             Anomaly::ChunkBoundary(_) => "chunk_boundary",
             Anomaly::SizeMismatch { .. } => "size_mismatch",
+            Anomaly::PlaintextBehindStartTls(_) => "plaintext_behind_starttls",
             Anomaly::NoQuit => "no_quit",
         }
     }

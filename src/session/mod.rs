@@ -16,6 +16,7 @@ pub mod kept;
 pub mod notes;
 pub mod order;
 pub mod recipient;
+pub mod tls;
 pub mod transaction;
 
 use std::net::SocketAddr;
@@ -27,6 +28,7 @@ pub use kept::{At, Kept, Verdict};
 pub use notes::{Note, Notes, OfRecipient, OfSession, OfTransaction};
 pub use order::order;
 pub use recipient::{Disposition, Mailbox, Recipient};
+pub use tls::TlsFacts;
 pub use transaction::Transaction;
 
 /// At most this many anomalies are kept for a session; a hostile client must not grow the worker.
@@ -93,6 +95,10 @@ pub struct Session {
     pub began: i64,
     /// Extensions named in the reply to the last EHLO, one line each.
     pub offered: Vec<String>,
+    /// The TLS that protects it.
+    pub tls: Option<TlsFacts>,
+    /// How many of `kept` the greeting found: they are about the connection, not about what the client said.
+    kept_at_greeting: usize,
 }
 
 impl Session {
@@ -112,6 +118,8 @@ impl Session {
             counters: Counters::default(),
             began: 0,
             offered: Vec::new(),
+            tls: None,
+            kept_at_greeting: 0,
         }
     }
 
@@ -167,6 +175,24 @@ impl Session {
             names.push("none");
         }
         names.join(",")
+    }
+
+    /// What was found so far is about the connection as such, and outlives STARTTLS.
+    pub(crate) fn greeted(&mut self) {
+        self.kept_at_greeting = self.kept.len();
+        self.notes.keep();
+    }
+
+    /// TLS protects the session from now on: what the client said before is forgotten (RFC 3207 §4.2). What was odd about it
+    /// stays on record, and so do the counts, which are limits.
+    pub(crate) fn secure(&mut self, tls: TlsFacts) {
+        self.reset();
+        self.hello = None;
+        self.offered.clear();
+        self.kept.truncate(self.kept_at_greeting);
+        self.notes.forget();
+        self.server_name.clone_from(&tls.server_name);
+        self.tls = Some(tls);
     }
 
     /// Forgets the transaction, its recipients, notes and kept verdicts.

@@ -23,9 +23,13 @@ pub trait Note: Any + Send {
     type Scope;
 }
 
+type Map = HashMap<TypeId, Box<dyn Any + Send>>;
+
 /// The notes of one scope, at most one of each type.
 pub struct Notes<Scope> {
-    map: HashMap<TypeId, Box<dyn Any + Send>>,
+    map: Map,
+    /// Those that [`Notes::forget`] leaves, unless `map` has a later one of the type.
+    kept: Map,
     scope: PhantomData<fn() -> Scope>,
 }
 
@@ -33,14 +37,17 @@ impl<Scope> Notes<Scope> {
     /// No notes yet.
     pub fn new() -> Self {
         Notes {
-            map: HashMap::new(),
+            map: Map::new(),
+            kept: Map::new(),
             scope: PhantomData,
         }
     }
 
     /// The note of type `N`, if its handler has written it.
     pub fn get<N: Note<Scope = Scope>>(&self) -> Option<&N> {
-        self.map.get(&TypeId::of::<N>()).and_then(|note| note.downcast_ref())
+        let id = TypeId::of::<N>();
+        let note = self.map.get(&id).or_else(|| self.kept.get(&id));
+        note.and_then(|note| note.downcast_ref())
     }
 
     /// Writes a note, in place of an earlier one of the same type.
@@ -48,14 +55,25 @@ impl<Scope> Notes<Scope> {
         self.map.insert(TypeId::of::<N>(), Box::new(note));
     }
 
+    /// What was written so far is to stay.
+    pub(super) fn keep(&mut self) {
+        self.kept.extend(self.map.drain());
+    }
+
+    /// Forgets what was written since.
+    pub(super) fn forget(&mut self) {
+        self.map.clear();
+    }
+
     /// How many notes there are.
     pub fn len(&self) -> usize {
-        self.map.len()
+        let later = self.map.keys().filter(|id| !self.kept.contains_key(id)).count();
+        self.kept.len() + later
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.map.is_empty()
+        self.len() == 0
     }
 }
 
@@ -67,7 +85,7 @@ impl<Scope> Default for Notes<Scope> {
 
 impl<Scope> std::fmt::Debug for Notes<Scope> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Notes").field("len", &self.map.len()).finish()
+        f.debug_struct("Notes").field("len", &self.len()).finish()
     }
 }
 
@@ -89,5 +107,17 @@ mod tests {
         notes.put(Seen(2));
         assert_eq!(notes.get::<Seen>(), Some(&Seen(2)));
         assert_eq!(notes.len(), 1);
+    }
+
+    #[test]
+    fn what_is_kept_outlives_what_came_later() {
+        let mut notes: Notes<OfSession> = Notes::new();
+        notes.put(Seen(1));
+        notes.keep();
+        assert_eq!(notes.get::<Seen>(), Some(&Seen(1)));
+        notes.put(Seen(2));
+        assert_eq!((notes.get::<Seen>(), notes.len()), (Some(&Seen(2)), 1));
+        notes.forget();
+        assert_eq!(notes.get::<Seen>(), Some(&Seen(1)));
     }
 }

@@ -35,6 +35,7 @@ fn out_of_order(session: &Session, verb: &Verb) -> Option<Reply> {
             }
             Some(_) => bad_sequence("RCPT first"),
         },
+        Verb::StartTls if session.tls.is_some() => bad_sequence("TLS is active already"),
         _ => None,
     }
 }

@@ -34,6 +34,17 @@ impl With {
     }
 }
 
+/// The TLS that it came by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tls<'a> {
+    /// The version, in a comment.
+    pub version: &'a str,
+    /// The cipher suite by its registered name.
+    pub cipher: &'a str,
+    /// The group of the key exchange by its registered name.
+    pub group: Option<&'a str>,
+}
+
 /// What our `Received` field says.
 #[derive(Clone, Copy, Debug)]
 pub struct Trace<'a> {
@@ -51,6 +62,8 @@ pub struct Trace<'a> {
     pub id: &'a str,
     /// The recipient, only where there is a single one.
     pub recipient: Option<&'a Mailbox>,
+    /// The TLS (RFC 8314 §4.3).
+    pub tls: Option<Tls<'a>>,
     /// The time in the form of RFC 5322 §3.3.
     pub date: &'a str,
 }
@@ -67,6 +80,13 @@ pub fn received(trace: &Trace<'_>) -> String {
     let mut field = format!("Received: from {helo} ({peer})\r\n\tby {by} with {with} id {id}");
     if let Some(recipient) = trace.recipient {
         field.push_str(&format!("\r\n\tfor <{recipient}>"));
+    }
+    if let Some(tls) = &trace.tls {
+        field.push_str(&format!("\r\n\ttls {}", word(tls.cipher)));
+        if let Some(group) = tls.group {
+            field.push_str(&format!(" group {}", word(group)));
+        }
+        field.push_str(&format!(" ({})", word(tls.version)));
     }
     let date: String = trace.date.chars().filter(|c| !c.is_control()).collect();
     field.push_str(&format!(";\r\n\t{date}\r\n"));
@@ -102,6 +122,7 @@ mod tests {
             },
             id: "abc",
             recipient,
+            tls: None,
             date: "Mon, 1 Jan 2024 00:00:00 +0000",
         }
     }
@@ -122,6 +143,25 @@ mod tests {
         named.peer_name = Some("ptr.example");
         assert!(received(&named).starts_with("Received: from x (ptr.example [192.0.2.1])\r\n\tby"));
         assert!(!received(&named).contains("for <"));
+    }
+
+    #[test]
+    fn tls_has_its_clause() {
+        let mut trace = trace("x", None);
+        trace.with.tls = true;
+        trace.tls = Some(Tls {
+            version: "TLSv1.3",
+            cipher: "TLS_AES_256_GCM_SHA384",
+            group: Some("x25519"),
+        });
+        assert!(
+            received(&trace).ends_with(
+                " with ESMTPS id abc\r\n\ttls TLS_AES_256_GCM_SHA384 group x25519 (TLSv1.3);\r\n\t\
+                 Mon, 1 Jan 2024 00:00:00 +0000\r\n"
+            ),
+            "{}",
+            received(&trace)
+        );
     }
 
     #[test]

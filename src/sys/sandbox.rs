@@ -36,6 +36,7 @@ enum Kind {
     Delivery,
     DeliveryWithPrograms,
     Broker,
+    Keeper,
 }
 
 /// What a process may do once it is confined.
@@ -83,6 +84,18 @@ impl Profile {
             read_write: Vec::new(),
             execute: Vec::new(),
             connect,
+        }
+    }
+
+    /// The keeper: reads below `read`, binds any TCP port; nothing connected, no program.
+    #[must_use]
+    pub fn keeper(read: Vec<PathBuf>) -> Profile {
+        Profile {
+            kind: Kind::Keeper,
+            read,
+            read_write: Vec::new(),
+            execute: Vec::new(),
+            connect: Vec::new(),
         }
     }
 
@@ -197,10 +210,15 @@ fn enter_landlock(profile: &Profile) -> Result<(), landlock::RulesetError> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let devices = AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev | AccessFs::Execute;
     let write = AccessFs::from_all(ABI::V5) & !devices;
+    // A port cannot be named that is not known yet: what the keeper binds is bounded by its code alone.
+    let network = match profile.kind {
+        Kind::Keeper => AccessNet::ConnectTcp.into(),
+        _ => AccessNet::from_all(ABI::V4),
+    };
     Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(ABI::V5))?
-        .handle_access(AccessNet::from_all(ABI::V4))?
+        .handle_access(network)?
         .scope(Scope::from_all(ABI::V6))?
         .create()?
         .add_rules(path_beneath_rules(&profile.read, read))?

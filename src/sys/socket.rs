@@ -19,6 +19,9 @@ pub const FIRST_SHARED: RawFd = 32;
 /// The first descriptor number on which the sandbox allows `sendmsg`, the call that can pass descriptors.
 pub const FIRST_CONTROL: RawFd = 64;
 
+/// Connections that wait at a listener until a worker takes them; the kernel may allow fewer.
+pub const BACKLOG: i32 = 4096;
+
 /// Room for the descriptors of one message: one is legal, more are taken only to be closed.
 const CONTROL_WORDS: usize = 16;
 

@@ -10,11 +10,13 @@ use std::rc::Rc;
 
 use crate::chain::configured::{self, Chains};
 use crate::chain::{Chain, Limits, Reach};
-use crate::config::{self, Configuration, Daemon, Faults, Fingerprint, Overrides};
+use crate::config::{self, Configuration, Daemon, Faults, Fingerprint, ListenerTls, Overrides};
+use crate::ipc::keeper::Certificate;
 use crate::log::Level;
 use crate::smtp::{self, receiver::LineEndings};
 use crate::sys::memory;
 use crate::sys::sandbox::{self, MissingLayer, Mode};
+use crate::tls::Certificates;
 
 use super::deadlines::Patience;
 
@@ -27,6 +29,9 @@ pub(super) const CPU_SECONDS: u64 = 600;
 pub struct Served {
     configuration: Configuration,
     chains: Vec<Option<Rc<Chain>>>,
+    /// What each socket address does about TLS.
+    tls: Vec<ListenerTls>,
+    certificates: Certificates,
     /// Positions, among the configured socket addresses, of those that only the next start will listen on.
     absent: BTreeSet<usize>,
     said: Overrides,
@@ -82,6 +87,13 @@ fn by_address(configuration: &Configuration, chains: &Chains, absent: &BTreeSet<
     present(by_address, absent)
 }
 
+/// What each socket address does about TLS, in the order of [`Served::addresses`].
+fn tls_by_address(daemon: &Daemon, absent: &BTreeSet<usize>) -> Vec<ListenerTls> {
+    let all = daemon.listening();
+    let each = all.iter().flat_map(|one| one.addresses().into_iter().map(|_| one.tls));
+    present(each, absent)
+}
+
 /// Those whose positions are not in `absent`.
 fn present<T>(all: impl IntoIterator<Item = T>, absent: &BTreeSet<usize>) -> Vec<T> {
     let numbered = all.into_iter().enumerate();
@@ -114,6 +126,8 @@ impl Served {
         memory::trim();
         Served {
             chains,
+            tls: tls_by_address(&daemon, &absent),
+            certificates: Certificates::default(),
             absent,
             said,
             sandbox,
@@ -149,13 +163,12 @@ impl Served {
         let mut configuration = self.configuration.clone();
         let (set, chains) = configured::load_worker_set(directory, &configuration.listener_chains())?;
         configuration.replace_worker_set(set);
-        Ok(Served::of(
-            configuration,
-            self.said.clone(),
-            self.absent.clone(),
-            &chains,
-            self.generation + 1,
-        ))
+        let absent = self.absent.clone();
+        let served = Served::of(configuration, self.said.clone(), absent, &chains, self.generation + 1);
+        Ok(Served {
+            certificates: self.certificates.clone(),
+            ..served
+        })
     }
 
     /// Reads everything again, for a reload. What only a start can put into force stays as it is; the second value
@@ -211,8 +224,42 @@ impl Served {
     #[must_use]
     pub fn without(mut self, absent: BTreeSet<usize>) -> Served {
         self.chains = present(self.chains, &absent);
+        self.tls = tls_by_address(&self.daemon, &absent);
         self.absent = absent;
         self
+    }
+
+    /// The same with these certificates.
+    #[must_use]
+    pub fn with_certificates(mut self, certificates: Vec<Certificate>) -> Served {
+        self.certificates = certificates.into();
+        self
+    }
+
+    /// Takes certificates; where they are others than before, this is another generation.
+    pub fn renew_certificates(&mut self, certificates: Vec<Certificate>) -> bool {
+        let certificates = Certificates::from(certificates);
+        let differ = certificates != self.certificates;
+        if differ {
+            self.certificates = certificates;
+            self.generation += 1;
+        }
+        differ
+    }
+
+    /// What clients are shown.
+    pub fn certificates(&self) -> &Certificates {
+        &self.certificates
+    }
+
+    /// What a listener does about TLS, by its number in [`Served::addresses`]. Without a certificate STARTTLS is not
+    /// offered.
+    pub fn tls(&self, listener: usize) -> ListenerTls {
+        match self.tls.get(listener) {
+            Some(ListenerTls::StartTls) if self.certificates.is_empty() => ListenerTls::None,
+            Some(tls) => *tls,
+            None => ListenerTls::None,
+        }
     }
 
     /// Where the listeners are to be.
@@ -302,8 +349,8 @@ impl Served {
         }
     }
 
-    /// What the conversation keeps to.
-    pub fn limits(&self) -> Limits {
+    /// What the conversation on a listener keeps to, by its number in [`Served::addresses`].
+    pub fn limits(&self, listener: usize) -> Limits {
         let worker = &self.configuration.worker;
         let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         Limits {
@@ -318,6 +365,7 @@ impl Served {
             maximum_unknown_commands: worker.maximum_unknown_commands,
             maximum_received: small(worker.maximum_received),
             tolerate_unadvertised_params: worker.tolerate_unadvertised_params,
+            starttls: self.tls(listener) == ListenerTls::StartTls,
             line_endings: self.line_endings(),
         }
     }

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::chain::{Action, Conversation, Hold, Next, Ports};
+use crate::config::ListenerTls;
 use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
 use crate::session::{Anomaly, Session};
@@ -25,6 +26,9 @@ use super::link::{Link, Order};
 use super::records::{Recorder, now_micros};
 use super::served::Served;
 use super::transport::{Heard, Transport};
+
+mod secure;
+use secure::Keys;
 
 /// Size of the read buffer in octets; only pages that are read into cost anything.
 const BUFFER: usize = 64 * 1024;
@@ -71,6 +75,9 @@ struct Talk<'a> {
     broker: Rc<RefCell<Broker>>,
     recorder: Recorder<'a>,
     delivery: Rc<RefCell<Delivery>>,
+    keys: Keys<'a>,
+    /// TLS comes before the greeting.
+    begins_with_tls: bool,
     deadlines: Deadlines,
     out: Vec<u8>,
     link: &'a Link,
@@ -107,12 +114,14 @@ pub fn serve<'a>(
     let talk = Talk {
         transport: Transport::new(client, link.as_ref())?,
         receiver: Receiver::new(served.receiver_limits()),
-        conversation: Conversation::new(session, chain, served.limits()),
+        conversation: Conversation::new(session, chain, served.limits(ends.listener)),
         staging: Staging::new(Rc::clone(delivery)),
         back_end: BackEnd::new(Rc::clone(&broker)),
         broker,
         recorder,
         delivery: Rc::clone(delivery),
+        keys: Keys::new(link, served.certificates()),
+        begins_with_tls: served.tls(ends.listener) == ListenerTls::Implicit,
         deadlines: Deadlines::new(served.patience(), Instant::now()),
         out: Vec::with_capacity(1024),
         link,
@@ -147,6 +156,11 @@ fn converse(mut talk: Talk<'_>) -> Talk<'_> {
 impl Talk<'_> {
     /// The whole dialogue; why it ended.
     fn run(&mut self) -> io::Result<&'static str> {
+        if self.begins_with_tls
+            && let Some(reason) = self.begin_with_tls()?
+        {
+            return Ok(reason);
+        }
         if self.transport.has_input() {
             self.conversation.observe(Anomaly::EarlyTalk);
         }
@@ -207,6 +221,7 @@ impl Talk<'_> {
                 back_end: &mut self.back_end,
                 resolver: &mut resolver,
                 records: &mut self.recorder,
+                tls: &mut self.keys,
                 now,
             };
             let action = match event {
@@ -231,13 +246,18 @@ impl Talk<'_> {
                         back_end: &mut self.back_end,
                         resolver: &mut resolver,
                         records: &mut self.recorder,
+                        tls: &mut self.keys,
                         now,
                     };
                     self.conversation.body_end(end, &mut ports)
                 }
             };
+            let handshake = action.next == Next::StartTls;
             if let Some(reason) = self.act(action)? {
                 return Ok(Some(reason));
+            }
+            if handshake {
+                return self.start_tls(input);
             }
             if self.out.len() > BATCH {
                 self.flush()?;
@@ -255,6 +275,7 @@ impl Talk<'_> {
             back_end: &mut self.back_end,
             resolver: &mut resolver,
             records: &mut self.recorder,
+            tls: &mut self.keys,
             now: now_micros(),
         };
         call(&mut self.conversation, &mut ports)
@@ -278,7 +299,7 @@ impl Talk<'_> {
         }
         let now = Instant::now();
         self.in_body = match action.next {
-            Next::Command => false,
+            Next::Command | Next::StartTls => false,
             Next::Data => {
                 self.receiver.begin_data();
                 true

@@ -9,6 +9,11 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::sys::socket;
+use crate::tls::Server;
+
+mod secure;
+
+pub use secure::Shaken;
 
 const CLIENT: Token = Token(0);
 const LINK: Token = Token(1);
@@ -27,6 +32,8 @@ pub enum Heard {
 /// A client's connection.
 pub struct Transport {
     stream: TcpStream,
+    /// The TLS over it.
+    tls: Option<Box<Server>>,
     poll: Poll,
     events: Events,
     /// The last read did not take all there is, or the client has closed its side.
@@ -54,6 +61,7 @@ impl Transport {
             .register(&mut SourceFd(&link.as_raw_fd()), LINK, Interest::READABLE)?;
         Ok(Transport {
             stream,
+            tls: None,
             poll,
             events: Events::with_capacity(4),
             more: false,
@@ -70,6 +78,9 @@ impl Transport {
     /// # Errors
     /// The connection broke.
     pub fn read(&mut self, buffer: &mut [u8], deadline: Instant) -> io::Result<Heard> {
+        if self.tls.is_some() {
+            return self.read_secure(buffer, deadline);
+        }
         loop {
             if std::mem::take(&mut self.more) {
                 match self.stream.read(buffer) {
@@ -92,7 +103,10 @@ impl Transport {
     }
 
     /// Whether the client has said something that was not read yet.
-    pub fn has_input(&self) -> bool {
+    pub fn has_input(&mut self) -> bool {
+        if self.tls.is_some() {
+            return self.has_secure_input();
+        }
         matches!(self.stream.peek(&mut [0]), Ok(1))
     }
 
@@ -100,7 +114,14 @@ impl Transport {
     ///
     /// # Errors
     /// The connection broke, or the client did not take them before `deadline`.
-    pub fn write(&mut self, mut octets: &[u8], deadline: Instant) -> io::Result<()> {
+    pub fn write(&mut self, octets: &[u8], deadline: Instant) -> io::Result<()> {
+        match self.tls {
+            None => self.write_plain(octets, deadline),
+            Some(_) => self.write_secure(octets, deadline),
+        }
+    }
+
+    fn write_plain(&mut self, mut octets: &[u8], deadline: Instant) -> io::Result<()> {
         while !octets.is_empty() {
             match self.stream.write(octets) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -139,6 +160,7 @@ impl Transport {
     /// Says that nothing more will be written, and reads what is still under way, so that the kernel does
     /// not reset the connection before the client has read the last reply.
     pub fn finish(&mut self) {
+        self.finish_secure();
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
         let mut rest = [0; 1024]; // of the stack: a page less to copy
         for _ in 0..64 {

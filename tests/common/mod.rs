@@ -7,6 +7,7 @@
 #![allow(dead_code, unreachable_pub)] // each test file uses a part of it
 
 pub mod back_end;
+pub mod certificates;
 pub mod dns;
 pub mod messages;
 pub mod processes;
@@ -396,7 +397,7 @@ pub struct Process {
 }
 
 /// A free port that only root may bind, chosen by this process's id so that two rarely choose the same.
-fn free_low_port() -> u16 {
+pub fn free_low_port() -> u16 {
     let first = std::process::id() % 300;
     (0..300)
         .map(|step| 700 + ((first + step) % 300) as u16)

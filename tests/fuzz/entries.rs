@@ -10,12 +10,14 @@ use std::sync::Arc;
 
 use rsmtpd::chain::{
     Action, BodySink, Chain, Conversation, DeliveryError, DeliveryPort, Directory, Found, Limits as SessionLimits,
-    Next, Nowhere, Ports, RecordError, Records, configured,
+    Next, Nowhere, Ports, RecordError, Records, TlsPort, configured,
 };
+use rsmtpd::config::Certificate;
 use rsmtpd::ipc::delivery::{Body, Commit, Disposition, FromDelivery, Outcome, RecipientResult, ToDelivery};
 use rsmtpd::ipc::record::Record;
-use rsmtpd::ipc::{control, frame, link, log};
-use rsmtpd::session::{Mailbox as Place, Session};
+use rsmtpd::ipc::{control, frame, keeper as keeper_types, link, log};
+use rsmtpd::keeper::keys::Keys;
+use rsmtpd::session::{Mailbox as Place, Session, TlsFacts};
 use rsmtpd::smtp::{
     Advertised, Arguments, BodyEnd, CommandLine, Domain, Event, ForwardPath, Limits, LineEnding, LineEndings, Mailbox,
     Receiver, Reply, parse,
@@ -25,13 +27,14 @@ use rsmtpd::smtp::{
 pub(crate) type Entry = fn(&[u8]);
 
 /// Every target by name.
-pub(crate) const ENTRIES: [(&str, Entry); 7] = [
+pub(crate) const ENTRIES: [(&str, Entry); 8] = [
     ("receiver", receiver),
     ("address", address),
     ("command", command),
     ("parameters", parameters),
     ("bdat", bdat),
     ("frame", frame),
+    ("keeper", keeper),
     ("session", session),
 ];
 
@@ -394,15 +397,92 @@ pub(crate) fn frame(input: &[u8]) {
         }
     }
     let [choice, bytes @ ..] = input else { return };
-    match choice % 7 {
+    match choice % 9 {
         0 => read::<ToDelivery>(bytes),
         1 => read::<FromDelivery>(bytes),
         2 => read::<link::FromWorker>(bytes),
         3 => read::<link::ToWorker>(bytes),
         4 => read::<control::ToHelper>(bytes),
         5 => read::<control::FromHelper>(bytes),
-        _ => read::<log::ToLogger>(bytes),
+        6 => read::<log::ToLogger>(bytes),
+        7 => read::<keeper_types::ToKeeper>(bytes),
+        _ => read::<keeper_types::FromKeeper>(bytes),
     }
+}
+
+// ---- the keeper ------------------------------------------------------------
+
+thread_local! {
+    /// One ECDSA key, which is no secret.
+    static KEYS: Keys = {
+        let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let file = |name: &str| {
+            let beside = here.join(name);
+            if beside.exists() { beside } else { here.join("tests/fuzz").join(name) }
+        };
+        let named = Certificate {
+            domain_match: ".example.com".into(),
+            server_name: "mail.example.com".into(),
+            pem_file: file("keeper.pem"),
+            key_file: file("keeper.key"),
+        };
+        let mut keys = Keys::default();
+        assert!(keys.renew(&[named], None).is_empty());
+        keys
+    };
+}
+
+/// What a TLS server signs, written down once more: the forms of RFC 8446 and RFC 8422.
+fn is_of_a_handshake(message: &[u8]) -> bool {
+    let verify = [&[b' '; 64][..], b"TLS 1.3, server CertificateVerify\0"].concat();
+    let hash = message.len().wrapping_sub(verify.len());
+    let exchange = match message.get(64..68) {
+        Some([3, 0, 0x17, 65]) => message.len() == 133 && message[68] == 4,
+        Some([3, 0, 0x18, 97]) => message.len() == 165 && message[68] == 4,
+        Some([3, 0, 0x1d, 32]) => message.len() == 100,
+        _ => false,
+    };
+    exchange || (message.starts_with(&verify) && [32, 48].contains(&hash))
+}
+
+/// First octet: whether the rest is a frame as a worker may send it, or what it wants signed by the one key there is; then
+/// two octets are the scheme.
+pub(crate) fn keeper(input: &[u8]) {
+    let [choice, bytes @ ..] = input else { return };
+    KEYS.with(|keys| {
+        let request = match (choice & 1, bytes) {
+            (0, frame) => frame::decode::<keeper_types::ToKeeper>(frame).ok(),
+            (_, [high, low, message @ ..]) => Some(keeper_types::ToKeeper::Sign {
+                key: keys.certificates().next().expect("one").key,
+                scheme: u16::from_be_bytes([*high, *low]),
+                message: message.to_vec(),
+            }),
+            _ => None,
+        };
+        let Some(request) = request else { return };
+        let answer = keys.answer(&request);
+        assert!(frame::encode(&answer).is_ok());
+        let known = keys.certificates().next().expect("one").key;
+        match (answer, request) {
+            (keeper_types::FromKeeper::Signature(_), keeper_types::ToKeeper::Sign { key, scheme, message }) => {
+                assert!(key == known && scheme == 0x0403, "by another key, or another scheme");
+                assert!(is_of_a_handshake(&message), "signed what is of no handshake");
+            }
+            (keeper_types::FromKeeper::Signature(_), _) => panic!("signed what it was not asked to"),
+            (keeper_types::FromKeeper::Held, request) => {
+                assert_eq!(request, keeper_types::ToKeeper::Holds { key: known });
+            }
+            (keeper_types::FromKeeper::Refused, keeper_types::ToKeeper::Sign { key, scheme, message }) => {
+                assert!(
+                    key != known || scheme != 0x0403 || !is_of_a_handshake(&message),
+                    "refused a handshake"
+                );
+            }
+            (keeper_types::FromKeeper::Refused, request) => {
+                assert_ne!(request, keeper_types::ToKeeper::Holds { key: known });
+            }
+        }
+    });
 }
 
 // ---- sessions --------------------------------------------------------------
@@ -535,6 +615,15 @@ impl BodySink for Memory {
     }
 }
 
+/// Signs, or does not.
+struct Signer(bool);
+
+impl TlsPort for Signer {
+    fn ready(&mut self) -> Result<(), String> {
+        if self.0 { Ok(()) } else { Err("nobody signs".to_owned()) }
+    }
+}
+
 /// One connection: the octets that the client reads, and what was handed to delivery.
 struct Connection<'c> {
     conversation: Conversation<'c>,
@@ -557,6 +646,7 @@ impl<'c> Connection<'c> {
             maximum_unknown_commands: 4,
             maximum_received: 2,
             tolerate_unadvertised_params: choice & 128 != 0,
+            starttls: choice & 64 != 0,
             line_endings: line_endings(choice >> 3),
         };
         let receiver = Receiver::new(Limits {
@@ -594,6 +684,7 @@ impl<'c> Connection<'c> {
 
     fn call<T>(&mut self, call: impl FnOnce(&mut Conversation<'c>, &mut Ports<'_>) -> T) -> T {
         let now = 1_700_000_000_000_000;
+        let mut signer = Signer(self.delivery.choice & 32 == 0);
         call(
             &mut self.conversation,
             &mut Ports {
@@ -602,6 +693,7 @@ impl<'c> Connection<'c> {
                 back_end: &mut Nowhere,
                 resolver: &mut Nowhere,
                 records: &mut Lost,
+                tls: &mut signer,
                 now,
             },
         )
@@ -614,12 +706,14 @@ impl<'c> Connection<'c> {
             input = &input[used..];
             let commits = self.delivery.commits.len();
             let now = 1_700_000_001_000_000;
+            let mut signer = Signer(self.delivery.choice & 32 == 0);
             let mut ports = Ports {
                 delivery: &mut self.delivery,
                 body: &mut self.body,
                 back_end: &mut Nowhere,
                 resolver: &mut Nowhere,
                 records: &mut Lost,
+                tls: &mut signer,
                 now,
             };
             let (action, ends_message) = match event {
@@ -685,8 +779,32 @@ impl<'c> Connection<'c> {
             Next::Data => self.receiver.begin_data(),
             Next::Chunk { size, last: false } => self.receiver.begin_chunk(size),
             Next::Chunk { size, last: true } => self.receiver.begin_last_chunk(size),
+            Next::StartTls => self.secure(),
             Next::Close => self.closed = true,
         }
+    }
+}
+
+impl Connection<'_> {
+    /// What follows counts as said inside TLS.
+    fn secure(&mut self) {
+        assert!(self.delivery.choice & 96 == 64, "a handshake where TLS cannot be had");
+        assert!(self.conversation.session().tls.is_none(), "TLS inside TLS");
+        let facts = TlsFacts {
+            version: "TLSv1.3",
+            cipher: "TLS_AES_128_GCM_SHA256".into(),
+            group: None,
+            sni: Some("x\r\ny".into()),
+            server_name: "tls.example.com".into(),
+            hello: Vec::new(),
+        };
+        let lines = self.call(|conversation, ports| conversation.secure(facts, ports));
+        for (_, line) in &lines {
+            assert!(!line.contains(char::is_control), "a log line could be forged: {line:?}");
+        }
+        let session = self.conversation.session();
+        assert!(session.hello.is_none() && session.transaction.is_none() && session.offered.is_empty());
+        self.receiver.reset();
     }
 }
 

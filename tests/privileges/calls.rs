@@ -4,7 +4,7 @@ use super::puppet::Argument::{self, Number, Octets};
 use super::puppet::{Outcome, Puppet};
 use super::{processes, reachable};
 use crate::common::processes::Process;
-use crate::common::{PATIENCE, Setup, needs_root, skip, wait_until};
+use crate::common::{PATIENCE, Setup, certificates, needs_root, skip, tool, wait_until};
 use nix::errno::Errno;
 use nix::libc::{self, c_long};
 use nix::sys::signal::Signal;
@@ -584,6 +584,86 @@ fn the_logger_has_no_network_no_program_and_no_thread() {
         rows.push(("thread", libc::SYS_clone, numbers(&[thread, 0, 0, 0, 0]), KILLED));
         rows
     });
+}
+
+#[test]
+fn the_keeper_reads_what_it_was_named_and_reaches_nobody() {
+    helper_is_refused("privileges::the_keeper_reads_what", "rsmtpd: keeper", |master| {
+        let open = |name: &str, flags| vec![Number(HERE), path(name), Number(flags), Number(0o600)];
+        let plain = (libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as i64;
+        let datagram = (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as i64;
+        let local = libc::AF_UNIX.into();
+        let thread = (libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD) as i64;
+        vec![
+            // It has the capability to read it, and the sandbox does not let it.
+            (
+                "open",
+                libc::SYS_openat,
+                open("/etc/shadow", READ),
+                refused(Errno::EACCES),
+            ),
+            ("kill", libc::SYS_kill, numbers(&[master, 15]), refused(Errno::EPERM)),
+            ("make", libc::SYS_openat, open("/tmp/rsmtpd-made", 0o101), KILLED),
+            (
+                "connect",
+                libc::SYS_connect,
+                vec![Number(0), internet(), Number(16)],
+                KILLED,
+            ),
+            ("datagrams", libc::SYS_socket, numbers(&[INET, datagram, 0]), KILLED),
+            ("local socket", libc::SYS_socket, numbers(&[local, plain, 0]), KILLED),
+            (
+                "execve",
+                libc::SYS_execve,
+                vec![path("/bin/true"), Number(0), Number(0)],
+                KILLED,
+            ),
+            ("thread", libc::SYS_clone, numbers(&[thread, 0, 0, 0, 0]), KILLED),
+            ("setuid", libc::SYS_setuid, numbers(&[0]), KILLED),
+            ("ptrace", libc::SYS_ptrace, numbers(&[16, master, 0, 0]), KILLED),
+        ]
+    });
+}
+
+#[test]
+fn a_key_is_the_keepers_alone() {
+    let test = "privileges::a_key_is_the_keepers_alone";
+    if !needs_root(test) || tool(test, "openssl").is_none() {
+        return;
+    }
+    let mut setup = reachable(Setup::new());
+    let pair = certificates::make(&setup.aside().join("keys"), "mail.example.com", certificates::ECDSA);
+    certificates::enable(
+        &mut setup,
+        &certificates::entry(".example.com", "mail.example.com", &pair),
+    );
+    let key = pair.1.display().to_string();
+    // Only modes protect a key in the one directory that workers see.
+    let copy = setup.config().join("copy.key");
+    std::fs::copy(&pair.1, &copy).expect("copy");
+    let server = setup.start();
+    assert!(server.hello_text().contains("STARTTLS"));
+    let by_name = processes(&server, 8);
+    let worker = by_name["rsmtpd: worker"][0].pid;
+    for pid in [server.pid(), worker] {
+        let Some(mut puppet) = take(test, pid) else { return };
+        for path_of_key in [key.as_str(), &copy.display().to_string()] {
+            let open = vec![Number(HERE), path(path_of_key), Number(READ)];
+            assert_eq!(
+                puppet.call(libc::SYS_openat, &open),
+                refused(Errno::EACCES),
+                "{path_of_key}"
+            );
+        }
+        let memory = format!("/proc/{}/mem", server.working_half("keeper"));
+        let open = vec![Number(HERE), path(&memory), Number(READ)];
+        assert_eq!(puppet.call(libc::SYS_openat, &open), refused(Errno::EACCES));
+    }
+    let Some(mut keeper) = take(test, server.working_half("keeper")) else {
+        return;
+    };
+    let open = vec![Number(HERE), path(&key), Number(READ)];
+    assert!(matches!(keeper.call(libc::SYS_openat, &open), Outcome::Returned(_)));
 }
 
 #[test]

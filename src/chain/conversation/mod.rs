@@ -10,6 +10,7 @@ mod recipients;
 mod relay;
 mod replies;
 mod run;
+mod secure;
 mod steps;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -45,6 +46,8 @@ pub enum Next {
         /// Whether they end the message.
         last: bool,
     },
+    /// A TLS handshake, behind the reply; then [`Conversation::secure`].
+    StartTls,
     /// Nothing: the connection is to be closed after the reply.
     Close,
 }
@@ -162,6 +165,7 @@ impl<'c> Conversation<'c> {
         let ran = self.run(links, Stage::Open, None, None, None, ports);
         let (verdict, reply) = self.greeted(links, &ran, ports);
         self.keep(Stage::Open, &ran);
+        self.session.greeted();
         let positive = Reply::new(220, None, format!("{} service ready", self.session.server_name));
         let mut reply = match verdict {
             Verdict::Accept | Verdict::Quarantine => Some(reply.unwrap_or(positive)),
@@ -270,12 +274,14 @@ impl<'c> Conversation<'c> {
     pub fn close(&mut self, reason: &str, records: &mut dyn Records) -> Summary {
         let chain = self.chain;
         let (mut delivery, mut body, mut back_end, mut resolver) = (Nowhere, Nowhere, Nowhere, Nowhere);
+        let mut tls = Nowhere;
         let ports = &mut Ports {
             delivery: &mut delivery,
             body: &mut body,
             back_end: &mut back_end,
             resolver: &mut resolver,
             records,
+            tls: &mut tls,
             now: self.now,
         };
         let reason = if self.quit { "quit" } else { reason };

@@ -42,6 +42,9 @@ impl<'c> Conversation<'c> {
         if exchange.fault.is_none() {
             exchange.fault = self.limit(&exchange);
         }
+        if exchange.fault.is_none() && exchange.command.verb == Verb::StartTls {
+            exchange.fault = self.tls_missing(ports);
+        }
         let links = self.links_of(&exchange.command.verb);
         let stage = stage_of(&exchange.command.verb);
         let mut recipient = self.begin(&exchange, ports);
@@ -254,8 +257,11 @@ impl<'c> Conversation<'c> {
             let counters = &mut self.session.counters;
             counters.unknown_commands = counters.unknown_commands.saturating_add(1);
         }
-        let ok = Reply::new(250, Some(Status::OK), "OK");
-        let (verdict, reply, mut next) = self.answer_or_relay(links, exchange, ran, &ok, ports);
+        let ok = match verb {
+            Verb::StartTls => Reply::new(220, Some(Status::OK), "ready to start TLS"),
+            _ => Reply::new(250, Some(Status::OK), "OK"),
+        };
+        let (verdict, mut reply, mut next) = self.answer_or_relay(links, exchange, ran, &ok, ports);
         let done = verdict.is_positive() && exchange.fault.is_none();
         if done && *verb == Verb::Rset {
             self.forget_transaction(ports);
@@ -263,6 +269,11 @@ impl<'c> Conversation<'c> {
         if done && *verb == Verb::Quit {
             self.quit = true;
             next = Next::Close;
+        }
+        if done && *verb == Verb::StartTls {
+            // Only a 220 lets the handshake come.
+            reply = reply.filter(|reply| reply.code == 220).or(Some(ok));
+            next = Next::StartTls;
         }
         self.keep(Stage::Other, ran);
         self.finish(exchange, reply, next, ports)

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use super::*;
 use crate::chain::{
     BackEndLost, BackEndPatience, BackEndPort, BodySink, Chain, DeliveryError, DeliveryPort, Found, RecordError,
-    ResolverPort, configured, registry,
+    ResolverPort, TlsPort, configured, registry,
 };
 use crate::config::{ChainFile, Fault, Part};
 use crate::ipc::broker::{Answer, Endpoint, Question};
 use crate::ipc::delivery::{Body, Commit, Disposition, Outcome, RecipientResult};
 use crate::ipc::record::Record;
-use crate::session::Mailbox;
+use crate::session::{Mailbox, TlsFacts};
 use crate::smtp::address::ForwardPath;
 use crate::smtp::receiver::{Event as Input, Limits as ReceiverLimits, Receiver};
 
@@ -43,6 +43,18 @@ impl DeliveryPort for FakeDelivery {
         };
         self.commits.push(commit);
         Ok(outcome)
+    }
+}
+
+/// Signs unless it is silent.
+#[derive(Default)]
+struct FakeKeeper {
+    silent: bool,
+}
+
+impl TlsPort for FakeKeeper {
+    fn ready(&mut self) -> Result<(), String> {
+        if self.silent { Err("silent".to_owned()) } else { Ok(()) }
     }
 }
 
@@ -259,6 +271,7 @@ pub(crate) struct Peer {
     back_end: FakeBackEnd,
     resolver: FakeResolver,
     pub(crate) records: FakeRecords,
+    keeper: FakeKeeper,
     closed: bool,
     greeting: String,
     log: Vec<String>,
@@ -306,6 +319,7 @@ impl Peer {
             maximum_unknown_commands: 2,
             maximum_received: 2,
             tolerate_unadvertised_params: false,
+            starttls: false,
             line_endings: LineEndings::Normalize,
         };
         change(&mut limits);
@@ -324,6 +338,7 @@ impl Peer {
             back_end: FakeBackEnd::default(),
             resolver: FakeResolver::default(),
             records: FakeRecords::default(),
+            keeper: FakeKeeper::default(),
             closed: false,
             greeting: String::new(),
             log: Vec::new(),
@@ -336,6 +351,7 @@ impl Peer {
             back_end: &mut peer.back_end,
             resolver: &mut peer.resolver,
             records: &mut peer.records,
+            tls: &mut peer.keeper,
             now: 1_700_000_000_000_000,
         };
         let action = peer.conversation.open(&mut ports);
@@ -407,6 +423,7 @@ impl Peer {
                 back_end: &mut self.back_end,
                 resolver: &mut self.resolver,
                 records: &mut self.records,
+                tls: &mut self.keeper,
                 now: 1_700_000_001_000_000,
             };
             let action = match event {
@@ -422,9 +439,39 @@ impl Peer {
                 Some(Input::BodyEnd(end)) => self.conversation.body_end(end, &mut ports),
             };
             pending = matches!(action.next, Next::Chunk { .. });
+            let handshake = action.next == Next::StartTls;
             out.push_str(&self.act(action));
+            if handshake {
+                self.shake_hands();
+                return out;
+            }
         }
         out
+    }
+
+    /// As the owner of the connection does it: what came behind the command is dropped.
+    fn shake_hands(&mut self) {
+        let facts = TlsFacts {
+            version: "TLSv1.3",
+            cipher: "TLS_AES_128_GCM_SHA256".into(),
+            group: Some("x25519"),
+            sni: None,
+            server_name: "tls.example.com".into(),
+            hello: Vec::new(),
+        };
+        let mut ports = Ports {
+            delivery: &mut self.delivery,
+            body: &mut self.body,
+            back_end: &mut self.back_end,
+            resolver: &mut self.resolver,
+            records: &mut self.records,
+            tls: &mut self.keeper,
+            now: 1_700_000_001_000_000,
+        };
+        let lines = self.conversation.secure(facts, &mut ports);
+        self.log
+            .extend(lines.into_iter().map(|(level, line)| format!("{level:?} {line}")));
+        self.receiver.reset();
     }
 
     fn act(&mut self, action: Action) -> String {
@@ -436,6 +483,7 @@ impl Peer {
             Next::Data => self.receiver.begin_data(),
             Next::Chunk { size, last: false } => self.receiver.begin_chunk(size),
             Next::Chunk { size, last: true } => self.receiver.begin_last_chunk(size),
+            Next::StartTls => {}
             Next::Close => self.closed = true,
         }
         self.log
@@ -736,4 +784,5 @@ mod chains;
 mod effects;
 mod protocol;
 mod relays;
+mod tls;
 mod verdicts;

@@ -66,6 +66,11 @@ const SOCKETS: &[Call] = calls! {
     SYS_connect, SYS_sendmsg, SYS_sendto, SYS_setsockopt, SYS_shutdown,
 };
 
+/// What the keeper does to sockets: it binds listeners, and passes them on.
+const LISTENERS: &[Call] = calls! {
+    SYS_bind, SYS_listen, SYS_sendmsg, SYS_sendto, SYS_setsockopt,
+};
+
 /// Calls allowed with some arguments only.
 const BY_ARGUMENT: &[Call] = calls! {
     SYS_clone, SYS_fcntl, SYS_ioctl, SYS_mmap, SYS_mprotect, SYS_openat, SYS_prctl, SYS_prlimit64,
@@ -96,6 +101,7 @@ pub(super) fn names(kind: Kind) -> Vec<&'static str> {
     let mut lists = vec![COMMON, BY_ARGUMENT, ENTERING, OLDER];
     match kind {
         Kind::MasterAndWorker => {}
+        Kind::Keeper => lists.extend([LISTENERS, calls! { SYS_socket }]),
         Kind::Broker => lists.extend([SOCKETS, calls! { SYS_socket }]),
         _ => lists.extend([FILES, OLDER_FILES, SOCKETS, calls! { SYS_socket }]),
     }
@@ -131,6 +137,22 @@ pub(super) fn programs(kind: Kind) -> Result<Vec<BpfProgram>, seccompiler::Backe
             duplicates(&mut rules, Vec::new())?;
             allow(&mut rules, &[SOCKETS]);
             rules.insert(libc::SYS_socket, internet_sockets()?);
+        }
+        Kind::Keeper => {
+            duplicates(&mut rules, Vec::new())?;
+            allow(&mut rules, &[LISTENERS]);
+            let listener = |family: libc::c_int| {
+                let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+                rule(vec![
+                    argument(0, Eq, family as u64)?,
+                    int(1, Eq, kind.into())?,
+                    int(2, Eq, 0)?,
+                ])
+            };
+            rules.insert(
+                libc::SYS_socket,
+                vec![listener(libc::AF_INET)?, listener(libc::AF_INET6)?],
+            );
         }
         Kind::Logger | Kind::Delivery | Kind::DeliveryWithPrograms => {
             duplicates(&mut rules, Vec::new())?;

@@ -19,8 +19,7 @@ fn a_chain_is_explained_in_the_order_of_a_session() {
         .skip(1)
         .filter(|line| !line.starts_with(' '))
         .collect();
-    let expected =
-        "__OPEN__,HELO,EHLO,MAIL,RCPT,DATA (and BDAT),__DATA__,RSET,NOOP,HELP,VRFY,XYZ,ETRN,QUIT,__DEFAULT__,__CLOSE__";
+    let expected = "__OPEN__,HELO,EHLO,STARTTLS,MAIL,RCPT,DATA (and BDAT),__DATA__,RSET,NOOP,HELP,VRFY,XYZ,ETRN,QUIT,__DEFAULT__,__CLOSE__";
     assert_eq!(verbs.join(","), expected, "{explained}");
 }
 
@@ -158,7 +157,7 @@ fn verbs_keep_the_order_of_the_file() {
     let chain = configured::shipped(&directory());
     let verbs: Vec<&str> = chain.verbs().iter().map(String::as_str).collect();
     let expected = [
-        "HELO", "EHLO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "HELP", "VRFY", "QUIT",
+        "HELO", "EHLO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "HELP", "VRFY", "QUIT", "STARTTLS",
     ];
     assert_eq!(verbs, expected);
 }

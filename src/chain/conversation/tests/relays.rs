@@ -266,3 +266,49 @@ fn a_chain_relays_whole_or_not_at_all() {
         ]
     );
 }
+
+/// Between two chunks the back end hears text: no command may become part of it, or end it.
+#[test]
+fn commands_between_chunks() {
+    let chunking = || {
+        let mut peer = relayed(&[]);
+        for line in ["EHLO c", "MAIL FROM:<a@b.example>", "RCPT TO:<x@y.example>"] {
+            peer.say(line);
+        }
+        assert!(peer.send(b"BDAT 3\r\na\r\n").starts_with("250 "));
+        peer
+    };
+    let mut peer = chunking();
+    let heard = peer.back_end.said.len();
+    assert_eq!(codes(&peer.say("NOOP")), ["250"]);
+    assert_eq!(codes(&peer.say("VRFY x")), ["503"]);
+    assert_eq!(peer.back_end.said.len(), heard);
+    assert_eq!(codes(&peer.send(b"BDAT 3 LAST\r\nb\r\n")), ["250"]);
+    assert_eq!(peer.back_end.taken, [b"a\r\nb\r\n".to_vec()]);
+    for line in ["RSET", "EHLO again"] {
+        let mut peer = chunking();
+        assert_eq!(codes(&peer.say(line)), ["250"], "{line}");
+        assert!(peer.back_end.taken.is_empty() && peer.back_end.text.is_empty());
+        peer.begin(&["user"]);
+        assert!(peer.data("x\r\n").starts_with("250 "), "{line}");
+    }
+    let mut peer = chunking();
+    assert!(peer.say("QUIT").starts_with("221 ") && peer.back_end.taken.is_empty());
+}
+
+/// TLS ends here: the back end hears nothing of it, and the new EHLO as any other.
+#[test]
+fn starttls_is_served_here() {
+    let (chain, _) = built(PROXY);
+    let mut peer = Peer::prepared(chain, |limits| limits.starttls = true, |_| {});
+    assert!(peer.say("EHLO client.example").contains("250 STARTTLS"));
+    peer.say("MAIL FROM:<a@b.example>");
+    let heard = peer.back_end.said.len();
+    assert!(peer.say("STARTTLS").starts_with("220 "));
+    assert_eq!(peer.back_end.said.len(), heard);
+    assert!(peer.say("MAIL FROM:<a@b.example>").starts_with("503 "));
+    assert!(!peer.say("EHLO client.example").contains("STARTTLS"));
+    peer.begin(&["user"]);
+    assert!(peer.data("x\r\n").starts_with("250 "));
+    assert!(relayed(&[]).say("STARTTLS").starts_with("502 "));
+}

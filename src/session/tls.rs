@@ -1,0 +1,18 @@
+//! What is known of the TLS that protects a session.
+
+/// The outcome of a handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFacts {
+    /// As OpenSSL writes it, e.g. `TLSv1.3`.
+    pub version: &'static str,
+    /// The cipher suite by its name in the registry of IANA.
+    pub cipher: String,
+    /// The group of the key exchange by its name in the registry of IANA.
+    pub group: Option<&'static str>,
+    /// The name that the client asked for (RFC 6066 §3).
+    pub sni: Option<String>,
+    /// Our name by the certificate that was shown.
+    pub server_name: String,
+    /// The first records that the client sent, which hold its ClientHello; at most 16 KiB.
+    pub hello: Vec<u8>,
+}

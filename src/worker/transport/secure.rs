@@ -1,0 +1,191 @@
+//! The same socket under TLS.
+
+use std::io::{self, Read as _, Write as _};
+use std::time::Instant;
+
+use super::{Heard, Transport};
+use crate::session::TlsFacts;
+use crate::tls::{Failure, Server};
+
+/// Octets of plaintext that are dropped at most; who sends more has the rest taken for a handshake, which fails.
+const MOST_DROPPED: usize = 1 << 20;
+
+/// What came of waiting for a handshake.
+#[derive(Debug)]
+pub enum Shaken {
+    /// It is done.
+    Done(TlsFacts),
+    /// It failed.
+    Failed(Failure),
+    /// The client closed its side.
+    Lost,
+    /// The deadline passed.
+    Late,
+    /// The master has something to say; wait again.
+    Master,
+}
+
+impl Transport {
+    /// Drops what the client has said without being read; how many octets.
+    pub fn drop_input(&mut self) -> usize {
+        let (mut dropped, mut buffer) = (0, [0; 4096]);
+        while dropped < MOST_DROPPED {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => {
+                    self.closed = true;
+                    break;
+                }
+                Ok(length) => dropped += length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        dropped
+    }
+
+    /// What comes next is a handshake: [`Transport::shake_hands`].
+    pub fn begin_tls(&mut self, server: Server) {
+        self.tls = Some(Box::new(server));
+        self.more = true;
+    }
+
+    /// The TLS, once it has begun.
+    pub fn tls(&self) -> Option<&Server> {
+        self.tls.as_deref()
+    }
+
+    /// Shakes hands, waiting until `deadline` at most.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn shake_hands(&mut self, deadline: Instant) -> io::Result<Shaken> {
+        loop {
+            self.push(deadline)?;
+            let Some(tls) = self.tls.as_mut().filter(|tls| tls.is_handshaking()) else {
+                let facts = self.tls.as_ref().and_then(|tls| tls.facts());
+                return Ok(facts.map_or(Shaken::Lost, Shaken::Done));
+            };
+            if std::mem::take(&mut self.more) {
+                match tls.take(&mut self.stream) {
+                    Ok(0) => return Ok(Shaken::Lost),
+                    Ok(_) => {
+                        self.more = true;
+                        if let Err(failure) = tls.digest() {
+                            // The alert, if the client takes it at once.
+                            let _ = self.stream.write(tls.pending());
+                            return Ok(Shaken::Failed(failure));
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.more = self.closed,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => self.more = true,
+                    Err(error) => return Err(error),
+                }
+            } else if std::mem::take(&mut self.link_ready) {
+                return Ok(Shaken::Master);
+            } else if !self.wait(deadline)? {
+                return Ok(Shaken::Late);
+            }
+        }
+    }
+
+    pub(super) fn read_secure(&mut self, buffer: &mut [u8], deadline: Instant) -> io::Result<Heard> {
+        loop {
+            if let Some(length) = self.plaintext(buffer)? {
+                return Ok(Heard::Octets(length));
+            }
+            if self.more {
+                if self.pull()? == Some(0) {
+                    return Ok(Heard::Octets(0));
+                }
+                self.push(deadline)?;
+                continue;
+            }
+            if std::mem::take(&mut self.link_ready) {
+                return Ok(Heard::Master);
+            }
+            if !self.wait(deadline)? {
+                return Ok(Heard::Late);
+            }
+        }
+    }
+
+    /// Whether there is plaintext, or can be had without waiting.
+    pub(super) fn has_secure_input(&mut self) -> bool {
+        // A half record, or none, stays for the next read.
+        self.more = true;
+        while self.more {
+            if self.tls.as_mut().is_some_and(|tls| tls.has_plaintext()) {
+                return true;
+            }
+            match self.pull() {
+                Ok(Some(0)) | Err(_) => return false,
+                Ok(_) => {}
+            }
+        }
+        self.tls.as_mut().is_some_and(|tls| tls.has_plaintext())
+    }
+
+    pub(super) fn write_secure(&mut self, mut octets: &[u8], deadline: Instant) -> io::Result<()> {
+        while !octets.is_empty() {
+            let Some(tls) = &mut self.tls else { return Ok(()) };
+            let taken = tls.write(octets)?;
+            octets = octets.get(taken..).unwrap_or_default();
+            self.push(deadline)?;
+        }
+        Ok(())
+    }
+
+    /// Says that nothing more will be written, if the client takes it at once.
+    pub(super) fn finish_secure(&mut self) {
+        if let Some(tls) = self.tls.as_mut().filter(|tls| !tls.is_handshaking()) {
+            tls.close();
+            let _ = self.stream.write(tls.pending());
+        }
+    }
+
+    fn plaintext(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        match &mut self.tls {
+            Some(tls) => tls.read(buffer),
+            None => Ok(None),
+        }
+    }
+
+    /// Reads what the socket has into TLS: how much, none if nothing is there; 0 is the end.
+    fn pull(&mut self) -> io::Result<Option<usize>> {
+        let Some(tls) = &mut self.tls else { return Ok(None) };
+        self.more = false;
+        match tls.take(&mut self.stream) {
+            Ok(length) => {
+                self.more = true;
+                tls.digest()
+                    .map_err(|failure| io::Error::new(io::ErrorKind::InvalidData, failure.error))?;
+                Ok(Some(length))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                self.more = true;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes what TLS has to say.
+    fn push(&mut self, deadline: Instant) -> io::Result<()> {
+        while let Some(tls) = self.tls.as_mut().filter(|tls| !tls.pending().is_empty()) {
+            match self.stream.write(tls.pending()) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(length) => tls.sent(length),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.watch_for_room()?;
+                    if !self.wait(deadline)? {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
