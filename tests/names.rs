@@ -30,20 +30,26 @@ fn looking(servers: &[&Dns]) -> Server {
 
 /// Says EHLO with this name; the lines of evidence that follow it.
 fn evidence(server: &Server, name: &str) -> Vec<String> {
-    let before = server.said().matches("symbol=HELO_REVERSE").count();
+    let before = server.said().matches("symbol=HELO_FORWARD").count();
     let mut client = server.connect();
     client.reply();
     assert_eq!(client.command(&format!("EHLO {name}")).code, 250);
     client.command("QUIT");
-    server.await_said("symbol=HELO_REVERSE", before + 1);
-    assert!(wait_until(|| server.said().matches("event=disconnect").count() > before));
+    server.await_said("symbol=HELO_FORWARD", before + 1);
     let said = server.said();
-    let lines: Vec<&str> = said.lines().filter(|line| line.contains("symbol=HELO_")).collect();
-    let first = lines
-        .iter()
-        .rposition(|line| line.contains("HELO_FORWARD"))
+    let forward = said
+        .lines()
+        .rfind(|line| line.contains("symbol=HELO_FORWARD"))
         .expect("evidence");
-    lines[first..].iter().map(|line| (*line).to_owned()).collect()
+    let session = forward
+        .split(' ')
+        .find(|word| word.starts_with("session="))
+        .expect("a session");
+    // Its last line comes behind all others.
+    server.await_said(&format!("event=disconnect {session}"), 1);
+    let said = server.said();
+    let of_session = |line: &&str| line.contains(session) && line.contains("symbol=HELO_");
+    said.lines().filter(of_session).map(str::to_owned).collect()
 }
 
 fn has(lines: &[String], symbol: &str, value: &str, error: bool) -> bool {

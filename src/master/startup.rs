@@ -120,9 +120,7 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     if users.invented {
         warn_about_users(&users, &log);
     }
-    for address in &addresses {
-        log.say(Level::Notice, Event::new("listening").field("address", address));
-    }
+    say_listening(&addresses, &log);
     let path = plan.directory.clone();
     let destination = destination(&served, &state);
     let named = served.addresses();
@@ -140,6 +138,12 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
         notify,
         signals,
     })
+}
+
+fn say_listening(addresses: &[SocketAddr], log: &Log) {
+    for address in addresses {
+        log.say(Level::Notice, Event::new("listening").field("address", address));
+    }
 }
 
 /// Where mail goes, for people.

@@ -212,26 +212,14 @@ impl Talk<'_> {
             more = event.is_some();
             input = input.get(used..).unwrap_or_default();
             let Some(event) = event else { continue };
-            let now = now_micros();
-            let mut port = Rc::clone(&self.delivery);
-            let mut resolver = Rc::clone(&self.broker);
-            let mut ports = Ports {
-                delivery: &mut port,
-                body: &mut self.staging,
-                back_end: &mut self.back_end,
-                resolver: &mut resolver,
-                records: &mut self.recorder,
-                tls: &mut self.keys,
-                now,
-            };
             let action = match event {
                 Input::Command(line) => {
                     trace_command(self.log, &self.conversation.session().id, &line.bytes);
                     let pipelined = !input.is_empty() || self.transport.has_input();
-                    self.conversation.command(line, pipelined, &mut ports)
+                    self.with_ports(|conversation, ports| conversation.command(line, pipelined, ports))
                 }
                 Input::BodyChunk(octets) => {
-                    self.conversation.chunk(&octets, &mut ports);
+                    self.with_ports(|conversation, ports| conversation.chunk(&octets, ports));
                     continue;
                 }
                 Input::BodyEnd(end) => {
@@ -240,16 +228,7 @@ impl Talk<'_> {
                         self.conversation.observe(Anomaly::TalkedAfterDot);
                     }
                     self.flush()?;
-                    let mut ports = Ports {
-                        delivery: &mut port,
-                        body: &mut self.staging,
-                        back_end: &mut self.back_end,
-                        resolver: &mut resolver,
-                        records: &mut self.recorder,
-                        tls: &mut self.keys,
-                        now,
-                    };
-                    self.conversation.body_end(end, &mut ports)
+                    self.with_ports(|conversation, ports| conversation.body_end(end, ports))
                 }
             };
             let handshake = action.next == Next::StartTls;
