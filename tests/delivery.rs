@@ -161,7 +161,7 @@ fn a_hanging_agent_is_killed_and_holds_up_no_other() {
         }
         assert!(begun.elapsed() < Duration::from_secs(4), "the others waited");
     });
-    assert!(server.said().contains("ended=TimedOut"));
+    server.await_said("ended=TimedOut", 1);
     let pids = fs::read_to_string(directory.path().join("pids")).expect("pids");
     for pid in pids.lines() {
         let state = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -220,7 +220,7 @@ fn when_some_have_it_the_rest_waits_or_has_failed() {
     ));
     assert_same_message(&fs::read(waited).expect("read"), MESSAGE);
     assert_same_message(&fs::read(directory.path().join("ok.in")).expect("read"), MESSAGE);
-    assert!(server.said().contains("event=failed"));
+    server.await_said("event=failed", 1);
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn what_is_too_old_goes_to_failed_and_can_be_tried_from_there() {
     let listed = spool(&mut server, &["list"]).1;
     assert_eq!(listed.lines().count(), 1, "{listed}");
     let id = listed.split(' ').nth(1).expect("id").to_owned();
-    assert!(server.said().contains(&format!("event=failed id={id} recipients=2")));
+    server.await_said(&format!("event=failed id={id} recipients=2"), 1);
     fs::write(directory.path().join("go"), "").expect("go");
     assert!(spool(&mut server, &["retry", &id]).0);
     assert!(wait_until(|| spool(&mut server, &["list"]).1.is_empty()));
