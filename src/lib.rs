@@ -14,7 +14,8 @@
 //!
 //! ```text
 //! root: binds ──► MASTER ──── fork ───► WORKER ×N ────── Begin, Commit ──► DELIVERY ► Maildir, dovecot-lda, LMTP
-//! HUP TERM CHLD ──► │ ▲                 │ │     ├─────── Sign ───────────► KEEPER ───► private keys; new listeners
+//! HUP TERM CHLD ──► │ ▲                 │ │ │   ├─────── Sign ───────────► KEEPER ───► private keys; new listeners
+//!                   │ │                 │ │ └─────────── Resolve, Connect→fd ► BROKER ─► DNS, the server behind a proxy
 //!                   │ └─ link: a pair   │ │     └─────── lines ──────────► LOGGER ──► syslog, a file, standard error
 //!                   │    per worker ────┘ client                              ▲   ▲   ▲
 //!                   └─ control channels and doors ────────────────────────────┴───┴───┘
@@ -25,6 +26,7 @@
 //! | [`master`]   | `rsmtpd`            | hold listeners, fork, count, refuse with 421             | parse a client's octets, regain root   |
 //! | [`worker`]   | `rsmtpd`, sandboxed | serve one client, ask its siblings                       | open a socket, write a file by name    |
 //! | [`logger`]   | `rsmtpd-log`        | write lines to syslog or the log file                    | anything else                          |
+//! | [`broker`]   | `rsmtpd-broker`     | ask the DNS, connect to what it has read that it may       | connect anywhere else                  |
 //! | [`keeper`]   | `rsmtpd-keeper` and two capabilities | sign handshakes, bind configured listeners, read keys | read the network, run a program, let a key out |
 //! | [`delivery`] | `delivery.user`     | keep the spool, write Maildirs, run agents, speak LMTP   | open an internet socket, trust a worker |
 //!
@@ -51,13 +53,15 @@
 //! # Where what is
 //!
 //! [`smtp`] and [`message`] are pure and import nothing of ours; [`session`] knows both; [`chain`] knows these and [`config`];
-//! [`handlers`] reach the world only through their context. [`ipc`] has one file a boundary between processes. [`sys`] is the
-//! only place for unsafe code, and speaks the kernel's terms. [`cli`] is one file a subcommand. [`log`] makes an event into a
+//! [`handlers`] reach the world only through their context. [`ipc`] has one file a boundary between processes. [`broker`]
+//! connects for workers and asks the DNS for them. [`sys`] is the only place for unsafe code, and speaks the kernel's terms.
+//! [`cli`] is one file a subcommand. [`log`] makes an event into a
 //! line. `tests/architecture.rs` reads the source and fails where a module imports what it must not.
 //!
 //! A handler is one file in `handlers/`, one line in [`chain::registry`], one commented YAML file where it has settings, and one
 //! section in rsmtpd-handlers(7); a test holds the four together.
 
+pub mod broker;
 pub mod chain;
 pub mod cli;
 pub mod config;

@@ -198,7 +198,15 @@ fn allowed(module: &[String]) -> Option<&'static [&'static str]> {
         ["auth", ..] => &["message", "smtp"],
         ["session", ..] => &["message", "smtp"],
         ["chain", "registry", ..] => &["session", "smtp", "config", "log", "handlers"],
-        ["chain", ..] => &["session", "smtp", "config", "log", "ipc::delivery", "ipc::record"],
+        ["chain", ..] => &[
+            "session",
+            "smtp",
+            "config",
+            "log",
+            "ipc::delivery",
+            "ipc::record",
+            "ipc::broker",
+        ],
         ["handlers", ..] => &[
             "session",
             "smtp",
@@ -208,6 +216,7 @@ fn allowed(module: &[String]) -> Option<&'static [&'static str]> {
             "message",
             "*::client",
             "ipc::delivery",
+            "ipc::broker",
         ],
         _ => return None,
     })

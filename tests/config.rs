@@ -366,7 +366,7 @@ fn handler_files_have_three_names() {
         assert_eq!(found.as_deref(), Some("this one"), "{name}");
         fs::write(copy.path().join(name), "mesage: x\n").unwrap();
         let faults = load(copy.path()).unwrap_err().to_string();
-        let expected = "1:1: mesage: expected message or advertise_pipelining_extension, found an unknown key";
+        let expected = "1:1: mesage: expected message, advertise_pipelining_extension or look_up, found an unknown key";
         assert_eq!(faults, format!("{name}:{expected}"), "once, though two entries read it");
     }
 }

@@ -4,7 +4,6 @@
 mod common;
 
 use common::{Client, Server, Setup, skip, wait_until};
-use rsmtpd::chain::registry;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -482,9 +481,6 @@ fn every_deviation_is_listed() {
     };
     for version in versions() {
         let (setup, _left) = files(&version);
-        if registry::find("proxy").is_none() {
-            fs::remove_file(setup.config().join("command_handler_proxy.yaml")).expect("removed");
-        }
         let (success, said) = listed(&setup.config());
         assert!(success, "{said}");
         let has_spf = version.ends_with("0.6.0");

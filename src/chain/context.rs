@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::decision::{Finding, Stage};
 use super::limits::Limits;
-use super::ports::{DeliveryPort, Records};
+use super::ports::{BackEndPort, DeliveryPort, Records, ResolverPort};
+use crate::ipc::broker::{Answer, Question};
 use crate::session::{
     Exchange, Hello, Note, OfRecipient, OfSession, OfTransaction, Recipient, Session, Transaction, Verdict,
 };
@@ -19,6 +20,8 @@ pub struct Context<'a> {
     pub(super) chunking: bool,
     pub(super) verbs: &'a [String],
     pub(super) delivery: &'a mut dyn DeliveryPort,
+    pub(super) back_end: &'a mut dyn BackEndPort,
+    pub(super) resolver: &'a mut dyn ResolverPort,
     pub(super) records: &'a mut dyn Records,
     pub(super) stage: Stage,
     pub(super) findings: &'a [Finding],
@@ -97,6 +100,16 @@ impl Context<'_> {
     /// The way to delivery.
     pub fn delivery(&mut self) -> &mut dyn DeliveryPort {
         self.delivery
+    }
+
+    /// Asks the DNS, and waits for as long as the entry may wait; the answers in the order of the questions.
+    pub fn resolve(&mut self, questions: &[Question]) -> Vec<Answer> {
+        self.resolver.resolve(questions, self.timeout)
+    }
+
+    /// The server behind a proxy.
+    pub fn back_end(&mut self) -> &mut dyn BackEndPort {
+        self.back_end
     }
 
     /// The way to files of records.

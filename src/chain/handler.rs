@@ -9,6 +9,7 @@ use super::effect::Effect;
 use super::outcome::{Message, Refusal, Taken};
 use super::ports::Records;
 use super::settings::Settings;
+use crate::ipc::broker::Endpoint;
 use crate::session::{At, Verdict};
 use crate::smtp::reply::Reply;
 
@@ -27,7 +28,8 @@ pub struct Facts {
     pub decides: &'static [Verdict],
     /// Whether it refuses at once, whatever it sees: behind it nothing is left to decide.
     pub always_refuses: bool,
-    /// Whether it takes messages over; exactly one such entry ends `__DATA__`.
+    /// Whether it takes messages over; exactly one such entry ends `__DATA__`. One that makes sense in every chain takes
+    /// commands as well: it relays them to another server, whose replies are the answers.
     pub taker: bool,
     /// One line for people.
     pub about: &'static str,
@@ -40,6 +42,48 @@ impl Facts {
     /// Whether it only looks on: such a one may stand behind the handler that takes the message, though it runs before.
     pub fn decides_nothing(&self) -> bool {
         self.decides == [Verdict::None]
+    }
+
+    /// Whether it relays all of a session to another server.
+    pub fn relays(&self) -> bool {
+        self.taker && self.verbs == Facts::ANYWHERE
+    }
+}
+
+/// What is passed on to the other server of a relaying handler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passing {
+    /// That a client has come; the answer is the greeting.
+    Client,
+    /// The command under way; for the first BDAT of a message that its text comes.
+    Command,
+    /// The end of the message, whose octets went there before.
+    End,
+}
+
+/// What a handler wants to reach beyond this host; the broker connects and asks for nothing else.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Servers.
+    pub endpoints: Vec<Endpoint>,
+    /// The DNS.
+    pub names: bool,
+}
+
+impl Reach {
+    /// Whether it is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.endpoints.is_empty() && !self.names
+    }
+
+    /// Adds what another one is.
+    pub fn add(&mut self, other: Reach) {
+        self.names |= other.names;
+        for endpoint in other.endpoints {
+            if !self.endpoints.contains(&endpoint) {
+                self.endpoints.push(endpoint);
+            }
+        }
     }
 }
 
@@ -157,6 +201,21 @@ pub trait Handler: Send + Sync {
     fn take(&self, context: &mut Context<'_>, message: Message) -> Result<Taken, Refusal> {
         let _ = (context, message);
         Err(Refusal::failed("takes no messages"))
+    }
+
+    /// Relaying takers only: passes on to the other server what nobody before it had anything against, and gives the
+    /// reply.
+    ///
+    /// # Errors
+    /// The other server is lost: the client is told 421.
+    fn pass_on(&self, context: &mut Context<'_>, what: Passing) -> Result<Reply, HandlerError> {
+        let _ = (context, what);
+        Err(HandlerError::Failed("relays nothing".into()))
+    }
+
+    /// What it wants to reach beyond this host.
+    fn reach(&self) -> Reach {
+        Reach::default()
     }
 
     /// Told the final reply of an exchange whose list it stands in, of the greeting, and of a message or a chunk of it. Who

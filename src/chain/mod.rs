@@ -33,10 +33,13 @@ pub use conversation::{Action, Conversation, Hold, Next, Summary};
 pub use decision::Decision;
 pub use directory::{Directory, Found};
 pub use effect::{Effect, FieldName, HeaderField};
-pub use handler::{BodyReader, Evidence, Facts, Handler, HandlerError, Kind, Outcome};
+pub use handler::{BodyReader, Evidence, Facts, Handler, HandlerError, Kind, Outcome, Passing, Reach};
 pub use limits::Limits;
 pub use outcome::{Message, Refusal, Taken};
-pub use ports::{BodySink, DeliveryError, DeliveryPort, Ports, RecordError, Records, TlsPort};
+pub use ports::{
+    BackEndLost, BackEndPatience, BackEndPort, BodySink, DeliveryError, DeliveryPort, Nowhere, Ports, RecordError,
+    Records, ResolverPort, TlsPort,
+};
 pub use settings::Settings;
 
 use crate::config::{ChainFile, Entry, Fault, Part, Place, VerbEntries};
@@ -61,6 +64,11 @@ impl Link {
     /// Whether messages go to it.
     pub(crate) fn is_taker(&self) -> bool {
         self.facts.taker && self.mode != Mode::Off
+    }
+
+    /// Whether commands and messages go through it to another server.
+    pub(crate) fn is_relay(&self) -> bool {
+        self.facts.relays() && self.mode != Mode::Off
     }
 }
 
@@ -93,6 +101,7 @@ impl Chain {
             verbs.push(make(&list, faults));
         }
         check_takers(file, faults);
+        check_relays(file, faults);
         Chain {
             evaluate: file.evaluate,
             combine: file.combine,
@@ -110,9 +119,36 @@ impl Chain {
             .map(|(_, links)| links.as_slice())
     }
 
-    /// The entries for BDAT: its own, else those of DATA.
+    /// The entries for BDAT: its own, else those of DATA; in a relaying chain else those of `__DEFAULT__`.
     pub fn chunk_links(&self) -> Option<&[Link]> {
-        self.links("BDAT").or_else(|| self.links("DATA"))
+        let own = self.links("BDAT").or_else(|| self.links("DATA"));
+        own.or_else(|| self.relaying_default())
+    }
+
+    /// The entries for `__OPEN__` or `__DATA__`: its own; in a relaying chain else those of `__DEFAULT__`.
+    pub fn stage_links(&self, name: &str) -> &[Link] {
+        let own = self.links(name).or_else(|| self.relaying_default());
+        own.unwrap_or_default()
+    }
+
+    fn relaying_default(&self) -> Option<&[Link]> {
+        let links = self.links("__DEFAULT__")?;
+        links.iter().any(Link::is_relay).then_some(links)
+    }
+
+    /// Whether its sessions are relayed to another server.
+    pub fn relays(&self) -> bool {
+        self.stage_links("__DATA__").iter().any(Link::is_relay)
+    }
+
+    /// What its handlers want to reach beyond this host.
+    pub fn reach(&self) -> Reach {
+        let mut reach = Reach::default();
+        let links = self.verbs.iter().flat_map(|(_, links)| links);
+        for link in links.filter(|link| link.mode != Mode::Off) {
+            reach.add(link.handler.reach());
+        }
+        reach
     }
 
     /// Verbs of clients that have a chain, in the order of the file; BDAT also where DATA's serves it.
@@ -120,10 +156,10 @@ impl Chain {
         &self.offered
     }
 
-    /// Whether messages are handed over to somebody.
+    /// Whether messages are handed over to somebody here.
     pub fn takes_mail(&self) -> bool {
-        self.links("__DATA__")
-            .is_some_and(|links| links.iter().any(Link::is_taker))
+        let takes = |link: &Link| link.is_taker() && !link.is_relay();
+        self.links("__DATA__").is_some_and(|links| links.iter().any(takes))
     }
 
     fn every_link(&self) -> impl Iterator<Item = &Link> {
@@ -150,6 +186,12 @@ fn offered(verbs: &[(String, Vec<Link>)]) -> Vec<String> {
     {
         offered.insert(data.saturating_add(1), "BDAT".to_owned());
     }
+    // A proxy shakes hands itself.
+    let default = verbs.iter().find(|(verb, _)| verb == "__DEFAULT__");
+    let relays = default.is_some_and(|(_, links)| links.iter().any(Link::is_relay));
+    if relays && !offered.iter().any(|verb| verb == "STARTTLS") {
+        offered.push("STARTTLS".to_owned());
+    }
     offered
 }
 
@@ -157,7 +199,65 @@ fn facts_of(entry: &Entry) -> Option<&'static Facts> {
     registry::find(entry.handler).map(|registered| registered.facts)
 }
 
+/// Whether an entry relays.
+fn is_relay(entry: &Entry) -> bool {
+    entry.mode != Mode::Off && facts_of(entry).is_some_and(Facts::relays)
+}
+
+/// Verbs that the server behind a proxy has to hear, so that it knows what the client knows.
+const RELAYED: [&str; 10] = [
+    "__OPEN__", "HELO", "EHLO", "MAIL", "RCPT", "DATA", "BDAT", "__DATA__", "RSET", "QUIT",
+];
+
+/// A session is relayed whole or not at all: where one list relays, every list that matters has to.
+fn check_relays(file: &ChainFile, faults: &mut Vec<Fault>) {
+    let all = || file.verbs.iter().flat_map(|list| &list.entries);
+    let Some(first) = all().find(|entry| is_relay(entry)) else {
+        return;
+    };
+    let relays = |list: &&VerbEntries| list.entries.iter().any(is_relay);
+    for list in file.verbs.iter().filter(|list| RELAYED.contains(&list.verb.as_str())) {
+        if !relays(&list) {
+            let message = format!(
+                "expected {} in it, as other commands go through it, found none",
+                first.handler
+            );
+            faults.push(list.at.fault(message));
+        }
+    }
+    // BDAT takes the list of DATA.
+    let absent = |verb: &&&str| file.entries(verb).is_none() && **verb != "BDAT";
+    let default = file.verbs.iter().find(|list| list.verb == "__DEFAULT__");
+    if let Some(verb) = RELAYED.iter().find(absent)
+        && !default.as_ref().is_some_and(relays)
+    {
+        let at = default.map_or(&first.at, |list| &list.at);
+        let message = format!(
+            "expected {} in __DEFAULT__, as {verb} has no list, found none",
+            first.handler
+        );
+        faults.push(at.fault(message));
+    }
+    for list in &file.verbs {
+        let mut behind = list.entries.iter().skip_while(|entry| !is_relay(entry)).skip(1);
+        let judges = |entry: &&Entry| !facts_of(entry).is_some_and(Facts::decides_nothing);
+        if let Some(entry) = behind.find(|entry| entry.mode != Mode::Off && judges(entry)) {
+            let message = format!(
+                "expected {} as the last one, found {} behind it",
+                first.handler, entry.id
+            );
+            if list.verb != "__DATA__" {
+                faults.push(entry.at.fault(message));
+            }
+        }
+    }
+}
+
 fn check_takers(file: &ChainFile, faults: &mut Vec<Fault>) {
+    let relaying = |verb| file.entries(verb).is_some_and(|entries| entries.iter().any(is_relay));
+    if file.entries("__DATA__").is_none() && relaying("__DEFAULT__") {
+        return;
+    }
     let entries = file.entries("__DATA__").unwrap_or_default();
     let mut taker = None;
     for entry in entries.iter().filter(|entry| entry.mode != Mode::Off) {
@@ -216,8 +316,8 @@ fn check_taker(facts: &Facts, entry: &Entry, faults: &mut Vec<Fault>) {
     }
     if let Some(at) = &entry.timeout_at {
         faults.push(at.fault(format!(
-            "expected no timeout, as {} waits for as long as delivery.yaml gives the agent, found one",
-            facts.id
+            "expected no timeout, as {} waits for as long as {}.yaml says, found one",
+            facts.id, facts.id
         )));
     }
 }

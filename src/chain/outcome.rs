@@ -1,7 +1,7 @@
 //! The end of a message: who has it now, and what the client is told.
 //!
-//! [`Taken`] is the only way to a 250 after end-of-data. [`fold`] is its only constructor, so "somebody other than the
-//! worker has it on disk" can be checked by reading this file.
+//! [`Taken`] is the only way to a 250 after end-of-data. [`fold`] and [`relayed`] are its only constructors, so "somebody
+//! other than the worker has it on disk" can be checked by reading this file.
 
 use crate::ipc::delivery::{Body, Disposition, Recipient, RecipientResult};
 use crate::smtp::reply::Reply;
@@ -22,6 +22,8 @@ pub struct Message {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Taken {
     results: Vec<RecipientResult>,
+    /// What another server said that took it.
+    said: Option<Reply>,
 }
 
 impl Taken {
@@ -32,6 +34,9 @@ impl Taken {
 
     /// The 250 for the message with this id.
     pub fn reply(&self, id: &str) -> Reply {
+        if let Some(said) = &self.said {
+            return said.clone();
+        }
         Reply::new(250, Some(Status(2, 0, 0)), format!("{id} accepted"))
     }
 }
@@ -87,15 +92,30 @@ pub fn fold(copies: &[Recipient], results: Vec<RecipientResult>) -> Result<Taken
     if real.is_empty() {
         let kept = of(Disposition::Quarantine).iter().all(|result| is_kept(result));
         return if kept {
-            Ok(Taken { results })
+            Ok(Taken { results, said: None })
         } else {
             Err(unavailable())
         };
     }
     if real.iter().any(|result| is_kept(result)) {
-        return Ok(Taken { results });
+        return Ok(Taken { results, said: None });
     }
     Err(refusal(&real))
+}
+
+/// What the server behind a proxy said to the end of the data: if that was 2yz, it has the message.
+///
+/// # Errors
+/// Its reply, where it has not.
+pub fn relayed(reply: Reply) -> Result<Taken, Reply> {
+    match reply.code {
+        200..=299 => Ok(Taken {
+            results: Vec::new(),
+            said: Some(reply),
+        }),
+        400..=599 => Err(reply),
+        _ => Err(unavailable()),
+    }
 }
 
 fn is_kept(result: &RecipientResult) -> bool {
@@ -202,6 +222,24 @@ mod tests {
         ];
         for (cells, code) in cases {
             assert_eq!(answer(cells), *code, "{cells:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_the_other_server_took_is_taken() {
+        for (code, taken) in [
+            (250, true),
+            (200, true),
+            (354, false),
+            (421, false),
+            (451, false),
+            (554, false),
+        ] {
+            let reply = Reply::new(code, None, "said");
+            match relayed(reply.clone()) {
+                Ok(proof) => assert!(taken && proof.reply("x.1") == reply),
+                Err(refusal) => assert!(!taken && !refusal.is_positive()),
+            }
         }
     }
 

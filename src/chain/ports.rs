@@ -1,9 +1,13 @@
-//! What the conversation needs from its surroundings: the way to delivery, a place for the body, a way to TLS, the time.
+//! What the conversation needs from its surroundings: the way to delivery, a place for the body, the server behind a
+//! proxy, the DNS, a way to TLS, the time.
 
 use std::io;
+use std::time::Duration;
 
+use crate::ipc::broker::{Answer, Endpoint, Question};
 use crate::ipc::delivery::{Body, Commit, Outcome};
 use crate::ipc::record::Record;
+use crate::smtp::reply::Reply;
 
 /// The way to delivery. The body was staged by the owner of the port.
 pub trait DeliveryPort {
@@ -66,6 +70,125 @@ pub trait Records {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("records: {0}")]
 pub struct RecordError(pub String);
+/// How long the server behind a proxy may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackEndPatience {
+    /// To be reached, its name looked up.
+    pub connect: Duration,
+    /// To answer a command, from the connection on to its greeting included.
+    pub command: Duration,
+    /// To take the next part of a message, and to answer it at its end.
+    pub data: Duration,
+}
+
+/// The server behind a proxy did not take part as it should; there is no connection to it any more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("back end: {0}")]
+pub struct BackEndLost(String);
+
+impl BackEndLost {
+    /// With the reason, for the log.
+    pub fn new(reason: impl Into<String>) -> BackEndLost {
+        BackEndLost(reason.into())
+    }
+}
+
+/// The server behind a proxy: one connection at a time. After an error there is none.
+pub trait BackEndPort {
+    /// Connects, in place of a connection there was; `preface` goes out before anything is read. Gives the greeting.
+    ///
+    /// # Errors
+    /// It cannot be reached, or does not greet.
+    fn open(&mut self, to: &Endpoint, preface: &[u8], patience: BackEndPatience) -> Result<Reply, BackEndLost>;
+
+    /// Whether there is a connection.
+    fn is_open(&self) -> bool;
+
+    /// Says one line, given without its CRLF, and gives the reply to it.
+    ///
+    /// # Errors
+    /// The connection was lost, or what came is no reply to this line.
+    fn command(&mut self, line: &[u8]) -> Result<Reply, BackEndLost>;
+
+    /// Passes on octets of a message: the reply to DATA was 354.
+    ///
+    /// # Errors
+    /// The connection was lost.
+    fn text(&mut self, octets: &[u8]) -> Result<(), BackEndLost>;
+
+    /// Ends the message and gives the reply to it.
+    ///
+    /// # Errors
+    /// The connection was lost; whether the message was taken is not known.
+    fn end_text(&mut self) -> Result<Reply, BackEndLost>;
+
+    /// Closes the connection. A message under way never gets its end, so that it is not taken.
+    fn give_up(&mut self);
+}
+
+/// The way to the DNS.
+pub trait ResolverPort {
+    /// The answers to `questions`, in their order, waiting at most `patience` for all of them.
+    fn resolve(&mut self, questions: &[Question], patience: Duration) -> Vec<Answer>;
+}
+
+/// Reaches nothing: for the end of a session, and where nothing is to be reached.
+pub struct Nowhere;
+
+impl DeliveryPort for Nowhere {
+    fn commit(&mut self, _: Commit) -> Result<Outcome, DeliveryError> {
+        Err(DeliveryError::new("the session has ended"))
+    }
+}
+
+impl BodySink for Nowhere {
+    fn write(&mut self, _: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn finish(&mut self) -> io::Result<Body> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn reset(&mut self) {}
+}
+
+impl BackEndPort for Nowhere {
+    fn open(&mut self, _: &Endpoint, _: &[u8], _: BackEndPatience) -> Result<Reply, BackEndLost> {
+        Err(BackEndLost::new("the session has ended"))
+    }
+
+    fn is_open(&self) -> bool {
+        false
+    }
+
+    fn command(&mut self, _: &[u8]) -> Result<Reply, BackEndLost> {
+        Err(BackEndLost::new("the session has ended"))
+    }
+
+    fn text(&mut self, _: &[u8]) -> Result<(), BackEndLost> {
+        Err(BackEndLost::new("the session has ended"))
+    }
+
+    fn end_text(&mut self) -> Result<Reply, BackEndLost> {
+        Err(BackEndLost::new("the session has ended"))
+    }
+
+    fn give_up(&mut self) {}
+}
+
+impl TlsPort for Nowhere {
+    fn ready(&mut self) -> Result<(), String> {
+        Err("the session has ended".to_owned())
+    }
+}
+
+impl ResolverPort for Nowhere {
+    fn resolve(&mut self, questions: &[Question], _: Duration) -> Vec<Answer> {
+        let none = |_| Answer::Failed("the session has ended".to_owned());
+        questions.iter().map(none).collect()
+    }
+}
 
 /// The way to the keeper of private keys.
 pub trait TlsPort {
@@ -82,6 +205,10 @@ pub struct Ports<'a> {
     pub delivery: &'a mut dyn DeliveryPort,
     /// The body under way.
     pub body: &'a mut dyn BodySink,
+    /// The server behind a proxy.
+    pub back_end: &'a mut dyn BackEndPort,
+    /// The DNS.
+    pub resolver: &'a mut dyn ResolverPort,
     /// The way to files of records.
     pub records: &'a mut dyn Records,
     /// The way to a handshake.

@@ -23,6 +23,7 @@ pub const HANDLERS: &[Registered] = &[
     registered::<Answering<handlers::verify::Verify>>(),
     registered::<Answering<handlers::quit::Quit>>(),
     registered::<Answering<handlers::starttls::StartTls>>(),
+    registered::<handlers::proxy::Proxy>(),
     registered::<handlers::unknown_command::UnknownCommand>(),
     registered::<handlers::reject_all::RejectAll>(),
     registered::<handlers::data_file::DataFile>(),
@@ -140,7 +141,10 @@ mod tests {
     #[test]
     fn keys_are_those_that_are_read() {
         let keys = |id| find(id).map(Registered::keys);
-        assert_eq!(keys("hello"), Some(vec!["message", "advertise_pipelining_extension"]));
+        assert_eq!(
+            keys("hello"),
+            Some(vec!["message", "advertise_pipelining_extension", "look_up"])
+        );
         assert_eq!(keys("delivery"), Some(vec![]));
     }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use crate::chain::configured;
 use crate::config;
+use crate::ipc::broker::Endpoint;
 use crate::logger::Destination;
 use crate::master::startup::{self, Plan};
 use crate::master::{self, Ready};
@@ -116,8 +117,15 @@ fn announce(ready: &Ready) {
     for address in &ready.addresses {
         let _ = writeln!(text, "rsmtpd: listening on {address}");
     }
+    let reach = ready.served.reach();
+    for Endpoint { host, port } in &reach.endpoints {
+        let _ = writeln!(text, "rsmtpd: relays to {host} port {port}");
+    }
     if !ready.served.takes_mail() {
-        text.push_str("rsmtpd: ready; accepts no mail (RFC 7504)\n");
+        text.push_str(match reach.endpoints.as_slice() {
+            [] => "rsmtpd: ready; accepts no mail (RFC 7504)\n",
+            _ => "rsmtpd: ready\n",
+        });
         let _ = io::stderr().write_all(text.as_bytes());
         return;
     }

@@ -39,6 +39,9 @@ pub struct Daemon {
     pub sandbox: SandboxMode,
     /// `grace_time`: how long connections may last after SIGTERM, 0s to 1h. Default 30s.
     pub grace_time: Duration,
+    /// `nameservers`: IP addresses, with a port where it is not 53, of the name servers to ask. Default: those of
+    /// `/etc/resolv.conf`.
+    pub nameservers: Vec<SocketAddr>,
     /// `workers`: the pool.
     pub workers: Workers,
     /// `tls`: certificates.
@@ -199,6 +202,7 @@ impl Default for Daemon {
             state: None,
             sandbox: SandboxMode::BestEffort,
             grace_time: Duration::from_secs(30),
+            nameservers: Vec::new(),
             workers: Workers::default(),
             tls: Tls::default(),
         }
@@ -269,6 +273,9 @@ impl Daemon {
         });
         section.read("grace_time", &mut daemon.grace_time, |f| {
             f.duration(Duration::ZERO..=Duration::from_secs(3600))
+        });
+        section.read("nameservers", &mut daemon.nameservers, |f| {
+            Some(f.items(true)?.iter().filter_map(nameserver).collect())
         });
         if let Some(workers) = section.get("workers").and_then(|f| f.section()) {
             daemon.workers = Workers::read(workers);
@@ -398,6 +405,16 @@ fn network(field: &Field<'_>) -> Option<IpNet> {
         .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
     if found.is_none() {
         field.expected("an IP address or network such as 192.0.2.0/24");
+    }
+    found
+}
+
+fn nameserver(field: &Field<'_>) -> Option<SocketAddr> {
+    let text = field.scalar().unwrap_or_default();
+    let alone = text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, 53));
+    let found = alone.or_else(|| text.parse().ok()).filter(|server| server.port() != 0);
+    if found.is_none() {
+        field.expected("an IP address, with a port or without, such as 192.0.2.1 or [2001:db8::1]:53");
     }
     found
 }

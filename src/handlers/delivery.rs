@@ -1,12 +1,13 @@
 //! The taker of `__DATA__`: hands the message to the delivery process and turns what became of it into the answer.
 //!
 //! In front of the body go the fields that effects added, then our one `Received` (RFC 5321 §4.4), whose `for` names the
-//! recipient only where there is a single one. Times are local, with their offset. Notes: reads none, writes none.
+//! recipient only where there is a single one. Times are local, with their offset. Notes: reads [`ClientName`], writes none.
 
 use std::sync::{Arc, OnceLock};
 
 use crate::chain::outcome::{Message, Refusal, Taken, fold};
 use crate::chain::{Context, Directory, Facts, Handler, HandlerError, Kind, Outcome};
+use crate::handlers::hello::ClientName;
 use crate::ipc::delivery::Commit;
 use crate::session::{Session, Transaction, Verdict};
 use crate::smtp::address::{ForwardPath, Mailbox};
@@ -81,7 +82,7 @@ fn fields(session: &Session, transaction: &Transaction, date: &str) -> Vec<u8> {
     let name = session.hello.as_ref().map(|hello| hello.name.as_str());
     let trace = Trace {
         helo: name.unwrap_or_default(),
-        peer_name: None,
+        peer_name: session.notes.get::<ClientName>().and_then(ClientName::confirmed),
         peer: session.peer.ip(),
         by: &session.server_name,
         with: With {

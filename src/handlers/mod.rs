@@ -23,6 +23,7 @@ pub mod help;
 pub mod mail;
 pub mod noop;
 pub mod post_data_reset;
+pub mod proxy;
 pub mod quit;
 pub mod recipient;
 pub mod reject_all;

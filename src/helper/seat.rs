@@ -1,6 +1,6 @@
 //! What a working process holds: the control channel, and a word with its parent half.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -95,6 +95,12 @@ impl Seat {
         if let Some(parent) = &self.parent {
             let _ = parent.send_nowait(&FromWorking::Reload, &[]);
         }
+    }
+
+    /// What becomes readable when something is said.
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        let parent = self.parent.iter().map(AsRawFd::as_raw_fd);
+        std::iter::once(self.control.as_raw_fd()).chain(parent).collect()
     }
 
     /// The next thing said, waiting at most `limit`.

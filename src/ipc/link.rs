@@ -17,6 +17,8 @@ pub enum Role {
     Logger,
     /// Keeps the spool and fills mailboxes.
     Delivery,
+    /// Connects where workers cannot.
+    Broker,
     /// Holds private keys, signs for handshakes, binds ports.
     Keeper,
 }
@@ -29,6 +31,7 @@ impl Role {
             Role::Worker => "worker",
             Role::Logger => "logger",
             Role::Delivery => "delivery",
+            Role::Broker => "broker",
             Role::Keeper => "keeper",
         }
     }

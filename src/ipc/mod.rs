@@ -4,6 +4,7 @@
 //! The types of frames carry no behaviour; whoever receives one checks every field before it acts on it. One
 //! boundary is no channel but a table in memory: [`sources`].
 
+pub mod broker;
 mod bytes;
 pub mod channel;
 pub mod control;

@@ -58,7 +58,7 @@ impl Conduct {
                 self.records -= 1;
                 Ok(())
             }
-            FromWorker::Open { helper } if !busy || !matches!(helper, Role::Delivery | Role::Keeper) => {
+            FromWorker::Open { helper } if !busy || !matches!(helper, Role::Delivery | Role::Keeper | Role::Broker) => {
                 Err("no such door")
             }
             FromWorker::Done if !busy => Err("done out of turn"),

@@ -141,11 +141,13 @@ pub struct Helpers {
     pub delivery: Helper,
     /// Keeps private keys.
     pub keeper: Helper,
+    /// Connects, where the configuration names anything to reach.
+    pub broker: Option<Helper>,
 }
 
 impl Helpers {
     /// The roles that are helpers; their positions are their tokens.
-    pub const ROLES: [Role; 3] = [Role::Logger, Role::Delivery, Role::Keeper];
+    pub const ROLES: [Role; 4] = [Role::Logger, Role::Delivery, Role::Keeper, Role::Broker];
 
     /// The role of the helper whose parent half was `pid`.
     pub fn role_of(&self, pid: Pid) -> Option<Role> {
@@ -158,6 +160,7 @@ impl Helpers {
         match role {
             Role::Logger => Some(&self.logger),
             Role::Delivery => Some(&self.delivery),
+            Role::Broker => self.broker.as_ref(),
             Role::Keeper => Some(&self.keeper),
             Role::Master | Role::Worker => None,
         }

@@ -12,6 +12,7 @@ mod pool;
 mod reload;
 mod source_limits;
 mod sources;
+mod start_broker;
 mod start_delivery;
 mod start_keeper;
 pub mod startup;

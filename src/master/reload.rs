@@ -118,7 +118,11 @@ impl Master {
             || served.daemon.grace_time != self.ready.served.daemon.grace_time
             || level != self.ready.served.log_level();
         let absent: BTreeSet<usize> = listeners.absent.iter().map(|(position, _)| *position).collect();
-        self.tell_what_waits(keys);
+        let mut keys = keys.to_vec();
+        if self.ready.helpers.broker.is_none() && !served.reach().is_empty() {
+            keys.push("broker");
+        }
+        self.tell_what_waits(&keys);
         self.ready.served = served.without(absent);
         self.pool.resize(pool_sizes(&self.ready.served));
         self.sources.configure(&self.ready.served);
@@ -128,6 +132,13 @@ impl Master {
         let order = ToHelper::Reload { level: level as u8 };
         let told =
             self.ready.helpers.logger.tell(&order, &[]) && (!delivery || self.ready.helpers.delivery.tell(&order, &[]));
+        let told = told
+            && self
+                .ready
+                .helpers
+                .broker
+                .as_ref()
+                .is_none_or(|broker| broker.tell(&order, &[]));
         if !told {
             self.say(Level::Error, Event::new("helper-not-told"));
         }

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use super::Ready;
 use super::helpers::{Helper, Helpers};
 use super::workers::{MASTER_DESCRIPTORS, pair};
-use super::{start_delivery, start_keeper};
+use super::{start_broker, start_delivery, start_keeper};
 use crate::worker::served::Served;
 
 /// What the master catches.
@@ -70,6 +70,7 @@ struct Users {
     service: Option<Identity>,
     logger: Option<Identity>,
     delivery: Option<Identity>,
+    broker: Option<Identity>,
     keeper: Option<Identity>,
     invented: bool,
 }
@@ -95,12 +96,14 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     let (voice, logger) = start_logger(&served, plan, users.logger.as_ref())?;
     let log = Log::new(voice, served.log_level());
     let delivery = start_delivery::start(&served, &directory, users.delivery.as_ref(), &state, &logger)?;
+    let broker = start_broker::start(&served, &directory, &plan.directory, users.broker.as_ref(), &logger)?;
     let keeper = start_keeper::start(&served, &directory, &plan.directory, users.keeper.as_ref())?;
     let served = start_keeper::show(&keeper, served, &log)?;
     let helpers = Helpers {
         logger,
         delivery,
         keeper,
+        broker,
     };
 
     if let Some(identity) = &users.service {
@@ -117,9 +120,7 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     if users.invented {
         warn_about_users(&users, &log);
     }
-    for address in &addresses {
-        log.say(Level::Notice, Event::new("listening").field("address", address));
-    }
+    say_listening(&addresses, &log);
     let path = plan.directory.clone();
     let destination = destination(&served, &state);
     let named = served.addresses();
@@ -137,6 +138,12 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
         notify,
         signals,
     })
+}
+
+fn say_listening(addresses: &[SocketAddr], log: &Log) {
+    for address in addresses {
+        log.say(Level::Notice, Event::new("listening").field("address", address));
+    }
 }
 
 /// Where mail goes, for people.
@@ -205,6 +212,7 @@ impl Users {
                 service: None,
                 logger: None,
                 delivery: None,
+                broker: None,
                 keeper: None,
                 invented: false,
             });
@@ -225,6 +233,10 @@ impl Users {
         let settings = served.delivery();
         let service = pick("user", &served.daemon.user, "rsmtpd", served.daemon.group.as_deref())?;
         let logger = pick("user of the logger", "rsmtpd-log", "rsmtpd-log", None)?;
+        let broker = match served.reach().is_empty() {
+            true => None,
+            false => Some(pick("user of the broker", "rsmtpd-broker", "rsmtpd-broker", None)?),
+        };
         let delivery = pick(
             "delivery.yaml: user",
             &settings.user,
@@ -239,24 +251,31 @@ impl Users {
             None => free_identity(&mut taken),
         };
         let (service, logger, delivery) = (or_invented(service)?, or_invented(logger)?, or_invented(delivery)?);
+        let broker = broker.map(&mut or_invented).transpose()?;
         let keeper = or_invented(keeper)?;
-        for identity in [&service, &logger, &delivery, &keeper] {
-            if identity.uid == 0 || identity.gid == 0 {
-                bail!(Misconfigured(format!(
-                    "no role may run as root or in its group, as {:?} would: name an unprivileged user in \
-                     rsmtpd.yaml and delivery.yaml",
-                    identity.name
-                )));
-            }
+        for identity in [&service, &logger, &delivery, &keeper].into_iter().chain(&broker) {
+            refuse_root(identity)?;
         }
         Ok(Users {
             service: Some(service),
             logger: Some(logger),
             delivery: Some(delivery),
+            broker,
             keeper: Some(keeper),
             invented,
         })
     }
+}
+
+fn refuse_root(identity: &Identity) -> Result<()> {
+    if identity.uid == 0 || identity.gid == 0 {
+        bail!(Misconfigured(format!(
+            "no role may run as root or in its group, as {:?} would: name an unprivileged user in rsmtpd.yaml and \
+             delivery.yaml",
+            identity.name
+        )));
+    }
+    Ok(())
 }
 
 /// A dynamic identity that is not `taken`, and is from now on.
@@ -300,6 +319,7 @@ fn warn_about_users(users: &Users, log: &Log) {
         ("service", &users.service),
         ("logger", &users.logger),
         ("delivery", &users.delivery),
+        ("broker", &users.broker),
         ("keeper", &users.keeper),
     ] {
         if let Some(identity) = identity {

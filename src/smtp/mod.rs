@@ -17,10 +17,12 @@ mod fault;
 mod limits;
 pub mod line;
 pub mod params;
+pub mod proxy_header;
 pub mod receiver;
 pub mod reply;
 pub mod status;
 pub mod trace;
+pub mod transparency;
 mod verb;
 
 pub use address::{AddressFault, Domain, ForwardPath, Mailbox, ReversePath};
@@ -32,3 +34,4 @@ pub use receiver::{Event, Limits, LineEndings, Receiver};
 pub use reply::{Reply, ReplyFault};
 pub use status::Status;
 pub use trace::{Trace, With, received, return_path};
+pub use transparency::Transparency;

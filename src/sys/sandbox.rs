@@ -7,8 +7,8 @@ mod filter;
 
 use super::checked;
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr, Scope,
-    path_beneath_rules,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    Scope, path_beneath_rules,
 };
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -35,6 +35,7 @@ enum Kind {
     Logger,
     Delivery,
     DeliveryWithPrograms,
+    Broker,
     Keeper,
 }
 
@@ -45,6 +46,8 @@ pub struct Profile {
     read: Vec<PathBuf>,
     read_write: Vec<PathBuf>,
     execute: Vec<PathBuf>,
+    /// TCP ports that may be connected to.
+    connect: Vec<u16>,
 }
 
 impl Profile {
@@ -56,6 +59,7 @@ impl Profile {
             read,
             read_write: Vec::new(),
             execute: Vec::new(),
+            connect: Vec::new(),
         }
     }
 
@@ -67,6 +71,19 @@ impl Profile {
             read,
             read_write,
             execute: Vec::new(),
+            connect: Vec::new(),
+        }
+    }
+
+    /// The broker: makes sockets of the internet, connects by TCP to the ports of `connect`, and reads below `read`.
+    #[must_use]
+    pub fn broker(read: Vec<PathBuf>, connect: Vec<u16>) -> Profile {
+        Profile {
+            kind: Kind::Broker,
+            read,
+            read_write: Vec::new(),
+            execute: Vec::new(),
+            connect,
         }
     }
 
@@ -78,6 +95,7 @@ impl Profile {
             read,
             read_write: Vec::new(),
             execute: Vec::new(),
+            connect: Vec::new(),
         }
     }
 
@@ -95,6 +113,7 @@ impl Profile {
             read,
             read_write,
             execute,
+            connect: Vec::new(),
         }
     }
 }
@@ -205,6 +224,12 @@ fn enter_landlock(profile: &Profile) -> Result<(), landlock::RulesetError> {
         .add_rules(path_beneath_rules(&profile.read, read))?
         .add_rules(path_beneath_rules(&profile.read_write, write))?
         .add_rules(path_beneath_rules(&profile.execute, read | AccessFs::Execute))?
+        .add_rules(
+            profile
+                .connect
+                .iter()
+                .map(|port| Ok::<_, landlock::RulesetError>(NetPort::new(*port, AccessNet::ConnectTcp))),
+        )?
         .restrict_self()?;
     Ok(())
 }

@@ -243,6 +243,21 @@ pub fn local_addr(socket: impl AsFd) -> io::Result<SocketAddr> {
     from_kernel(&storage)
 }
 
+/// A UDP socket that sends to `addr` and hears nobody else: non-blocking, on a port that the kernel chooses.
+///
+/// # Errors
+/// What socket(2) and connect(2) say.
+pub fn datagrams_with(addr: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if addr.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: no pointer is passed.
+    let socket = owned(checked(unsafe { libc::socket(family, kind, 0) })?);
+    let (storage, length) = to_kernel(addr);
+    // SAFETY: `storage` holds an address of `length` octets.
+    checked(unsafe { libc::connect(socket.as_raw_fd(), (&raw const storage).cast(), length) })?;
+    Ok(socket)
+}
+
 /// Watches `fd` for input so that one waiting process is woken by a connection, not all (EPOLLEXCLUSIVE,
 /// which mio does not set). `token` is what the event carries.
 ///

@@ -3,7 +3,9 @@
 //! Inherit → harden → wait → accept → talk → end. It may assume that the master sandboxed itself before the
 //! fork; it must never open a socket, write a file by name, or believe anything a client says.
 
+mod back_end;
 mod body;
+mod broker;
 mod deadlines;
 mod link;
 mod panics;

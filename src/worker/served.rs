@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use crate::chain::configured::{self, Chains};
-use crate::chain::{Chain, Limits};
+use crate::chain::{Chain, Limits, Reach};
 use crate::config::{self, Configuration, Daemon, Faults, Fingerprint, ListenerTls, Overrides};
 use crate::ipc::keeper::Certificate;
 use crate::log::Level;
@@ -271,6 +271,20 @@ impl Served {
     /// The chain of a listener, by its number in [`Served::addresses`].
     pub fn chain(&self, listener: usize) -> Option<&Chain> {
         self.chains.get(listener)?.as_deref()
+    }
+
+    /// What the chains want to reach beyond this host.
+    pub fn reach(&self) -> Reach {
+        let mut reach = Reach::default();
+        for chain in self.chains.iter().flatten() {
+            reach.add(chain.reach());
+        }
+        reach
+    }
+
+    /// Names of the files that a worker's part was read from, or looked for under.
+    pub fn files(&self) -> &[String] {
+        &self.configuration.files
     }
 
     /// Whether some listener's chain hands messages over.

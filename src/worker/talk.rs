@@ -18,7 +18,9 @@ use crate::session::{Anomaly, Session};
 use crate::smtp::receiver::{Event as Input, Receiver};
 use crate::smtp::reply::Reply;
 
+use super::back_end::BackEnd;
 use super::body::{Delivery, Staging};
+use super::broker::Broker;
 use super::deadlines::{Deadlines, Late};
 use super::link::{Link, Order};
 use super::records::{Recorder, now_micros};
@@ -69,6 +71,8 @@ struct Talk<'a> {
     receiver: Receiver,
     conversation: Conversation<'a>,
     staging: Staging,
+    back_end: BackEnd,
+    broker: Rc<RefCell<Broker>>,
     recorder: Recorder<'a>,
     delivery: Rc<RefCell<Delivery>>,
     keys: Keys<'a>,
@@ -124,11 +128,14 @@ fn prepare<'a>(
     let Some(chain) = served.chain(ends.listener) else {
         return Ok(None);
     };
+    let broker = Rc::new(RefCell::new(Broker::new(Rc::clone(link))));
     Ok(Some(Box::new(Talk {
         transport: Transport::new(client, link.as_ref())?,
         receiver: Receiver::new(served.receiver_limits()),
         conversation: Conversation::new(session, chain, served.limits(ends.listener)),
         staging: Staging::new(Rc::clone(delivery)),
+        back_end: BackEnd::new(Rc::clone(&broker)),
+        broker,
         recorder,
         delivery: Rc::clone(delivery),
         keys: Keys::new(link, served.certificates()),
@@ -219,23 +226,14 @@ impl Talk<'_> {
             more = event.is_some();
             input = input.get(used..).unwrap_or_default();
             let Some(event) = event else { continue };
-            let now = now_micros();
-            let mut port = Rc::clone(&self.delivery);
-            let mut ports = Ports {
-                delivery: &mut port,
-                body: &mut self.staging,
-                records: &mut self.recorder,
-                tls: &mut self.keys,
-                now,
-            };
             let action = match event {
                 Input::Command(line) => {
                     trace_command(self.log, &self.conversation.session().id, &line.bytes);
                     let pipelined = !input.is_empty() || self.transport.has_input();
-                    self.conversation.command(line, pipelined, &mut ports)
+                    self.with_ports(|conversation, ports| conversation.command(line, pipelined, ports))
                 }
                 Input::BodyChunk(octets) => {
-                    self.conversation.chunk(&octets, &mut ports);
+                    self.with_ports(|conversation, ports| conversation.chunk(&octets, ports));
                     continue;
                 }
                 Input::BodyEnd(end) => {
@@ -244,14 +242,7 @@ impl Talk<'_> {
                         self.conversation.observe(Anomaly::TalkedAfterDot);
                     }
                     self.flush()?;
-                    let mut ports = Ports {
-                        delivery: &mut port,
-                        body: &mut self.staging,
-                        records: &mut self.recorder,
-                        tls: &mut self.keys,
-                        now,
-                    };
-                    self.conversation.body_end(end, &mut ports)
+                    self.with_ports(|conversation, ports| conversation.body_end(end, ports))
                 }
             };
             let handshake = action.next == Next::StartTls;
@@ -270,9 +261,12 @@ impl Talk<'_> {
 
     fn with_ports<T>(&mut self, call: impl FnOnce(&mut Conversation<'_>, &mut Ports<'_>) -> T) -> T {
         let mut port = Rc::clone(&self.delivery);
+        let mut resolver = Rc::clone(&self.broker);
         let mut ports = Ports {
             delivery: &mut port,
             body: &mut self.staging,
+            back_end: &mut self.back_end,
+            resolver: &mut resolver,
             records: &mut self.recorder,
             tls: &mut self.keys,
             now: now_micros(),

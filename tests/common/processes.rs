@@ -98,3 +98,11 @@ impl Process {
             .collect()
     }
 }
+
+/// The most physical memory that a process has had at once, in octets; 0 when it has ended.
+pub fn peak_memory(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kilobytes.unwrap_or(0) << 10
+}

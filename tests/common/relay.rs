@@ -54,6 +54,11 @@ impl Relay {
         None
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// A connection to it, EHLO said.
     pub fn connect(&self) -> Client {
         let mut client = Client::over(TcpStream::connect(self.address).expect("the relay"));

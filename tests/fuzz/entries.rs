@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rsmtpd::chain::{
     Action, BodySink, Chain, Conversation, DeliveryError, DeliveryPort, Directory, Found, Limits as SessionLimits,
-    Next, Ports, RecordError, Records, TlsPort, configured,
+    Next, Nowhere, Ports, RecordError, Records, TlsPort, configured,
 };
 use rsmtpd::config::Certificate;
 use rsmtpd::ipc::delivery::{Body, Commit, Disposition, FromDelivery, Outcome, RecipientResult, ToDelivery};
@@ -690,6 +690,8 @@ impl<'c> Connection<'c> {
             &mut Ports {
                 delivery: &mut self.delivery,
                 body: &mut self.body,
+                back_end: &mut Nowhere,
+                resolver: &mut Nowhere,
                 records: &mut Lost,
                 tls: &mut signer,
                 now,
@@ -708,6 +710,8 @@ impl<'c> Connection<'c> {
             let mut ports = Ports {
                 delivery: &mut self.delivery,
                 body: &mut self.body,
+                back_end: &mut Nowhere,
+                resolver: &mut Nowhere,
                 records: &mut Lost,
                 tls: &mut signer,
                 now,

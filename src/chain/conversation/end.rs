@@ -53,7 +53,11 @@ impl Conversation<'_> {
             return self.body_refused(Some(too_big()), Next::Command, ports);
         }
         if let Some(error) = self.sink_failure.take() {
-            return self.sink_failed(&error, ports);
+            return if self.chain.relays() {
+                self.text_lost(&error, ports)
+            } else {
+                self.sink_failed(&error, ports)
+            };
         }
         if let Some(chunk) = chunk
             && !chunk.last
@@ -135,6 +139,7 @@ impl Conversation<'_> {
 
     /// Refuses the message under way and forgets it.
     pub(super) fn body_refused(&mut self, mut reply: Option<Reply>, mut next: Next, ports: &mut Ports<'_>) -> Action {
+        ports.back_end.give_up();
         self.log_message("reject", reply.as_ref(), None, &[]);
         let counters = &mut self.session.counters;
         counters.errors = counters.errors.saturating_add(1);
@@ -153,7 +158,7 @@ impl Conversation<'_> {
     /// Tells the entries of `__DATA__` the reply to a body, or to a chunk of it.
     fn body_concluded(&mut self, reply: &Reply, ports: &mut Ports<'_>) {
         let chain = self.chain;
-        let links = chain.links("__DATA__").unwrap_or_default();
+        let links = chain.stage_links("__DATA__");
         self.concluded(links, Stage::EndOfData, None, Some(reply), ports);
     }
 
@@ -175,8 +180,11 @@ impl Conversation<'_> {
     /// The judges of `__DATA__`, then the taker.
     fn judge(&mut self, ports: &mut Ports<'_>) -> Action {
         let chain = self.chain;
-        let links = chain.links("__DATA__").unwrap_or_default();
+        let links = chain.stage_links("__DATA__");
         let ran = self.run(links, Stage::EndOfData, None, None, None, ports);
+        if let Some(link) = links.iter().find(|link| link.is_relay()) {
+            return self.judge_relayed(links, link, &ran, ports);
+        }
         self.apply(&ran);
         let settled = match &self.session.transaction {
             Some(transaction) => settle(transaction, &ran),
@@ -269,7 +277,7 @@ impl Conversation<'_> {
         }
     }
 
-    fn log_taken(&mut self, copies: &[ipc::Recipient], results: &[RecipientResult]) {
+    pub(super) fn log_taken(&mut self, copies: &[ipc::Recipient], results: &[RecipientResult]) {
         let Some(transaction) = &self.session.transaction else {
             return;
         };
@@ -312,7 +320,7 @@ impl Conversation<'_> {
         self.log.extend(lines);
     }
 
-    fn log_message(
+    pub(super) fn log_message(
         &mut self,
         name: &str,
         reply: Option<&Reply>,

@@ -26,7 +26,7 @@ impl Conversation<'_> {
     /// The end of a text that was refused before it came: whoever looks at messages has seen it, and nobody decides.
     pub(super) fn heard_out(&mut self, refusal: Reply, ports: &mut Ports<'_>) -> Action {
         let chain = self.chain;
-        let links = chain.links("__DATA__").unwrap_or_default();
+        let links = chain.stage_links("__DATA__");
         self.run(links, Stage::EndOfData, None, None, None, ports);
         self.body_refused(Some(refusal), Next::Command, ports)
     }

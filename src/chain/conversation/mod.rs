@@ -6,6 +6,8 @@
 
 mod end;
 mod hear_out;
+mod recipients;
+mod relay;
 mod replies;
 mod run;
 mod secure;
@@ -19,8 +21,7 @@ use super::Chain;
 use super::decision::{Finding, Stage};
 use super::handler::BodyReader;
 use super::limits::Limits;
-use super::ports::{BodySink, DeliveryError, DeliveryPort, Ports, Records, TlsPort};
-use crate::ipc::delivery::{Body, Commit, Outcome};
+use super::ports::{Nowhere, Ports, Records};
 use crate::log::{Event, Level};
 use crate::session::{Anomaly, Counters, Exchange, Session, Verdict, order};
 use crate::smtp::command::{Advertised, Arguments, Command, Oddity, Verb, parse};
@@ -160,9 +161,9 @@ impl<'c> Conversation<'c> {
         event = event.field("local", self.session.local);
         self.log.push((Level::Info, event.text()));
         let chain = self.chain;
-        let links = chain.links("__OPEN__").unwrap_or_default();
+        let links = chain.stage_links("__OPEN__");
         let ran = self.run(links, Stage::Open, None, None, None, ports);
-        let (verdict, reply) = (ran.decision.verdict, ran.decision.reply.clone());
+        let (verdict, reply) = self.greeted(links, &ran, ports);
         self.keep(Stage::Open, &ran);
         self.session.greeted();
         let positive = Reply::new(220, None, format!("{} service ready", self.session.server_name));
@@ -252,9 +253,9 @@ impl<'c> Conversation<'c> {
             reader.chunk(octets, ports.records);
         }
         if self.sink_failure.is_none()
-            && let Err(error) = ports.body.write(octets)
+            && let Err(error) = self.store(octets, ports)
         {
-            self.sink_failure = Some(error.to_string());
+            self.sink_failure = Some(error);
             ports.body.reset();
         }
     }
@@ -272,10 +273,13 @@ impl<'c> Conversation<'c> {
     /// The end of the connection: `__CLOSE__` runs, the transaction under way is dropped.
     pub fn close(&mut self, reason: &str, records: &mut dyn Records) -> Summary {
         let chain = self.chain;
-        let (mut delivery, mut body, mut tls) = (Nowhere, Nowhere, Nowhere);
+        let (mut delivery, mut body, mut back_end, mut resolver) = (Nowhere, Nowhere, Nowhere, Nowhere);
+        let mut tls = Nowhere;
         let ports = &mut Ports {
             delivery: &mut delivery,
             body: &mut body,
+            back_end: &mut back_end,
+            resolver: &mut resolver,
             records,
             tls: &mut tls,
             now: self.now,
@@ -318,10 +322,12 @@ impl<'c> Conversation<'c> {
     /// (RFC 6531 §3.5).
     fn advertised(&self) -> Advertised {
         let transaction = self.session.transaction.as_ref();
+        // What the server behind a proxy does not know is not passed on to it.
+        let served = |keyword| !self.chain.relays() || self.session.offers(keyword);
         Advertised {
             size_limit: self.limits.message_size,
-            smtputf8: transaction.is_none_or(|transaction| transaction.parameters.smtputf8),
-            eightbit: true,
+            smtputf8: served("SMTPUTF8") && transaction.is_none_or(|transaction| transaction.parameters.smtputf8),
+            eightbit: served("8BITMIME"),
             chunking: self.serves_chunks(),
             tolerant: self.limits.tolerate_unadvertised_params,
         }
@@ -397,31 +403,4 @@ impl<'c> Conversation<'c> {
             log: std::mem::take(&mut self.log),
         }
     }
-}
-
-/// What the end of a session can still reach: nothing.
-struct Nowhere;
-
-impl DeliveryPort for Nowhere {
-    fn commit(&mut self, _: Commit) -> Result<Outcome, DeliveryError> {
-        Err(DeliveryError::new("the session has ended"))
-    }
-}
-
-impl TlsPort for Nowhere {
-    fn ready(&mut self) -> Result<(), String> {
-        Err("the session has ended".to_owned())
-    }
-}
-
-impl BodySink for Nowhere {
-    fn write(&mut self, _: &[u8]) -> std::io::Result<()> {
-        Err(std::io::ErrorKind::BrokenPipe.into())
-    }
-
-    fn finish(&mut self) -> std::io::Result<Body> {
-        Err(std::io::ErrorKind::BrokenPipe.into())
-    }
-
-    fn reset(&mut self) {}
 }

@@ -2,15 +2,13 @@
 
 use super::end::refused_by_each;
 use super::replies::{refusal, too_big, too_many_recipients};
-use super::run::{Ran, copies, keep_in};
+use super::run::{Ran, keep_in};
 use super::{Chunk, Conversation, Next};
 use crate::chain::decision::Stage;
-use crate::chain::effect::Effect;
 use crate::chain::outcome::unavailable;
 use crate::chain::ports::Ports;
 use crate::chain::{Action, Link};
 use crate::config::Mode;
-use crate::ipc::delivery as ipc;
 use crate::session::{Anomaly, At, BodyFacts, Disposition, Exchange, Hello, Kept, Recipient, Transaction, Verdict};
 use crate::smtp::command::{Arguments, Fault, Verb};
 use crate::smtp::reply::Reply;
@@ -20,12 +18,12 @@ use crate::smtp::status::Status;
 const OVERSHOOT: u32 = 1000;
 
 /// Whether the transaction had no room for the recipient.
-fn is_put_off(exchange: &Exchange) -> bool {
+pub(super) fn is_put_off(exchange: &Exchange) -> bool {
     let status = exchange.fault.as_ref().and_then(|fault| fault.status);
     status == Some(Status::TOO_MANY_RECIPIENTS)
 }
 
-fn stage_of(verb: &Verb) -> Stage {
+pub(super) fn stage_of(verb: &Verb) -> Stage {
     match verb {
         Verb::Helo | Verb::Ehlo => Stage::Hello,
         Verb::Mail => Stage::Mail,
@@ -53,12 +51,12 @@ impl<'c> Conversation<'c> {
         let ran = self.run(links, stage, Some(&exchange), recipient.as_mut(), None, ports);
         self.by = ran.decision.by.clone().filter(|_| exchange.fault.is_none());
         let action = match stage {
-            Stage::Hello => self.hello(&exchange, &ran, ports),
-            Stage::Mail => self.mail(&exchange, &ran, ports),
-            Stage::Rcpt => self.rcpt(&exchange, &ran, recipient, ports),
-            Stage::Data if exchange.command.verb == Verb::Bdat => self.bdat(&exchange, &ran, ports),
-            Stage::Data => self.data(&exchange, &ran, ports),
-            _ => self.other(&exchange, &ran, ports),
+            Stage::Hello => self.hello(links, &exchange, &ran, ports),
+            Stage::Mail => self.mail(links, &exchange, &ran, ports),
+            Stage::Rcpt => self.rcpt(links, &exchange, &ran, recipient, ports),
+            Stage::Data if exchange.command.verb == Verb::Bdat => self.bdat(links, &exchange, &ran, ports),
+            Stage::Data => self.data(links, &exchange, &ran, ports),
+            _ => self.other(links, &exchange, &ran, ports),
         };
         self.concluded(links, stage, Some(&exchange), action.reply.as_ref(), ports);
         action
@@ -122,8 +120,9 @@ impl<'c> Conversation<'c> {
         }
     }
 
-    fn hello(&mut self, exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
-        let (verdict, reply, next) = self.answer(exchange, ran, &Reply::new(250, None, "hello"));
+    fn hello(&mut self, links: &'c [Link], exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
+        let ok = Reply::new(250, None, "hello");
+        let (verdict, reply, next) = self.answer_or_relay(links, exchange, ran, &ok, ports);
         if verdict.is_positive()
             && let Ok(Arguments::Hello(name)) = &exchange.command.parsed
         {
@@ -140,9 +139,9 @@ impl<'c> Conversation<'c> {
         self.finish(exchange, reply, next, ports)
     }
 
-    fn mail(&mut self, exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
+    fn mail(&mut self, links: &'c [Link], exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
         let ok = Reply::new(250, Some(Status::SENDER_OK), "sender OK");
-        let (verdict, reply, next) = self.answer(exchange, ran, &ok);
+        let (verdict, reply, next) = self.answer_or_relay(links, exchange, ran, &ok, ports);
         let opened = exchange.fault.is_none();
         if verdict.is_positive() {
             self.apply(ran);
@@ -155,76 +154,9 @@ impl<'c> Conversation<'c> {
         action
     }
 
-    fn rcpt(&mut self, exchange: &Exchange, ran: &Ran, recipient: Option<Recipient>, ports: &mut Ports<'_>) -> Action {
-        let mut mailboxes = Vec::new();
-        for effect in ran.effects() {
-            if let Effect::Route(route) = effect {
-                mailboxes.clone_from(route);
-            }
-        }
-        let ok = Reply::new(250, Some(Status::RECIPIENT_OK), "recipient OK");
-        let (mut verdict, mut reply, mut next) = self.answer(exchange, ran, &ok);
-        // RFC 5321 §4.5.1: no policy refuses postmaster where the mailbox is ours.
-        let exempt = recipient.as_ref().is_some_and(Recipient::is_postmaster) && !mailboxes.is_empty();
-        if exempt && !verdict.is_positive() && exchange.fault.is_none() {
-            (verdict, reply, next) = (Verdict::Accept, Some(ok), Next::Command);
-        }
-        let routed = !mailboxes.is_empty();
-        let (copies, octets) = recipient.as_ref().map_or((0, 0), |one| copies(one, &mailboxes));
-        if let Some(transaction) = &self.session.transaction
-            && verdict.is_positive()
-            && !transaction.recipients.is_empty()
-            && (transaction.copies + copies > ipc::RECIPIENTS
-                || transaction.copies_octets + octets > ipc::RECIPIENTS_OCTETS)
-        {
-            (verdict, reply, next) = (Verdict::Defer, Some(too_many_recipients()), Next::Command);
-        }
-        match (recipient, &mut self.session.transaction) {
-            (Some(mut recipient), Some(transaction)) if verdict.is_positive() && routed => {
-                recipient.mailboxes = mailboxes;
-                transaction.copies += copies;
-                transaction.copies_octets += octets;
-                // Postmaster's mail reaches postmaster, whatever policies make of it.
-                if verdict == Verdict::Quarantine && !exempt {
-                    recipient.disposition = Disposition::Quarantine;
-                }
-                if !exempt {
-                    recipient.kept.clone_from(&ran.decision.waiting);
-                }
-                transaction.recipients.push(recipient);
-                self.session.counters.recipients = self.session.counters.recipients.saturating_add(1);
-                self.apply(ran);
-            }
-            (recipient, transaction) => {
-                if let (Some(recipient), true) = (&recipient, verdict.is_positive() || verdict == Verdict::None) {
-                    reply = Some(self.chain.closed(&recipient.forward_path));
-                }
-                if recipient.is_some()
-                    && let Some(transaction) = transaction
-                {
-                    transaction.refused = transaction.refused.saturating_add(1);
-                }
-                let counters = &mut self.session.counters;
-                counters.rejected_recipients = counters.rejected_recipients.saturating_add(1);
-                if is_put_off(exchange) {
-                    counters.put_off_recipients = counters.put_off_recipients.saturating_add(1);
-                }
-            }
-        }
-        self.finish(exchange, reply, next, ports)
-    }
-
-    fn data(&mut self, exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
+    fn data(&mut self, links: &'c [Link], exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
         let ok = Reply::new(354, None, "end data with <CR><LF>.<CR><LF>");
-        let (mut verdict, mut reply, mut next) = self.answer(exchange, ran, &ok);
-        if self.postpone(exchange, ran) {
-            (verdict, reply, next) = (Verdict::Accept, None, Next::Command);
-        }
-        if verdict.is_positive()
-            && let Some(refused) = self.refused_by_each()
-        {
-            (verdict, reply, next) = refused;
-        }
+        let (verdict, reply, next) = self.admit(links, exchange, ran, &ok, ports);
         if let Some(refusal) = self.to_hear_out(exchange, ran, verdict, reply.as_ref()) {
             self.begin_body(false, exchange, ports);
             self.hearing_out = Some(refusal);
@@ -244,7 +176,7 @@ impl<'c> Conversation<'c> {
         self.finish(exchange, Some(reply), Next::Data, ports)
     }
 
-    fn bdat(&mut self, exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
+    fn bdat(&mut self, links: &'c [Link], exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
         let Ok(Arguments::Bdat { size, last }) = exchange.command.parsed else {
             // How much to skip is unknown, and what follows must not be read as commands.
             let next = if exchange.command.argument.is_empty() {
@@ -255,13 +187,9 @@ impl<'c> Conversation<'c> {
             let (_, reply, _) = self.answer(exchange, ran, &unavailable());
             return self.finish(exchange, reply, next, ports);
         };
-        let (mut verdict, mut reply, _) = self.answer(exchange, ran, &Reply::new(250, Some(Status::OK), "OK"));
-        if verdict.is_positive()
-            && let Some(refused) = self.refused_by_each()
-        {
-            (verdict, reply, _) = refused;
-        }
-        let welcome = (verdict.is_positive() && exchange.fault.is_none()) || self.postpone(exchange, ran);
+        let ok = Reply::new(250, Some(Status::OK), "OK");
+        let (verdict, reply, _) = self.admit(links, exchange, ran, &ok, ports);
+        let welcome = verdict.is_positive() && exchange.fault.is_none();
         let mut refused = (!welcome).then_some((verdict, reply));
         if refused.is_none() {
             self.keep(Stage::Data, ran);
@@ -278,7 +206,7 @@ impl<'c> Conversation<'c> {
 
     /// Policy refuses the body, but a soft recipient or postmaster is to get it: the verdict waits for its end, where it
     /// concerns the others only.
-    fn postpone(&mut self, exchange: &Exchange, ran: &Ran) -> bool {
+    pub(super) fn postpone(&mut self, exchange: &Exchange, ran: &Ran) -> bool {
         let decision = &ran.decision;
         let Some(transaction) = &mut self.session.transaction else {
             return false;
@@ -300,7 +228,7 @@ impl<'c> Conversation<'c> {
     }
 
     /// What the client is told where every recipient refuses the message by a verdict of its own.
-    fn refused_by_each(&mut self) -> Option<(Verdict, Option<Reply>, Next)> {
+    pub(super) fn refused_by_each(&mut self) -> Option<(Verdict, Option<Reply>, Next)> {
         let refused = refused_by_each(self.session.transaction.as_ref()?, Stage::Data)?;
         self.by = refused.by;
         let reply = (refused.verdict != Verdict::Drop).then(|| refusal(refused.verdict, refused.reply));
@@ -321,9 +249,10 @@ impl<'c> Conversation<'c> {
         body.too_big.then(too_big)
     }
 
-    fn other(&mut self, exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
+    fn other(&mut self, links: &'c [Link], exchange: &Exchange, ran: &Ran, ports: &mut Ports<'_>) -> Action {
         let verb = &exchange.command.verb;
-        let known = self.chain.links(verb.name()).is_some();
+        let relayed = links.iter().any(Link::is_relay) && !matches!(verb, Verb::Other(_));
+        let known = self.chain.links(verb.name()).is_some() || relayed;
         if !known {
             let counters = &mut self.session.counters;
             counters.unknown_commands = counters.unknown_commands.saturating_add(1);
@@ -332,7 +261,7 @@ impl<'c> Conversation<'c> {
             Verb::StartTls => Reply::new(220, Some(Status::OK), "ready to start TLS"),
             _ => Reply::new(250, Some(Status::OK), "OK"),
         };
-        let (verdict, mut reply, mut next) = self.answer(exchange, ran, &ok);
+        let (verdict, mut reply, mut next) = self.answer_or_relay(links, exchange, ran, &ok, ports);
         let done = verdict.is_positive() && exchange.fault.is_none();
         if done && *verb == Verb::Rset {
             self.forget_transaction(ports);
@@ -357,7 +286,7 @@ impl<'c> Conversation<'c> {
             transaction.body = Some(BodyFacts::new(chunked));
         }
         let chain = self.chain;
-        let links = chain.links("__DATA__").unwrap_or_default();
+        let links = chain.stage_links("__DATA__");
         let mut readers = Vec::with_capacity(links.len());
         for link in links {
             let reader = match link.mode {
@@ -369,6 +298,7 @@ impl<'c> Conversation<'c> {
             readers.push(reader);
         }
         self.readers = readers;
+        self.begin_text(ports);
     }
 
     /// Drops the transaction and whatever has come of its body.
@@ -383,7 +313,7 @@ impl<'c> Conversation<'c> {
     }
 
     /// The decision as verdict, reply and what follows; an acceptance of a faulty command becomes its fault.
-    fn answer(&self, exchange: &Exchange, ran: &Ran, ok: &Reply) -> (Verdict, Option<Reply>, Next) {
+    pub(super) fn answer(&self, exchange: &Exchange, ran: &Ran, ok: &Reply) -> (Verdict, Option<Reply>, Next) {
         let decision = &ran.decision;
         let verdict = decision.verdict;
         // What is no command at all is not the chain's to judge.

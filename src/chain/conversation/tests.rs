@@ -4,9 +4,13 @@ use std::io;
 use std::sync::Arc;
 
 use super::*;
-use crate::chain::{Chain, Found, RecordError, configured, registry};
+use crate::chain::{
+    BackEndLost, BackEndPatience, BackEndPort, BodySink, Chain, DeliveryError, DeliveryPort, Found, RecordError,
+    ResolverPort, TlsPort, configured, registry,
+};
 use crate::config::{ChainFile, Fault, Part};
-use crate::ipc::delivery::{Disposition, RecipientResult};
+use crate::ipc::broker::{Answer, Endpoint, Question};
+use crate::ipc::delivery::{Body, Commit, Disposition, Outcome, RecipientResult};
 use crate::ipc::record::Record;
 use crate::session::{Mailbox, TlsFacts};
 use crate::smtp::address::ForwardPath;
@@ -75,6 +79,106 @@ impl BodySink for FakeBody {
 
     fn reset(&mut self) {
         self.octets.clear();
+    }
+}
+
+/// A back end that takes everything but what it was told to refuse, and keeps what it hears.
+#[derive(Default)]
+struct FakeBackEnd {
+    open: bool,
+    said: Vec<String>,
+    text: Vec<u8>,
+    taken: Vec<Vec<u8>>,
+    /// Beginnings of lines, `OPEN` and `END`, and the replies to them; 0 is none.
+    told: Vec<(&'static str, u16)>,
+}
+
+impl FakeBackEnd {
+    fn answer(&mut self, line: &str, usual: u16) -> Result<Reply, BackEndLost> {
+        self.said.push(line.to_owned());
+        let told = self.told.iter().find(|(start, _)| line.starts_with(start));
+        match told.map_or(usual, |(_, code)| *code) {
+            0 => {
+                self.open = false;
+                Err(BackEndLost::new("gone"))
+            }
+            code if line.starts_with("EHLO") && code == 250 => {
+                let lines = [
+                    "back.example",
+                    "SIZE 500",
+                    "8BITMIME",
+                    "XCLIENT NAME ADDR",
+                    "AUTH PLAIN",
+                    "DSN",
+                ];
+                Ok(Reply::multi(250, None, lines.map(str::to_owned).to_vec()))
+            }
+            code => Ok(Reply::new(code, None, format!("back end on {line}"))),
+        }
+    }
+}
+
+impl BackEndPort for FakeBackEnd {
+    fn open(&mut self, _: &Endpoint, _: &[u8], _: BackEndPatience) -> Result<Reply, BackEndLost> {
+        self.open = true;
+        self.text.clear();
+        self.answer("OPEN", 220)
+    }
+
+    fn is_open(&self) -> bool {
+        self.open
+    }
+
+    fn command(&mut self, line: &[u8]) -> Result<Reply, BackEndLost> {
+        let line = String::from_utf8_lossy(line).into_owned();
+        let usual = match line.split(' ').next() {
+            Some("DATA") => 354,
+            Some("QUIT") => 221,
+            Some("XCLIENT") => 220,
+            _ => 250,
+        };
+        self.answer(&line, usual)
+    }
+
+    fn text(&mut self, octets: &[u8]) -> Result<(), BackEndLost> {
+        if self.told.contains(&("TEXT", 0)) {
+            self.open = false;
+            return Err(BackEndLost::new("gone"));
+        }
+        self.text.extend_from_slice(octets);
+        Ok(())
+    }
+
+    fn end_text(&mut self) -> Result<Reply, BackEndLost> {
+        let text = std::mem::take(&mut self.text);
+        let reply = self.answer("END", 250)?;
+        if reply.is_positive() {
+            self.taken.push(text);
+        }
+        Ok(reply)
+    }
+
+    fn give_up(&mut self) {
+        self.open = false;
+        self.text.clear();
+    }
+}
+
+/// A DNS that knows what it was told.
+#[derive(Default)]
+struct FakeResolver {
+    known: Vec<(Question, Answer)>,
+    asked: usize,
+}
+
+impl ResolverPort for FakeResolver {
+    fn resolve(&mut self, questions: &[Question], _: Duration) -> Vec<Answer> {
+        self.asked += questions.len();
+        let answer = |question: &Question| self.known.iter().find(|(known, _)| known == question);
+        let answers = questions.iter().map(answer);
+        answers
+            .map(|found| found.map_or(Answer::NoName, |(_, answer)| answer.clone()))
+            .collect()
     }
 }
 
@@ -164,6 +268,8 @@ pub(crate) struct Peer {
     receiver: Receiver,
     delivery: FakeDelivery,
     body: FakeBody,
+    back_end: FakeBackEnd,
+    resolver: FakeResolver,
     pub(crate) records: FakeRecords,
     keeper: FakeKeeper,
     closed: bool,
@@ -201,6 +307,10 @@ impl Peer {
     }
 
     fn on(chain: Chain, change: impl FnOnce(&mut Limits)) -> Peer {
+        Peer::prepared(chain, change, |_| {})
+    }
+
+    fn prepared(chain: Chain, change: impl FnOnce(&mut Limits), prepare: impl FnOnce(&mut Peer)) -> Peer {
         let mut limits = Limits {
             message_size: 1000,
             maximum_recipients: 3,
@@ -225,6 +335,8 @@ impl Peer {
             receiver,
             delivery: FakeDelivery::default(),
             body: FakeBody::default(),
+            back_end: FakeBackEnd::default(),
+            resolver: FakeResolver::default(),
             records: FakeRecords::default(),
             keeper: FakeKeeper::default(),
             closed: false,
@@ -232,9 +344,12 @@ impl Peer {
             log: Vec::new(),
             held: Vec::new(),
         };
+        prepare(&mut peer);
         let mut ports = Ports {
             delivery: &mut peer.delivery,
             body: &mut peer.body,
+            back_end: &mut peer.back_end,
+            resolver: &mut peer.resolver,
             records: &mut peer.records,
             tls: &mut peer.keeper,
             now: 1_700_000_000_000_000,
@@ -274,7 +389,7 @@ impl Peer {
         self
     }
 
-    fn begin(&mut self, users: &[&str]) {
+    pub(crate) fn begin(&mut self, users: &[&str]) {
         assert!(self.say("MAIL FROM:<a@client.example>").starts_with("250 "));
         for user in users {
             assert!(
@@ -305,6 +420,8 @@ impl Peer {
             let mut ports = Ports {
                 delivery: &mut self.delivery,
                 body: &mut self.body,
+                back_end: &mut self.back_end,
+                resolver: &mut self.resolver,
                 records: &mut self.records,
                 tls: &mut self.keeper,
                 now: 1_700_000_001_000_000,
@@ -345,6 +462,8 @@ impl Peer {
         let mut ports = Ports {
             delivery: &mut self.delivery,
             body: &mut self.body,
+            back_end: &mut self.back_end,
+            resolver: &mut self.resolver,
             records: &mut self.records,
             tls: &mut self.keeper,
             now: 1_700_000_001_000_000,
@@ -377,6 +496,26 @@ impl Peer {
             reply.to_wire(&mut out);
         }
         String::from_utf8_lossy(&out).into_owned()
+    }
+
+    /// What the DNS answers from now on; all else does not exist.
+    pub(crate) fn knows(&mut self, known: &[(Question, Answer)]) {
+        self.resolver.known = known.to_vec();
+    }
+
+    /// How many questions the DNS was asked.
+    pub(crate) fn asked(&self) -> usize {
+        self.resolver.asked
+    }
+
+    /// Lines of the log that contain these words.
+    pub(crate) fn logged(&self, words: &str) -> Vec<String> {
+        self.log.iter().filter(|line| line.contains(words)).cloned().collect()
+    }
+
+    /// The session so far.
+    pub(crate) fn session(&self) -> &Session {
+        self.conversation.session()
     }
 
     /// Whether the server has closed.
@@ -644,5 +783,6 @@ fn quit_closes_and_the_summary_counts() {
 mod chains;
 mod effects;
 mod protocol;
+mod relays;
 mod tls;
 mod verdicts;

@@ -61,8 +61,8 @@ const OLDER_FILES: &[Call] = calls! {
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER_FILES: &[Call] = &[];
 
-/// Local sockets, of the logger and of delivery.
-const LOCAL_SOCKETS: &[Call] = calls! {
+/// Sockets of all helpers; which ones can be made is another question.
+const SOCKETS: &[Call] = calls! {
     SYS_connect, SYS_sendmsg, SYS_sendto, SYS_setsockopt, SYS_shutdown,
 };
 
@@ -99,10 +99,11 @@ const ENTERING: &[Call] = calls! {
 /// The names of the calls that a profile makes or allows, sorted.
 pub(super) fn names(kind: Kind) -> Vec<&'static str> {
     let mut lists = vec![COMMON, BY_ARGUMENT, ENTERING, OLDER];
-    if kind == Kind::Keeper {
-        lists.extend([LISTENERS, calls! { SYS_socket }]);
-    } else if kind != Kind::MasterAndWorker {
-        lists.extend([FILES, OLDER_FILES, LOCAL_SOCKETS, calls! { SYS_socket }]);
+    match kind {
+        Kind::MasterAndWorker => {}
+        Kind::Keeper => lists.extend([LISTENERS, calls! { SYS_socket }]),
+        Kind::Broker => lists.extend([SOCKETS, calls! { SYS_socket }]),
+        _ => lists.extend([FILES, OLDER_FILES, SOCKETS, calls! { SYS_socket }]),
     }
     if kind == Kind::DeliveryWithPrograms {
         lists.push(calls! { SYS_execve, SYS_setpgid, SYS_setsid });
@@ -132,6 +133,11 @@ pub(super) fn programs(kind: Kind) -> Result<Vec<BpfProgram>, seccompiler::Backe
             duplicates(&mut rules, vec![int(0, Gt, 2)?, int(0, Lt, FIRST_SHARED.into())?])?;
             worker_sockets(&mut rules)?;
         }
+        Kind::Broker => {
+            duplicates(&mut rules, Vec::new())?;
+            allow(&mut rules, &[SOCKETS]);
+            rules.insert(libc::SYS_socket, internet_sockets()?);
+        }
         Kind::Keeper => {
             duplicates(&mut rules, Vec::new())?;
             allow(&mut rules, &[LISTENERS]);
@@ -150,7 +156,7 @@ pub(super) fn programs(kind: Kind) -> Result<Vec<BpfProgram>, seccompiler::Backe
         }
         Kind::Logger | Kind::Delivery | Kind::DeliveryWithPrograms => {
             duplicates(&mut rules, Vec::new())?;
-            allow(&mut rules, &[FILES, OLDER_FILES, LOCAL_SOCKETS]);
+            allow(&mut rules, &[FILES, OLDER_FILES, SOCKETS]);
             rules.insert(
                 libc::SYS_socket,
                 vec![rule(vec![argument(0, Eq, libc::AF_UNIX as u64)?])?],
@@ -364,6 +370,21 @@ fn worker_sockets(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
     Ok(())
 }
 
+/// Sockets of the internet for TCP and UDP, none that see the packets of others.
+fn internet_sockets() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+    const KIND: u64 = 0xf; // the rest are flags
+    let mut rules = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
+            rules.push(rule(vec![
+                int(0, Eq, family.into())?,
+                int(1, MaskedEq(KIND), kind.into())?,
+            ])?);
+        }
+    }
+    Ok(rules)
+}
+
 /// Puts before the rules: numbers of the x32 form kill, numbers newer than [`NEWEST`] and those of [`ABSENT`]
 /// answer ENOSYS. The crate's programs have one answer for all that is not listed.
 fn answer_enosys(program: &mut BpfProgram) {
@@ -409,7 +430,7 @@ mod tests {
         ] {
             assert!(!worker.contains(&call), "{call}");
         }
-        let all = [COMMON, OLDER, FILES, OLDER_FILES, LOCAL_SOCKETS, BY_ARGUMENT, ENTERING].concat();
+        let all = [COMMON, OLDER, FILES, OLDER_FILES, SOCKETS, BY_ARGUMENT, ENTERING].concat();
         assert!(FORBIDDEN.iter().all(|call| !all.contains(call)));
     }
 

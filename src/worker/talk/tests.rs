@@ -48,12 +48,15 @@ fn a_panic_is_told_the_client_and_ends_the_process() {
     let door = DeliveryClient::new(door, PATIENCE);
     let delivery = Rc::new(RefCell::new(Delivery::new(door, Rc::clone(&link))));
     let session = Session::new("s".into(), peer, server.local_addr().unwrap(), "mail.example");
+    let broker = Rc::new(RefCell::new(Broker::new(Rc::clone(&link))));
     let mut talk = Talk {
         transport: Transport::new(server.into(), link.as_ref()).unwrap(),
         receiver: Receiver::new(served.receiver_limits()),
         conversation: Conversation::new(session, &chain, served.limits(0)),
         recorder: Recorder::new(Rc::clone(&link), &log, "test"),
         staging: Staging::new(Rc::clone(&delivery)),
+        back_end: BackEnd::new(Rc::clone(&broker)),
+        broker,
         delivery,
         keys: Keys::new(&link, served.certificates()),
         begins_with_tls: false,

@@ -67,7 +67,7 @@ fn faults_of_settings_name_file_line_and_column() {
     let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
     for expected in [
         "hello.yaml:1:33: advertise_pipelining_extension: expected yes or no, found \"often\"",
-        "hello.yaml:2:1: mesage: expected message or advertise_pipelining_extension, found an unknown key",
+        "hello.yaml:2:1: mesage: expected message, advertise_pipelining_extension or look_up, found an unknown key",
         "chain.yaml:4:16: __OPEN__[0].with.message: expected a line of text, found a list",
         "chain.yaml:6:31: __DATA__[0].with: expected nothing, because delivery takes no settings here, found a mapping",
     ] {
@@ -92,8 +92,8 @@ fn handlers_in_wrong_places_are_faults() {
         ),
         (
             "__DATA__:\n  - {handler: delivery, timeout: 5s}\n",
-            "chain.yaml:2:34: __DATA__[0].timeout: expected no timeout, as delivery waits for as long as delivery.yaml gives the \
-             agent, found one",
+            "chain.yaml:2:34: __DATA__[0].timeout: expected no timeout, as delivery waits for as long as delivery.yaml says, \
+             found one",
         ),
         (
             "__DATA__:\n  - {handler: delivery, on_error: pass}\n",

@@ -1,0 +1,73 @@
+//! The door to the broker, opened when it is first needed, and again when the broker was restarted or replaced.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::broker::client::{Client, Error};
+use crate::chain::ResolverPort;
+use crate::ipc::broker::{Answer, Endpoint, Question};
+use crate::ipc::channel::Fault;
+use crate::ipc::link::Role;
+
+use super::link::Link;
+
+/// The broker, as this worker reaches it.
+pub struct Broker {
+    link: Rc<Link>,
+    client: Option<Client>,
+}
+
+impl Broker {
+    /// Not asked yet; `link` gives the door.
+    pub fn new(link: Rc<Link>) -> Broker {
+        Broker { link, client: None }
+    }
+
+    /// A connection that does not block.
+    ///
+    /// # Errors
+    /// Why there is none, for the log.
+    pub fn connect(&mut self, to: &Endpoint, patience: Duration) -> Result<OwnedFd, String> {
+        self.ask(|client| client.connect(to, patience))
+    }
+
+    /// Asks, and once more through another door where the broker has left this one.
+    fn ask<T>(&mut self, call: impl Fn(&Client) -> Result<T, Error>) -> Result<T, String> {
+        let mut again = true;
+        loop {
+            let client = match self.client.take() {
+                Some(client) => client,
+                None => self.door()?,
+            };
+            match call(&client) {
+                Err(Error::Channel(Fault::Closed)) if again => again = false,
+                result => {
+                    if matches!(result, Ok(_) | Err(Error::Unreachable(_))) {
+                        self.client = Some(client);
+                    }
+                    return result.map_err(|error| error.to_string());
+                }
+            }
+        }
+    }
+
+    fn door(&self) -> Result<Client, String> {
+        self.link
+            .open(Role::Broker)
+            .map(Client::new)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::NotConnected => "the broker was not started with the daemon: restart needed".to_owned(),
+                _ => format!("no way to the broker: {error}"),
+            })
+    }
+}
+
+impl ResolverPort for Rc<RefCell<Broker>> {
+    fn resolve(&mut self, questions: &[Question], patience: Duration) -> Vec<Answer> {
+        let asked = self.borrow_mut().ask(|client| client.resolve(questions, patience));
+        asked.unwrap_or_else(|reason| vec![Answer::Failed(reason); questions.len()])
+    }
+}

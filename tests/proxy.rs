@@ -1,0 +1,403 @@
+//! The proxy in front of a back end: what each side hears.
+
+mod common;
+
+use common::back_end::{BackEnd, Does, Script};
+use common::{Client, Server, Setup, stuffed};
+
+/// A proxy in front of `back_end`; `more` goes into proxy.yaml.
+fn proxy_with(back_end: &BackEnd, more: &str) -> Server {
+    let mut setup = Setup::new();
+    setup.set("worker.yaml", "command_handler", "proxy");
+    let address = back_end.address();
+    let text = format!("host: {}\nport: {}\n{more}", address.ip(), address.port());
+    setup.write("proxy.yaml", &text);
+    setup.whatever_it_says().start()
+}
+
+fn proxy(script: Script) -> (Server, BackEnd) {
+    let back_end = BackEnd::start(script);
+    (proxy_with(&back_end, ""), back_end)
+}
+
+fn begun(client: &mut Client) {
+    assert_eq!(client.command("MAIL FROM:<a@client.example>").code, 250);
+    assert_eq!(client.command("RCPT TO:<test@example.com>").code, 250);
+}
+
+#[test]
+fn a_session_goes_through_whole() {
+    let (server, back_end) = proxy(Script::default());
+    let mut client = server.connect();
+    assert_eq!(client.reply().text(), "back.example ready");
+    assert_eq!(
+        client.command("EHLO client.example").lines[0],
+        "back.example at your service"
+    );
+    let message = b"Subject: x\r\n\r\n.dot\r\n..\r\nh\xe4\xff\r\n";
+    assert_eq!(
+        client
+            .deliver("a@client.example", &["test@example.com", "other@example.com"], message)
+            .text(),
+        "2.0.0 back end has it"
+    );
+    assert_eq!(client.command("QUIT").text(), "2.0.0 bye");
+    let expected = [
+        "EHLO mail.example.com",
+        "EHLO client.example",
+        "MAIL FROM:<a@client.example>",
+        "RCPT TO:<test@example.com>",
+        "RCPT TO:<other@example.com>",
+        "DATA",
+        "QUIT",
+    ];
+    let lines: Vec<String> = back_end.heard().pop().expect("a connection").lines;
+    assert_eq!(lines, expected);
+    assert_eq!(back_end.messages(), [[stuffed(message), b".\r\n".to_vec()].concat()]);
+}
+
+/// The commands of a whole session with one recipient, each with what the back end does there instead.
+const STEPS: [&str; 7] = ["OPEN", "EHLO client", "MAIL", "RCPT", "DATA", "END", "NOOP"];
+
+/// Says all of a session until it ends; the last reply and whether the message was taken.
+fn session(client: &mut Client) -> (common::Reply, bool) {
+    let mut last = client.reply();
+    let mut taken = false;
+    for line in [
+        "EHLO client.example",
+        "MAIL FROM:<a@client.example>",
+        "RCPT TO:<test@example.com>",
+        "DATA",
+        "Subject: x\r\n\r\nx\r\n.",
+        "NOOP",
+    ] {
+        if last.code >= 400 {
+            break;
+        }
+        last = client.command(line);
+        taken |= line.ends_with('.') && last.code == 250;
+    }
+    (last, taken)
+}
+
+#[test]
+fn a_back_end_lost_at_any_step_is_421_and_never_250() {
+    for step in STEPS {
+        let (server, back_end) = proxy(Script::default().rule(step, Does::Closes));
+        let mut client = server.connect();
+        let (last, taken) = session(&mut client);
+        assert_eq!(last.code, 421, "{step}: {last:?}");
+        assert!(client.is_closed(), "{step}");
+        let ended = step == "NOOP" || step == "END";
+        assert_eq!(
+            (taken, back_end.messages().len()),
+            (step == "NOOP", usize::from(ended)),
+            "{step}"
+        );
+        server.await_said("event=back-end-lost", 1);
+        assert_eq!(
+            session(&mut server.connect()).0.code,
+            421,
+            "{step}: and the next client"
+        );
+    }
+}
+
+#[test]
+fn a_back_end_that_hangs_is_421_in_time() {
+    for step in ["OPEN", "MAIL", "DATA", "END"] {
+        let back_end = BackEnd::start(Script::default().rule(step, Does::Hangs));
+        let server = proxy_with(&back_end, "command_timeout: 1s\ndata_timeout: 1s\n");
+        let (last, taken) = session(&mut server.connect());
+        assert_eq!((last.code, taken), (421, false), "{step}: {last:?}");
+        server.await_said("it took too long", 1);
+    }
+}
+
+#[test]
+fn a_back_end_that_is_not_there_or_never_was() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .expect("port")
+        .local_addr()
+        .expect("address");
+    for (host, said) in [("127.0.0.1", "refused"), ("nowhere.invalid", "nowhere.invalid: ")] {
+        let mut setup = Setup::new();
+        setup.set("worker.yaml", "command_handler", "proxy");
+        setup.write("proxy.yaml", &format!("host: {host}\nport: {}\n", closed.port()));
+        let server = setup.whatever_it_says().start();
+        let mut client = server.connect();
+        assert_eq!(client.reply().code, 421, "{host}");
+        assert!(client.is_closed());
+        server.await_said("event=back-end-lost", 1);
+        server.await_said(said, 1);
+    }
+}
+
+#[test]
+fn what_the_back_end_says_is_what_the_client_reads() {
+    let (server, back_end) = proxy(
+        Script::default()
+            .rule("RCPT TO:<gone@", Does::Says("550-5.1.1 no such\r\n550 5.1.1 user"))
+            .rule("RCPT TO:<busy@", Does::Says("450 4.2.0 later"))
+            .rule("VRFY", Does::Says("252 2.0.0 who ßknows\x07")),
+    );
+    let mut client = server.connect();
+    client.reply();
+    let hello = client.command("EHLO client.example").lines;
+    let expected = [
+        "PIPELINING",
+        "SIZE 30000000",
+        "8BITMIME",
+        "SMTPUTF8",
+        "ENHANCEDSTATUSCODES",
+        "CHUNKING",
+    ];
+    assert_eq!(&hello[1..], expected);
+    assert_eq!(client.command("MAIL FROM:<> BODY=8BITMIME SIZE=100 SMTPUTF8").code, 250);
+    let gone = client.command("RCPT TO:<gone@example.com>");
+    assert_eq!((gone.code, gone.text()), (550, "5.1.1 no such\n5.1.1 user".into()));
+    assert_eq!(client.command("RCPT TO:<busy@example.com>").code, 450);
+    client.send("RCPT TO:<grüße@example.com>\r\n".as_bytes());
+    assert_eq!(client.reply().code, 250);
+    assert_eq!(client.command("VRFY test").text(), "2.0.0 who ?knows");
+    assert_eq!(client.command("QUIT").code, 221);
+    let lines = back_end.lines();
+    assert!(
+        lines.contains(&"MAIL FROM:<> SIZE=100 BODY=8BITMIME SMTPUTF8".to_owned()),
+        "{lines:?}"
+    );
+    assert!(lines.contains(&"RCPT TO:<grüße@example.com>".to_owned()), "{lines:?}");
+}
+
+/// Everything in one piece: each command is answered, in order, and none overtakes the message.
+#[test]
+fn a_pipelined_session_and_chunks() {
+    let (server, back_end) = proxy(Script::default());
+    let mut client = server.connect();
+    client.send(
+        b"EHLO client.example\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<test@example.com>\r\nBDAT 7\r\n.\r\nab\r\n\
+          BDAT 3 LAST\r\n\n.\nNOOP\r\nQUIT\r\n",
+    );
+    let codes: Vec<u16> = (0..8).map(|_| client.reply().code).collect();
+    assert_eq!(codes, [220, 250, 250, 250, 250, 250, 250, 221]);
+    assert_eq!(back_end.messages(), [b"..\r\nab\r\n\r\n..\r\n.\r\n".to_vec()]);
+}
+
+/// What some servers take for the end of a message reaches the back end as part of its text.
+#[test]
+fn nothing_is_smuggled() {
+    for lookalike in [
+        &b"\n.\n"[..],
+        b"\n.\r\n",
+        b"\r\n.\n",
+        b"\r.\r",
+        b"\r.\r\n",
+        b"\r\n.\r",
+        b"\r\n\0.\r\n",
+    ] {
+        for endings in ["normalize", "note"] {
+            let back_end = BackEnd::start(Script::default());
+            let mut setup = Setup::new();
+            setup.set("worker.yaml", "command_handler", "proxy");
+            setup.set("worker.yaml", "line_endings", endings);
+            setup.write(
+                "proxy.yaml",
+                &format!("host: 127.0.0.1\nport: {}\n", back_end.address().port()),
+            );
+            let server = setup.start();
+            let mut client = server.hello();
+            begun(&mut client);
+            assert_eq!(client.command("DATA").code, 354);
+            client.send(
+                &[
+                    b"a",
+                    lookalike,
+                    b"MAIL FROM:<evil@x.example>\r\nRCPT TO:<evil@y.example>\r\n.\r\n",
+                ]
+                .concat(),
+            );
+            assert_eq!(client.reply().code, 250);
+            assert_eq!(client.command("QUIT").code, 221);
+            let messages = back_end.messages();
+            assert_eq!(messages.len(), 1);
+            let text = messages[0].strip_suffix(b"\r\n.\r\n").expect("one end");
+            let bare = |at: usize| match text[at] {
+                b'\n' => at == 0 || text[at - 1] != b'\r',
+                b'\r' => text.get(at + 1) != Some(&b'\n'),
+                _ => false,
+            };
+            assert!(!(0..text.len()).any(bare), "{:?}", String::from_utf8_lossy(text));
+            assert!(!text.windows(5).any(|five| five == b"\r\n.\r\n"));
+            assert!(!back_end.lines().iter().any(|line| line.contains("evil")));
+        }
+    }
+}
+
+/// A message of 20 MiB passes without being kept: the worker never has more than a piece of it.
+#[test]
+fn a_long_message_is_streamed() {
+    let (server, back_end) = proxy(Script::default());
+    let mut client = server.hello();
+    let line = [b".".to_vec(), vec![b'x'; 2046], b"\r\n".to_vec()].concat();
+    let message = line.repeat(20 << 20 >> 11);
+    assert_eq!(client.deliver("a@b.example", &["test@example.com"], &message).code, 250);
+    let worker = server.children(server.pid(), "rsmtpd: worker");
+    let peak = worker
+        .iter()
+        .map(|pid| common::processes::peak_memory(*pid))
+        .max()
+        .expect("a worker");
+    assert!(peak < 16 << 20, "{peak} octets");
+    assert_eq!(back_end.messages(), [[stuffed(&message), b".\r\n".to_vec()].concat()]);
+}
+
+/// Refused here at its end, a message that went there already is not taken there, and the session goes on.
+#[test]
+fn a_message_too_big_is_refused_and_the_next_one_taken() {
+    let back_end = BackEnd::start(Script::default());
+    let mut setup = Setup::new();
+    setup.set("worker.yaml", "command_handler", "proxy");
+    setup.set("worker.yaml", "maximum_message_size_in_mb", "1");
+    setup.write(
+        "proxy.yaml",
+        &format!("host: 127.0.0.1\nport: {}\n", back_end.address().port()),
+    );
+    let server = setup.start();
+    let mut client = server.hello();
+    let message = b"0123456789\r\n".repeat(100_000);
+    let reply = client.deliver("a@b.example", &["test@example.com"], &message);
+    assert_eq!(reply.code, 552, "{reply:?}");
+    assert_eq!(client.deliver("a@b.example", &["test@example.com"], b"x\r\n").code, 250);
+    assert_eq!(back_end.messages(), [b"x\r\n.\r\n".to_vec()]);
+}
+
+#[test]
+fn the_back_end_learns_who_the_client_is() {
+    for (how, length) in [("v1", 0), ("v2", 28)] {
+        let listening = BackEnd::start(Script {
+            preface: if how == "v1" { 6 } else { length },
+            ..Script::default()
+        });
+        let server = proxy_with(&listening, &format!("send_proxy: {how}\n"));
+        let mut client = server.connect();
+        let local = client.stream().local_addr().expect("address");
+        if how == "v1" {
+            // The rest of the line is read as a command.
+            client.reply();
+            let heard = listening.heard();
+            let mine = format!(" 127.0.0.1 127.0.0.1 {} {}", local.port(), server.address().port());
+            let found = heard
+                .iter()
+                .any(|one| one.lines.iter().any(|line| line.ends_with(&mine)));
+            assert!(found && heard.iter().all(|one| one.preface == b"PROXY "), "{heard:?}");
+            continue;
+        }
+        assert_eq!(client.reply().code, 220);
+        let port = local.port().to_be_bytes();
+        let wanted = [
+            &b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x7f\0\0\x01\x7f\0\0\x01"[..],
+            &port,
+        ]
+        .concat();
+        let heard = listening.heard();
+        assert!(heard.iter().any(|one| one.preface.starts_with(&wanted)), "{heard:?}");
+    }
+    let script = || Script {
+        ehlo: vec!["back.example", "XCLIENT NAME ADDR PORT DESTPORT", "8BITMIME"],
+        ..Script::default()
+    };
+    let (server, back_end) = proxy(script());
+    let mut client = server.connect();
+    assert_eq!(client.reply().text(), "back.example ready for somebody else");
+    assert!(!client.command("EHLO client.example").text().contains("XCLIENT"));
+    let (mine, port) = (client.stream().local_addr().expect("address"), server.address().port());
+    let wanted = format!(
+        "XCLIENT NAME=[UNAVAILABLE] ADDR=127.0.0.1 PORT={} DESTPORT={port}",
+        mine.port()
+    );
+    assert!(back_end.lines().contains(&wanted), "{:?}", back_end.lines());
+    // Without its identity the client would have our rights there.
+    let (server, _back_end) = proxy(script().rule("XCLIENT", Does::Says("550 5.7.0 no")));
+    assert_eq!(server.connect().reply().code, 421);
+}
+
+/// An edit of proxy.yaml counts at the next connection, though the broker has to read it by itself first.
+#[test]
+fn an_edit_takes_effect_at_the_next_connection() {
+    let (mut server, first) = proxy(Script::default());
+    let second = BackEnd::start(Script::default().rule("OPEN", Does::Says("220 the second")));
+    let text = format!("host: 127.0.0.1\nport: {}\n", second.address().port());
+    server.setup().write("proxy.yaml", &text);
+    assert_eq!(server.connect().reply().text(), "the second");
+    let text = format!("host: localhost\nport: {}\n", first.address().port());
+    server.setup().write("proxy.yaml", &text);
+    server.signal(nix::sys::signal::Signal::SIGHUP);
+    server.await_said("event=reloaded", 1);
+    assert_eq!(server.connect().reply().text(), "back.example ready");
+}
+
+/// A broker that is killed is there again for the next connection, and nobody's session ends with it.
+#[test]
+fn a_broker_that_dies_is_forked_again() {
+    let (server, _back_end) = proxy(Script::default());
+    let mut client = server.hello();
+    let broker = nix::unistd::Pid::from_raw(server.working_half("broker"));
+    nix::sys::signal::kill(broker, nix::sys::signal::Signal::SIGKILL).expect("kill");
+    server.await_said("event=helper-died role=broker", 1);
+    assert_eq!(client.command("NOOP").code, 250);
+    assert_eq!(server.connect().reply().code, 220);
+}
+
+/// The configuration of the standard server needs no broker, and none runs.
+#[test]
+fn there_is_no_broker_where_nothing_is_to_be_reached() {
+    let server = Server::start();
+    let names: Vec<String> = server.processes().into_iter().map(|one| one.name).collect();
+    assert!(!names.iter().any(|name| name.contains("broker")), "{names:?}");
+}
+
+/// The original's own chain file: the proxy and its log behind it, in `__DEFAULT__` alone.
+#[test]
+fn the_chain_of_the_original_is_a_whole_mode() {
+    let back_end = BackEnd::start(Script::default());
+    let mut setup = Setup::new();
+    setup.set("worker.yaml", "command_handler", "proxy");
+    let chain = "__DEFAULT__:\n  - module: rsmtpd.handlers.proxy\n    class: Proxy\n  - module: \
+                 rsmtpd.handlers.transaction_log\n    class: TransactionLog\n";
+    setup.write("command_handler_proxy.yaml", chain);
+    let logs = setup.aside().join("transactions");
+    std::fs::create_dir(&logs).expect("directory");
+    std::fs::set_permissions(&logs, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("mode");
+    setup.write("transaction_log.yaml", &format!("log_path: {}\n", logs.display()));
+    setup.write(
+        "proxy.yaml",
+        &format!("host: 127.0.0.1\nport: {}\n", back_end.address().port()),
+    );
+    let server = setup.start();
+    let mut client = server.hello();
+    let message = b"Subject: gr\xfc\xdfe\r\n\r\nx\r\n";
+    assert_eq!(
+        client.deliver("a@b.example", &["test@example.com"], message).text(),
+        "2.0.0 back end has it"
+    );
+    assert_eq!(client.command("QUIT").code, 221);
+    let logged = || {
+        let files = std::fs::read_dir(&logs).expect("logs").flatten();
+        let texts = files.filter_map(|file| std::fs::read(file.path()).ok());
+        texts.max_by_key(Vec::len).unwrap_or_default()
+    };
+    let has = |part: &[u8]| logged().windows(part.len()).any(|window| window == part);
+    for part in [
+        &b"back.example ready"[..],
+        b"EHLO client.example",
+        message,
+        b"back end has it",
+        b"221 2.0.0 bye",
+    ] {
+        assert!(
+            common::wait_until(|| has(part)),
+            "{}",
+            String::from_utf8_lossy(&logged())
+        );
+    }
+}
