@@ -242,6 +242,7 @@ const FAULTS: &[(u32, &str, Check)] = &[
         assert_eq!(client.command("NOOP").code, 250);
     }),
     (15, "replies are cut off", |o| {
+        o.server.setup().set("worker.yaml", "maximum_harmless_commands", "5001");
         let mut client = o.hello();
         client.send("NOOP\r\n".repeat(5000).as_bytes());
         for number in 0..5000 {

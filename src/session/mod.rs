@@ -11,6 +11,7 @@
 
 pub mod anomaly;
 pub mod body;
+pub mod counters;
 pub mod exchange;
 pub mod kept;
 pub mod notes;
@@ -23,6 +24,7 @@ use std::net::SocketAddr;
 
 pub use anomaly::{Anomaly, Observed};
 pub use body::BodyFacts;
+pub use counters::Counters;
 pub use exchange::Exchange;
 pub use kept::{At, Kept, Verdict};
 pub use notes::{Note, Notes, OfRecipient, OfSession, OfTransaction};
@@ -41,29 +43,6 @@ pub struct Hello {
     pub esmtp: bool,
     /// The name or address literal as sent.
     pub name: String,
-}
-
-/// How often something happened in the session.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Commands read, of whatever kind.
-    pub commands: u32,
-    /// Transactions begun, whether or not they ended with a message.
-    pub transactions: u32,
-    /// Messages answered with 250.
-    pub messages: u32,
-    /// Commands that were the client's fault.
-    pub errors: u32,
-    /// Commands that no chain knows.
-    pub unknown_commands: u32,
-    /// Recipients accepted.
-    pub recipients: u32,
-    /// Recipients refused.
-    pub rejected_recipients: u32,
-    /// Of those, the ones that a full transaction put off for another one (RFC 5321 §4.5.3.1.10).
-    pub put_off_recipients: u32,
-    /// Octets of message bodies received.
-    pub octets: u64,
 }
 
 /// One connection.

@@ -644,6 +644,7 @@ impl<'c> Connection<'c> {
             maximum_messages: 4,
             maximum_errors: 8,
             maximum_unknown_commands: 4,
+            maximum_harmless_commands: 12,
             maximum_received: 2,
             tolerate_unadvertised_params: choice & 128 != 0,
             starttls: choice & 64 != 0,

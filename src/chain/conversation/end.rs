@@ -215,7 +215,7 @@ impl Conversation<'_> {
         let accepted = reply.as_ref().is_some_and(Reply::is_positive);
         let counters = &mut self.session.counters;
         if accepted {
-            counters.messages = counters.messages.saturating_add(1);
+            counters.message_accepted();
         } else {
             counters.errors = counters.errors.saturating_add(1);
             self.log_message("refused", reply.as_ref(), by.as_deref(), &ran.findings);

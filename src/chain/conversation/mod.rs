@@ -192,8 +192,8 @@ impl<'c> Conversation<'c> {
         if self.ended {
             return self.act(None, Next::Close);
         }
-        self.session.counters.commands = self.session.counters.commands.saturating_add(1);
         let command = parse(&line, &self.advertised());
+        self.session.counters.command_read(&command);
         for oddity in &command.oddities {
             self.session.observe(Anomaly::Command(oddity.clone()));
         }

@@ -229,7 +229,7 @@ impl<'c> Conversation<'c> {
         let accepted = reply.as_ref().is_some_and(Reply::is_positive);
         let counters = &mut self.session.counters;
         if accepted {
-            counters.messages = counters.messages.saturating_add(1);
+            counters.message_accepted();
         } else {
             counters.errors = counters.errors.saturating_add(1);
             self.log_message("refused", reply.as_ref(), by, &ran.findings);

@@ -73,8 +73,15 @@ impl<'c> Conversation<'c> {
 
     /// Limits of the session: beyond them it ends.
     fn session_limit(&self, verb: &Verb) -> Option<Reply> {
-        let over = *verb == Verb::Mail && self.session.counters.transactions >= self.limits.maximum_messages;
-        over.then(|| Reply::new(421, Some(Status(4, 7, 0)), "too many messages in one session"))
+        let counters = &self.session.counters;
+        let text = if *verb == Verb::Mail && counters.transactions >= self.limits.maximum_messages {
+            "too many messages in one session"
+        } else if *verb != Verb::Quit && counters.harmless_commands > self.limits.maximum_harmless_commands {
+            "too many commands without a message"
+        } else {
+            return None;
+        };
+        Some(Reply::new(421, Some(Status(4, 7, 0)), text))
     }
 
     /// Limits of the transaction, as a fault of the exchange.
