@@ -105,7 +105,7 @@ pub struct Workers {
     /// By generation; those with none are left out.
     spares: BTreeMap<u64, usize>,
     starting: usize,
-    next: u32,
+    last: u32,
 }
 
 impl Workers {
@@ -273,8 +273,9 @@ impl Workers {
             }
             process::Fork::Parent(pid) => {
                 drop(blocked);
-                let number = self.next;
-                self.next = self.next.wrapping_add(1);
+                // 0 is no worker.
+                let number = self.last.wrapping_add(1).max(1);
+                self.last = number;
                 let door = ToHelper::Door {
                     worker: number,
                     pid: pid.as_raw(),
