@@ -324,8 +324,8 @@ fn victim(server: &Server, peer: &str) -> i32 {
         let said = server.said();
         let line = said
             .lines()
-            .rfind(|line| line.contains("worker pid=") && line.contains(&format!("peer={peer}:")));
-        found = line.and_then(|line| line.split("worker pid=").nth(1)?.split(' ').next()?.parse().ok());
+            .rfind(|line| line.contains("worker=") && line.contains(&format!("peer={peer}:")));
+        found = line.and_then(|line| line.split("worker=").nth(1)?.split(' ').next()?.parse().ok());
         found.is_some()
     });
     assert!(known, "nobody serves {peer}");

@@ -154,7 +154,7 @@ mod tests {
             assert_eq!(conduct.judge(&serving(), &RECORDING), Ok(()));
         }
         assert!(conduct.judge(&serving(), &RECORDING).is_err(), "a few times a client");
-        for session in ["", "a b", "a\nworker pid=1", "\u{1b}[2J", &"a".repeat(60_000)] {
+        for session in ["", "a b", "a\nworker=1", "\u{1b}[2J", &"a".repeat(60_000)] {
             assert!(
                 Conduct::new(1).judge(&State::Spare, &busy(session)).is_err(),
                 "{session:.20}"

@@ -327,8 +327,8 @@ impl Master {
             self.refused,
             self.configuration_state(),
         );
-        for what in &self.awaiting_start {
-            let _ = writeln!(text, "next-start {what}");
+        for key in &self.awaiting_start {
+            let _ = writeln!(text, "next_start={key}");
         }
         for (_, worker) in self
             .workers
@@ -339,7 +339,7 @@ impl Master {
             if let State::Busy { peer, session } = worker.state() {
                 let _ = writeln!(
                     text,
-                    "worker pid={} peer={peer} session={session} seconds={}",
+                    "worker={} peer={peer} session={session} seconds={}",
                     worker.pid,
                     worker.since.elapsed().as_secs()
                 );

@@ -9,6 +9,7 @@
 pub mod back_end;
 pub mod certificates;
 pub mod dns;
+pub mod manual;
 pub mod messages;
 pub mod processes;
 pub mod relay;

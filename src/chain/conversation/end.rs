@@ -11,7 +11,7 @@ use crate::chain::handler::HandlerError;
 use crate::chain::outcome::{Message, unavailable};
 use crate::chain::ports::Ports;
 use crate::ipc::delivery::{self as ipc, RecipientResult};
-use crate::log::Level;
+use crate::log::{Event, Level};
 use crate::session::{Anomaly, Disposition, Recipient, Transaction, Verdict};
 use crate::smtp::receiver::{BodyEnd, LineEndings};
 use crate::smtp::reply::Reply;
@@ -140,7 +140,7 @@ impl Conversation<'_> {
     /// Refuses the message under way and forgets it.
     pub(super) fn body_refused(&mut self, mut reply: Option<Reply>, mut next: Next, ports: &mut Ports<'_>) -> Action {
         ports.back_end.give_up();
-        self.log_message("reject", reply.as_ref(), None, &[]);
+        self.log_message(self.event("reject"), reply.as_ref(), None, &[]);
         let counters = &mut self.session.counters;
         counters.errors = counters.errors.saturating_add(1);
         if counters.errors > self.limits.maximum_errors && next != Next::Close {
@@ -170,7 +170,7 @@ impl Conversation<'_> {
             Some(Status::SYSTEM_FULL),
             "no space for the message, try again later",
         );
-        self.log_message("defer", Some(&reply), None, &[]);
+        self.log_message(self.event("defer"), Some(&reply), None, &[]);
         self.body_concluded(&reply, ports);
         self.forget_transaction(ports);
         self.message_ended = true;
@@ -218,7 +218,7 @@ impl Conversation<'_> {
             counters.message_accepted();
         } else {
             counters.errors = counters.errors.saturating_add(1);
-            self.log_message("refused", reply.as_ref(), by.as_deref(), &ran.findings);
+            self.log_message(self.event("refused"), reply.as_ref(), by.as_deref(), &ran.findings);
         }
         if self.session.counters.errors > self.limits.maximum_errors && !accepted && next != Next::Close {
             reply = Some(Reply::new(421, Some(Status(4, 7, 0)), "too many errors"));
@@ -322,12 +322,12 @@ impl Conversation<'_> {
 
     pub(super) fn log_message(
         &mut self,
-        name: &str,
+        event: Event,
         reply: Option<&Reply>,
         by: Option<&str>,
         findings: &[crate::chain::decision::Finding],
     ) {
-        let mut event = self.event(name).field("verb", "__DATA__");
+        let mut event = event.field("verb", "__DATA__");
         if let Some(reply) = reply {
             event = event.field("code", reply.code);
             if let Some(status) = reply.status {

@@ -232,7 +232,7 @@ impl<'c> Conversation<'c> {
             counters.message_accepted();
         } else {
             counters.errors = counters.errors.saturating_add(1);
-            self.log_message("refused", reply.as_ref(), by, &ran.findings);
+            self.log_message(self.event("refused"), reply.as_ref(), by, &ran.findings);
         }
         if self.session.counters.errors > self.limits.maximum_errors && !accepted && next != Next::Close {
             reply = Some(Reply::new(421, Some(Status(4, 7, 0)), "too many errors"));

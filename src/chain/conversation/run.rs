@@ -195,13 +195,13 @@ impl<'c> Conversation<'c> {
 
     /// One line for a command that was refused, or not answered.
     pub(super) fn log_refusal(&mut self, verb: &str, exchange: &Exchange, reply: Option<&Reply>) {
-        let name = match reply.map(|reply| reply.code) {
-            None => "drop",
-            Some(500..) => "reject",
-            Some(_) => "defer",
+        let event = match reply.map(|reply| reply.code) {
+            None => self.event("drop"),
+            Some(500..) => self.event("reject"),
+            Some(_) => self.event("defer"),
         };
         // Client-given: a verb that we do not know may hold anything.
-        let mut event = self.event(name).word("verb", verb);
+        let mut event = event.word("verb", verb);
         if let Some(reply) = reply {
             event = event.field("code", reply.code);
             if let Some(status) = reply.status {
