@@ -154,7 +154,9 @@ fn every_line_is_one_event_that_can_be_taken_apart() {
     );
     let held = server.hello();
     let daemon = server.setup().read("rsmtpd.yaml");
-    server.setup().write("rsmtpd.yaml", &format!("{daemon}background: yes\n"));
+    server
+        .setup()
+        .write("rsmtpd.yaml", &format!("{daemon}background: yes\n"));
     server.signal(Signal::SIGHUP);
     assert!(wait_until(|| text().contains("event=reloaded")), "{}", text());
     server.signal(Signal::SIGUSR1);

@@ -15,6 +15,7 @@ pub mod effect;
 mod explain;
 pub mod handler;
 pub mod limits;
+pub mod logging;
 pub mod outcome;
 pub mod ports;
 pub mod record;
@@ -35,6 +36,7 @@ pub use directory::{Directory, Found};
 pub use effect::{Effect, FieldName, HeaderField};
 pub use handler::{BodyReader, Evidence, Facts, Handler, HandlerError, Kind, Outcome, Passing, Reach};
 pub use limits::Limits;
+pub use logging::Logged;
 pub use outcome::{Message, Refusal, Taken};
 pub use ports::{
     BackEndLost, BackEndPatience, BackEndPort, BodySink, DeliveryError, DeliveryPort, Nowhere, Ports, RecordError,
