@@ -11,7 +11,7 @@ use crate::ipc::link::{Role, ToWorker};
 use crate::log::{Event, Level};
 
 use super::helpers::Helpers;
-use super::{Master, start_keeper, workers};
+use super::{Master, descriptors, start_keeper};
 
 impl Master {
     /// Takes what a helper has said.
@@ -74,7 +74,7 @@ impl Master {
             Role::Keeper => return self.shown.clear(),
             _ => return self.give_voice(role),
         }
-        if let Ok((ours, theirs)) = workers::pair() {
+        if let Ok((ours, theirs)) = descriptors::pair() {
             let own = ToHelper::Door {
                 worker: 0,
                 pid: nix::unistd::Pid::this().as_raw(),
@@ -89,7 +89,7 @@ impl Master {
             }
         }
         for (number, worker) in self.workers.iter() {
-            let Ok((ours, theirs)) = workers::pair() else { break };
+            let Ok((ours, theirs)) = descriptors::pair() else { break };
             let door = ToHelper::Door {
                 worker: number,
                 pid: worker.pid.as_raw(),
@@ -104,7 +104,7 @@ impl Master {
     }
 
     fn give_voice(&self, role: Role) {
-        if let (Some(helper), Ok((ours, theirs))) = (self.ready.helpers.of(role), workers::pair()) {
+        if let (Some(helper), Ok((ours, theirs))) = (self.ready.helpers.of(role), descriptors::pair()) {
             let door = ToHelper::Door {
                 worker: 0,
                 pid: helper.pid.as_raw(),

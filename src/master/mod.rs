@@ -4,6 +4,7 @@
 //! octets, hold a key or a table that grows with the traffic beyond its bounds, or start a thread.
 
 mod conduct;
+mod descriptors;
 mod ending;
 mod hear;
 mod hear_helpers;
@@ -41,12 +42,13 @@ use crate::tls;
 use nix::sys::signal::Signal;
 
 use crate::worker::served::Served;
+use conduct::State;
 use ending::Ending;
 use helpers::Helpers;
 use pool::Pool;
 use sources::Sources;
 use turn_away::Door;
-use workers::{Near, State, Workers};
+use workers::{Near, Workers};
 
 const SIGNALS: Token = Token(0);
 const LISTENERS: usize = 1;

@@ -20,9 +20,8 @@ use crate::sys::privilege::Identity;
 use crate::sys::sandbox;
 use crate::worker::served::{Served, level};
 
+use super::descriptors::pair;
 use super::helpers::Helper;
-use super::startup::give_up;
-use super::workers::pair;
 
 /// Names of this machine.
 const HOSTS: &str = "/etc/hosts";
@@ -69,7 +68,7 @@ pub(super) fn start(
         let log = Rc::new(Log::new(voice, Level::from_number(known.level)));
         let hosts = std::fs::read(HOSTS).unwrap_or_default();
         if let Err(error) = sandbox::enter(&profile(&known.settings), mode) {
-            return give_up(&seat, "sandbox", &error);
+            return seat.give_up("sandbox", &error);
         }
         if !seat.take_over(frame::encode(&known).unwrap_or_default()) {
             return EX_SOFTWARE;

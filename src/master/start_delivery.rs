@@ -25,9 +25,8 @@ use crate::sys::privilege::Identity;
 use crate::sys::sandbox;
 use crate::worker::served::{Served, level};
 
+use super::descriptors::pair;
 use super::helpers::Helper;
-use super::startup::give_up;
-use super::workers::pair;
 
 /// Forks it.
 ///
@@ -63,7 +62,7 @@ pub(super) fn start(
         let speaker = Arc::clone(&client);
         let log: delivery::Log = Arc::new(move |level, event| speaker.say(level, event));
         if let Err(error) = sandbox::enter(&delivery_profile(state, &known.settings), mode) {
-            return give_up(&seat, "sandbox", &error);
+            return seat.give_up("sandbox", &error);
         }
         if !seat.take_over(frame::encode(&known).unwrap_or_default()) {
             return EX_SOFTWARE;

@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -18,35 +17,23 @@ use crate::ipc::sources::{Source, View};
 use crate::sys::{arena, child, process, signals, socket};
 use crate::worker::{self, Inherited};
 
-use super::conduct::Conduct;
+use super::conduct::{Conduct, State};
+use super::descriptors::{MASTER_DESCRIPTORS, pair};
 use super::helpers::Helpers;
-use super::startup::SIGNALS;
 use crate::worker::served::Served;
 
-/// Descriptors below this are the ones a worker may keep; the master moves its own to this and above.
-pub const MASTER_DESCRIPTORS: RawFd = 64;
+/// What the master catches.
+pub const SIGNALS: [Signal; 5] = [
+    Signal::SIGHUP,
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGCHLD,
+    Signal::SIGUSR1,
+];
 
 /// Workers that may be on their way from fork to their first word at once: each takes descriptors that it must find
 /// below [`FIRST_SHARED`](socket::FIRST_SHARED).
 const STARTING: usize = 6;
-
-/// What a worker does.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
-    /// Forked, not heard of yet.
-    Starting,
-    /// Waits for a client.
-    Spare,
-    /// Serves one.
-    Busy {
-        /// The client.
-        peer: SocketAddr,
-        /// The session's identifier.
-        session: String,
-    },
-    /// Was told to leave, or has said that it is done.
-    Leaving,
-}
 
 /// One worker.
 #[derive(Debug)]
@@ -316,12 +303,6 @@ pub struct Near<'a> {
     pub directory: &'a OwnedFd,
     /// The sources that are refused: memory, no descriptor.
     pub refused: &'a View,
-}
-
-/// A pair whose first end is moved out of the workers' reach.
-pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (ours, theirs) = socket::seqpacket_pair()?;
-    Ok((socket::move_fd_at_least(ours, MASTER_DESCRIPTORS)?, theirs))
 }
 
 /// The child's side of the fork: keeps its own descriptors, loses all others, and serves.
