@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use super::context::Context;
 use super::directory::Directory;
-use super::handler::{BodyReader, Facts, Handler, HandlerError, Kind, Outcome};
+use super::error::HandlerError;
+use super::handler::{BodyReader, Facts, Handler, Kind};
+use super::opinion::Outcome;
 use super::record::{Config, Log, Which};
 use crate::smtp::reply::Reply;
 

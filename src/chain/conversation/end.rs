@@ -7,7 +7,7 @@ use super::run::Ran;
 use super::{Action, Conversation, Next};
 use crate::chain::decision::Stage;
 use crate::chain::effect::Effect;
-use crate::chain::handler::HandlerError;
+use crate::chain::error::HandlerError;
 use crate::chain::outcome::{Message, unavailable};
 use crate::chain::ports::Ports;
 use crate::ipc::delivery::{self as ipc, RecipientResult};

@@ -1,7 +1,9 @@
 //! Verdicts of policies beside the protocol's own handlers.
 
 use super::*;
-use crate::chain::handler::{Facts, Handler, HandlerError, Outcome};
+use crate::chain::error::HandlerError;
+use crate::chain::handler::{Facts, Handler};
+use crate::chain::opinion::Outcome;
 use crate::chain::{Context, Effect, Link, Mode, OnError};
 use crate::session::{At, Verdict};
 
