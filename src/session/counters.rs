@@ -34,6 +34,32 @@ impl Counters {
         self.harmless_commands = 0;
     }
 
+    /// A reply was the client's fault.
+    pub(crate) fn error(&mut self) {
+        self.errors = self.errors.saturating_add(1);
+    }
+
+    /// No chain knew a command.
+    pub(crate) fn unknown_command(&mut self) {
+        self.unknown_commands = self.unknown_commands.saturating_add(1);
+    }
+
+    /// A recipient was accepted.
+    pub(crate) fn recipient_accepted(&mut self) {
+        self.recipients = self.recipients.saturating_add(1);
+    }
+
+    /// A recipient was refused; `put_off` where the transaction was full.
+    pub(crate) fn recipient_refused(&mut self, put_off: bool) {
+        self.rejected_recipients = self.rejected_recipients.saturating_add(1);
+        self.put_off_recipients = self.put_off_recipients.saturating_add(u32::from(put_off));
+    }
+
+    /// So much text was received.
+    pub(crate) fn text_received(&mut self, octets: u64) {
+        self.octets = self.octets.saturating_add(octets);
+    }
+
     /// A command was read.
     pub(crate) fn command_read(&mut self, command: &Command) {
         self.commands = self.commands.saturating_add(1);

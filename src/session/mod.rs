@@ -33,6 +33,9 @@ pub use recipient::{Disposition, Mailbox, Recipient};
 pub use tls::TlsFacts;
 pub use transaction::Transaction;
 
+use crate::smtp::address::ReversePath;
+use crate::smtp::params::MailParameters;
+
 /// At most this many anomalies are kept for a session; a hostile client must not grow the worker.
 const MAXIMUM_ANOMALIES: usize = 256;
 
@@ -179,12 +182,20 @@ impl Session {
         self.transaction = None;
     }
 
-    /// Takes an accepted HELO or EHLO: what was concluded about the former name and the transaction are gone
-    /// (RFC 5321 §4.1.4).
-    pub(crate) fn greet(&mut self, hello: Hello) {
+    /// Takes an accepted HELO or EHLO, and the extensions that its reply named, one line each: what was concluded about the
+    /// former name and the transaction are gone (RFC 5321 §4.1.4).
+    pub(crate) fn greet(&mut self, hello: Hello, offered: Vec<String>) {
         self.reset();
         self.kept.retain(|kept| !kept.of_hello);
         self.hello = Some(hello);
+        self.offered = offered;
+    }
+
+    /// Begins a transaction, the next in number.
+    pub(crate) fn begin_transaction(&mut self, reverse_path: ReversePath, parameters: MailParameters) {
+        let number = self.counters.transactions.saturating_add(1);
+        self.counters.transactions = number;
+        self.transaction = Some(Transaction::new(&self.id, number, reverse_path, parameters));
     }
 }
 
@@ -218,10 +229,11 @@ pub(crate) mod tests {
     fn client_name_before_and_after_hello() {
         let mut session = session();
         assert_eq!(session.client_name(), "[192.0.2.7:4711]");
-        session.greet(Hello {
+        let hello = Hello {
             esmtp: true,
             name: "client.example".into(),
-        });
+        };
+        session.greet(hello, Vec::new());
         assert_eq!(session.client_name(), "client.example");
         assert!(session.is_esmtp());
     }

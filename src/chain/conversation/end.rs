@@ -20,8 +20,7 @@ use crate::smtp::status::Status;
 impl Conversation<'_> {
     /// DATA or a chunk is complete.
     pub(super) fn end_of_body(&mut self, end: &BodyEnd, ports: &mut Ports<'_>) -> Action {
-        let octets = &mut self.session.counters.octets;
-        *octets = octets.saturating_add(end.octets);
+        self.session.counters.text_received(end.octets);
         if let Some(refusal) = self.hearing_out.take() {
             return self.heard_out(refusal, ports);
         }
@@ -141,12 +140,7 @@ impl Conversation<'_> {
     pub(super) fn body_refused(&mut self, mut reply: Option<Reply>, mut next: Next, ports: &mut Ports<'_>) -> Action {
         ports.back_end.give_up();
         self.log_message(self.event("reject"), reply.as_ref(), None, &[]);
-        let counters = &mut self.session.counters;
-        counters.errors = counters.errors.saturating_add(1);
-        if counters.errors > self.limits.maximum_errors && next != Next::Close {
-            reply = Some(Reply::new(421, Some(Status(4, 7, 0)), "too many errors"));
-            next = Next::Close;
-        }
+        (reply, next) = self.count_refused_message(reply, next);
         if let Some(reply) = &reply {
             self.body_concluded(reply, ports);
         }
@@ -212,22 +206,26 @@ impl Conversation<'_> {
             }
             None => (Some(taken.unwrap_or_else(|reply| reply)), Next::Command, None),
         };
-        let accepted = reply.as_ref().is_some_and(Reply::is_positive);
-        let counters = &mut self.session.counters;
-        if accepted {
-            counters.message_accepted();
+        if reply.as_ref().is_some_and(Reply::is_positive) {
+            self.session.counters.message_accepted();
         } else {
-            counters.errors = counters.errors.saturating_add(1);
             self.log_message(self.event("refused"), reply.as_ref(), by.as_deref(), &ran.findings);
-        }
-        if self.session.counters.errors > self.limits.maximum_errors && !accepted && next != Next::Close {
-            reply = Some(Reply::new(421, Some(Status(4, 7, 0)), "too many errors"));
-            next = Next::Close;
+            (reply, next) = self.count_refused_message(reply, next);
         }
         self.concluded(links, Stage::EndOfData, None, reply.as_ref(), ports);
         self.forget_transaction(ports);
         self.message_ended = true;
         self.act(reply, next)
+    }
+
+    /// A message that was not taken is an error of the client's; with too many of them the session ends.
+    pub(super) fn count_refused_message(&mut self, reply: Option<Reply>, next: Next) -> (Option<Reply>, Next) {
+        self.session.counters.error();
+        if self.session.counters.errors > self.limits.maximum_errors && next != Next::Close {
+            let reply = Reply::new(421, Some(Status(4, 7, 0)), "too many errors");
+            return (Some(reply), Next::Close);
+        }
+        (reply, next)
     }
 
     /// Gives the copies to the taker; its 250 is the only one after end-of-data.

@@ -227,17 +227,11 @@ impl<'c> Conversation<'c> {
         ran: &Ran,
         ports: &mut Ports<'_>,
     ) -> Action {
-        let accepted = reply.as_ref().is_some_and(Reply::is_positive);
-        let counters = &mut self.session.counters;
-        if accepted {
-            counters.message_accepted();
+        if reply.as_ref().is_some_and(Reply::is_positive) {
+            self.session.counters.message_accepted();
         } else {
-            counters.errors = counters.errors.saturating_add(1);
             self.log_message(self.event("refused"), reply.as_ref(), by, &ran.findings);
-        }
-        if self.session.counters.errors > self.limits.maximum_errors && !accepted && next != Next::Close {
-            reply = Some(Reply::new(421, Some(Status(4, 7, 0)), "too many errors"));
-            next = Next::Close;
+            (reply, next) = self.count_refused_message(reply, next);
         }
         self.forget_transaction(ports);
         self.message_ended = true;

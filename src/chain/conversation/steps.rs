@@ -115,10 +115,7 @@ impl<'c> Conversation<'c> {
                 reverse_path,
                 parameters,
             }) => {
-                let number = self.session.counters.transactions.saturating_add(1);
-                self.session.counters.transactions = number;
-                let (path, parameters) = (reverse_path.clone(), parameters.clone());
-                self.session.transaction = Some(Transaction::new(&self.session.id, number, path, parameters));
+                self.session.begin_transaction(reverse_path.clone(), parameters.clone());
                 ports.body.reset();
                 None
             }
@@ -135,12 +132,10 @@ impl<'c> Conversation<'c> {
         {
             self.forget_transaction(ports);
             let esmtp = exchange.command.verb == Verb::Ehlo;
-            self.session.greet(Hello {
-                esmtp,
-                name: name.as_str().to_owned(),
-            });
-            let lines = reply.iter().flat_map(|reply| reply.lines.iter().skip(1));
-            self.session.offered = if esmtp { lines.cloned().collect() } else { Vec::new() };
+            let name = name.as_str().to_owned();
+            let lines = reply.iter().filter(|_| esmtp);
+            let offered = lines.flat_map(|reply| reply.lines.iter().skip(1)).cloned().collect();
+            self.session.greet(Hello { esmtp, name }, offered);
         }
         self.keep(Stage::Hello, ran);
         self.finish(exchange, reply, next, ports)
@@ -261,8 +256,7 @@ impl<'c> Conversation<'c> {
         let relayed = links.iter().any(Link::is_relay) && !matches!(verb, Verb::Other(_));
         let known = self.chain.links(verb.name()).is_some() || relayed;
         if !known {
-            let counters = &mut self.session.counters;
-            counters.unknown_commands = counters.unknown_commands.saturating_add(1);
+            self.session.counters.unknown_command();
         }
         let ok = match verb {
             Verb::StartTls => Reply::new(220, Some(Status::OK), "ready to start TLS"),
@@ -356,7 +350,7 @@ impl<'c> Conversation<'c> {
         }
         let negative = reply.as_ref().is_some_and(|reply| reply.code >= 400);
         if negative && self.is_error(exchange) {
-            self.session.counters.errors = self.session.counters.errors.saturating_add(1);
+            self.session.counters.error();
         }
         let counters = self.session.counters;
         let too_many = if counters.unknown_commands > self.limits.maximum_unknown_commands {
