@@ -97,6 +97,13 @@ impl Seat {
         super::EX_CONFIG
     }
 
+    /// Tells the master that the configuration is broken, so that this process cannot start; its exit status.
+    pub fn refuse(&self, faults: &impl std::fmt::Display) -> i32 {
+        let (reason, errno) = (faults.to_string(), 0);
+        let _ = self.control.send_nowait(&FromHelper::Failed { reason, errno }, &[]);
+        super::EX_CONFIG
+    }
+
     /// Asks the parent half for a successor.
     pub fn ask_to_be_replaced(&self) {
         if let Some(parent) = &self.parent {

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config;
 use crate::delivery;
-use crate::helper::{EX_CONFIG, EX_SOFTWARE, Seat, Turn};
-use crate::ipc::control::{FromHelper, ToHelper};
+use crate::helper::{EX_SOFTWARE, Seat, Turn};
+use crate::ipc::control::ToHelper;
 use crate::ipc::frame;
 use crate::ipc::link::Role;
 use crate::log::Level;
@@ -49,11 +49,7 @@ pub(super) fn start(
     let work = |seat: Seat| {
         let known = match first.renewed(&seat, served.said(), directory) {
             Ok(known) => known,
-            Err(faults) => {
-                let (reason, errno) = (faults.to_string(), 0);
-                let _ = seat.control.send_nowait(&FromHelper::Failed { reason, errno }, &[]);
-                return EX_CONFIG;
-            }
+            Err(faults) => return seat.refuse(&faults),
         };
         let Ok(voice) = voice.try_clone() else {
             return EX_SOFTWARE;

@@ -182,6 +182,11 @@ impl Session {
         self.transaction = None;
     }
 
+    /// The body of the transaction under way.
+    pub(crate) fn body_mut(&mut self) -> Option<&mut BodyFacts> {
+        self.transaction.as_mut()?.body.as_mut()
+    }
+
     /// Takes an accepted HELO or EHLO, and the extensions that its reply named, one line each: what was concluded about the
     /// former name and the transaction are gone (RFC 5321 §4.1.4).
     pub(crate) fn greet(&mut self, hello: Hello, offered: Vec<String>) {

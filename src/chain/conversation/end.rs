@@ -33,12 +33,7 @@ impl Conversation<'_> {
             return self.body_refused(reply, if close { Next::Close } else { Next::Command }, ports);
         }
         self.observe_body(end);
-        let Some(body) = self
-            .session
-            .transaction
-            .as_mut()
-            .and_then(|transaction| transaction.body.as_mut())
-        else {
+        let Some(body) = self.session.body_mut() else {
             return self.body_refused(Some(unavailable()), Next::Command, ports);
         };
         body.end(end);

@@ -240,12 +240,7 @@ impl<'c> Conversation<'c> {
             }
             return;
         }
-        let Some(body) = self
-            .session
-            .transaction
-            .as_mut()
-            .and_then(|transaction| transaction.body.as_mut())
-        else {
+        let Some(body) = self.session.body_mut() else {
             return;
         };
         body.chunk(octets);

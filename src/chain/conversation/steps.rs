@@ -240,11 +240,7 @@ impl<'c> Conversation<'c> {
 
     /// Counts announced octets: a chunk beyond the limit is refused before any of it is kept.
     fn announce(&mut self, size: u64) -> Option<Reply> {
-        let body = self
-            .session
-            .transaction
-            .as_mut()
-            .and_then(|transaction| transaction.body.as_mut())?;
+        let body = self.session.body_mut()?;
         body.announced = body.announced.saturating_add(size);
         let limit = self.limits.message_size;
         body.too_big |= limit > 0 && body.announced > limit;
