@@ -7,7 +7,7 @@ use mio::unix::SourceFd;
 use crate::ipc::channel::Fault;
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::keeper::Shown;
-use crate::ipc::link::{Role, ToWorker};
+use crate::ipc::link::Role;
 use crate::log::{Event, Level};
 
 use super::helpers::Helpers;
@@ -88,16 +88,7 @@ impl Master {
                 self.give_voice(other);
             }
         }
-        for (number, worker) in self.workers.iter() {
-            let Ok((ours, theirs)) = descriptors::pair() else { break };
-            let door = ToHelper::Door {
-                worker: number,
-                pid: worker.pid.as_raw(),
-            };
-            if self.ready.helpers.logger.tell(&door, &[ours.as_fd()]) {
-                let _ = worker.link.send_nowait(&ToWorker::Voice, &[theirs.as_fd()]);
-            }
-        }
+        self.workers.give_voices(&self.ready.helpers.logger);
         if let Some(how) = self.unsaid.take() {
             self.tell_death(role, &how);
         }
