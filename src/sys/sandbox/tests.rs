@@ -220,6 +220,9 @@ fn the_work_of_master_and_worker_goes_on() {
         let mut signals = signals::Signals::new(&[nix::sys::signal::Signal::SIGCHLD], 64).unwrap();
         let (ours, theirs) = socket::seqpacket_pair().unwrap();
         let ours = socket::move_fd_at_least(ours, socket::FIRST_CONTROL).unwrap();
+        // What outlives a worker is lent to the next one.
+        let lent = socket::duplicate_at_least(&ours, 0).unwrap();
+        assert!(lent.as_raw_fd() < socket::FIRST_SHARED);
         let mut poll = mio::Poll::new().unwrap();
         let source = signals.as_raw_fd();
         poll.registry()
