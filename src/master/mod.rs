@@ -277,7 +277,7 @@ impl Master {
                 refused: self.sources.view(),
             };
             let forked = self.workers.fork(&self.ready.served, &near, &self.ready.helpers.logger);
-            match forked.and_then(|(number, new)| if new { self.attend(number) } else { Ok(()) }) {
+            match forked.and_then(|number| self.attend(number)) {
                 Ok(()) => {}
                 Err(error) => {
                     self.pool.fork_failed(now);
@@ -296,10 +296,13 @@ impl Master {
         let Some(worker) = self.workers.get_mut(number) else {
             return Ok(());
         };
-        let token = Token(WORKERS + worker.slot.token);
-        self.poll
-            .registry()
-            .register(&mut SourceFd(&worker.slot.link.as_raw_fd()), token, Interest::READABLE)
+        if !worker.slot.watched {
+            let token = Token(WORKERS + worker.slot.token);
+            let registry = self.poll.registry();
+            registry.register(&mut SourceFd(&worker.slot.link.as_raw_fd()), token, Interest::READABLE)?;
+            worker.slot.watched = true;
+        }
+        Ok(())
     }
 
     fn hear_signals(&mut self) {

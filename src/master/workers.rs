@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use crate::ipc::control::ToHelper;
 use crate::ipc::link::{FromWorker, ToWorker};
 use crate::ipc::sources::{Source, View};
-use crate::sys::{arena, child, process, signals};
+use crate::sys::{arena, child, process, signals, socket};
 use crate::worker::{self, Inherited};
 
 use super::conduct::{Conduct, State};
@@ -279,13 +279,16 @@ impl Workers {
         }
     }
 
-    /// Forks a worker; its number, and whether its Link is new. Never returns in the child.
+    /// Forks a worker; its number. Never returns in the child.
     ///
     /// # Errors
     /// No descriptors, no process, or no memory; more under way than [`Workers::startable`] allows.
-    pub fn fork(&mut self, served: &Served, near: &Near<'_>, logger: &Helper) -> io::Result<(u32, bool)> {
+    pub fn fork(&mut self, served: &Served, near: &Near<'_>, logger: &Helper) -> io::Result<u32> {
         let (slot, voice) = self.slots.take()?;
         let lent = slot.lend()?;
+        if lent.iter().any(|fd| fd.as_raw_fd() >= socket::FIRST_SHARED) {
+            return Err(io::Error::other("the descriptors that a worker may have are used up"));
+        }
         let blocked = signals::block_for_fork()?;
         match process::spawn_sharing_files(MASTER_DESCRIPTORS)? {
             process::Fork::Child => {
@@ -325,7 +328,7 @@ impl Workers {
                 self.by_pid.insert(pid, number);
                 self.by_token.insert(worker.slot.token, number);
                 self.table.insert(number, worker);
-                Ok((number, voice.is_some()))
+                Ok(number)
             }
         }
     }
