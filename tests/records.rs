@@ -2,10 +2,11 @@
 
 mod common;
 
-use common::{Server, Setup, wait_until};
+use common::{Server, Setup, certificates, tool, wait_until};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const CHAIN: &str = "command_handler_standard_server.yaml";
 
@@ -136,6 +137,72 @@ fn jsonl_is_one_file_of_whole_lines_and_rotated() {
         let text = fs::read_to_string(directory.join("transaction_log.jsonl")).unwrap_or_default();
         text.contains("Subject: after") && text.contains("\"reason\":\"quit\"")
     }));
+}
+
+#[test]
+fn tls_is_on_record_with_the_hello_as_it_came() {
+    let test = "records::tls_is_on_record";
+    if tool(test, "openssl").is_none() {
+        return;
+    }
+    let (mut setup, directory) = setup("jsonl", "");
+    let pair = certificates::make(&setup.aside().join("keys"), "mail.example.com", certificates::ECDSA);
+    certificates::enable(
+        &mut setup,
+        &certificates::entry(".example.com", "tls.example.com", &pair),
+    );
+    let server = setup.start();
+    let mut command = Command::new("openssl");
+    command
+        .arg("s_client")
+        .arg("-connect")
+        .arg(server.address().to_string());
+    command.args(["-crlf", "-quiet", "-ign_eof", "-starttls", "smtp", "-tls1_3"]);
+    command.args(["-servername", "mx.example.com"]);
+    common::run(&mut command, b"EHLO client.example\nquit\n");
+    let tls = br#""tls":{"version":"TLSv1.3","cipher":"TLS_AES_"#;
+    let text = String::from_utf8_lossy(&await_text(&directory, b"\"reason\":\"quit\"")).into_owned();
+    let of = |event: &str| {
+        let found = text
+            .lines()
+            .find(|line| line.contains(&format!("\"event\":\"{event}\"")));
+        found.unwrap_or_else(|| panic!("{event}\n{text}")).to_owned()
+    };
+    // A handshake record of a ClientHello: 22 3 1 … begins so in base64.
+    let shaken = of("tls");
+    for part in [
+        std::str::from_utf8(tls).expect("ASCII"),
+        "\"sni\":\"mx.example.com\"",
+        "\"server_name\":\"tls.example.com\",\"hello_base64\":\"FgMB",
+    ] {
+        assert!(shaken.contains(part), "{part}: {shaken}");
+    }
+    let session = session_of(&shaken);
+    let mut parts = text.lines().filter(|line| session_of(line) == session);
+    let before = parts.by_ref().take_while(|line| *line != shaken);
+    assert!(before.into_iter().all(|line| !line.contains("\"tls\":")), "{text}");
+    assert!(
+        parts.clone().count() >= 4 && parts.all(|line| line.contains("\"tls\":")),
+        "{text}"
+    );
+
+    let mut client = server.hello();
+    assert_eq!(client.command("STARTTLS").code, 220);
+    client.send(b"no TLS\r\n");
+    assert!(client.is_closed() || client.is_closed());
+    let text = await_text(&directory, b"\"reason\":\"tls-failed\"");
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let failed = text.lines().find(|line| line.contains("\"event\":\"tls_failed\""));
+    let failed = failed.expect("the failure");
+    assert!(
+        failed.contains("\"alert\":\"sent ") && failed.contains("\"hello_base64\":\"bm8gVExT"),
+        "{failed}"
+    );
+}
+
+fn session_of(line: &str) -> &str {
+    let from = line.split("\"session\":\"").nth(1).unwrap_or_default();
+    from.split('"').next().unwrap_or_default()
 }
 
 #[test]

@@ -49,6 +49,10 @@ impl Handler for ResponseLog {
         self.log.concluded(context, reply);
     }
 
+    fn shaken(&self, context: &mut Context<'_>) {
+        self.log.shaken(context);
+    }
+
     fn records(&self) -> Option<&Path> {
         self.log.directory()
     }

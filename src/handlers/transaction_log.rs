@@ -48,6 +48,10 @@ impl Handler for TransactionLog {
         self.log.concluded(context, reply);
     }
 
+    fn shaken(&self, context: &mut Context<'_>) {
+        self.log.shaken(context);
+    }
+
     fn records(&self) -> Option<&Path> {
         self.log.directory()
     }

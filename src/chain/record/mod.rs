@@ -173,6 +173,18 @@ impl Log {
         }
     }
 
+    /// Writes down what came of a TLS handshake; the original had no such thing.
+    pub fn shaken(&self, context: &mut Context<'_>) {
+        if self.config.format != Format::Jsonl || !self.which.commands() {
+            return;
+        }
+        if let Some(file) = self.file(context.session()) {
+            let now = context.records().now();
+            let line = json::tls(&json::Facts::of(context), now, context.session());
+            file.append(&line, context.records());
+        }
+    }
+
     fn classic(&self, context: &Context<'_>, reply: Option<&Reply>, now: i64) -> Vec<u8> {
         let mut text = Vec::new();
         if context.reason().is_some() {
