@@ -123,6 +123,7 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     say_listening(&addresses, &log);
     let path = plan.directory.clone();
     let destination = destination(&served, &state);
+    let records = served.record_directories();
     let named = served.addresses();
     Ok(Ready {
         served,
@@ -133,6 +134,7 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
         named,
         addresses,
         destination,
+        records,
         helpers,
         log,
         notify,

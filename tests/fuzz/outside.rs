@@ -1,7 +1,6 @@
 //! What the broker hears: frames of a worker, messages of name servers; and what a worker hears of the broker.
 
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rsmtpd::broker::client::Client;
@@ -58,7 +57,7 @@ fn hear_broker(bytes: &[u8], connects: bool) {
     }
     let (ours, theirs) = socket::seqpacket_pair().expect("a pair");
     socket::send_frame_nowait(&ours, bytes, &[]).expect("room for one frame");
-    let client = Client::new(OwnedFd::from(theirs));
+    let client = Client::new(theirs);
     if connects {
         let endpoint = Endpoint {
             host: "back.example".into(),
@@ -93,7 +92,7 @@ pub(crate) fn dns(input: &[u8]) {
     let question = &questions[chosen];
     let octets = match (choice & 4, bytes) {
         (0, _) => bytes.to_vec(),
-        (_, [flags @ ..]) if flags.len() >= 8 => {
+        (_, behind) if behind.len() >= 8 => {
             let asked = message::ask(7, question).expect("a question");
             let end = asked.len() - 11; // the record of EDNS
             let (head, rest) = bytes.split_at(8);
