@@ -12,6 +12,7 @@ pub mod dns;
 pub mod messages;
 pub mod processes;
 pub mod relay;
+pub mod secure;
 pub mod service;
 
 use std::ffi::OsString;
