@@ -3,8 +3,8 @@
 mod common;
 
 use common::certificates::{self, ECDSA, Pair, RSA, block, enable, entry, make};
-use common::secure::{Secure, hear, say, shake_hands, starttls};
-use common::{Server, Setup, run, tool, wait_until};
+use common::secure::{hear, say, shake_hands, starttls};
+use common::{Client, Server, Setup, run, tool, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
