@@ -179,7 +179,7 @@ pub(super) fn open(facts: &Facts, context: &Context<'_>) -> Vec<u8> {
     let mut object = Object::event("open", facts, context.now());
     object.text("local", &session.local.to_string());
     object.text("server_name", &session.server_name);
-    object.text("buffer", buffer(!session.anomalies.is_empty()));
+    object.text("buffer", buffer(super::talks_early(session)));
     object.line()
 }
 

@@ -20,7 +20,7 @@ use super::ports::Records;
 use super::settings::Settings;
 use crate::config::{Field, Section};
 use crate::ipc::record::{PIECE, Record};
-use crate::session::Session;
+use crate::session::{Anomaly, Session};
 use crate::smtp::command::Verb;
 use crate::smtp::reply::Reply;
 
@@ -250,6 +250,11 @@ impl Log {
 fn is_still_to_come(context: &Context<'_>, reply: Option<&Reply>) -> bool {
     let command = context.exchange().map(|exchange| &exchange.command);
     reply.is_none() && command.is_some_and(|command| command.verb == Verb::Bdat && command.parsed.is_ok())
+}
+
+/// Whether the client spoke before it was greeted.
+fn talks_early(session: &Session) -> bool {
+    session.anomalies.iter().any(|seen| seen.anomaly == Anomaly::EarlyTalk)
 }
 
 /// A file to append to.
