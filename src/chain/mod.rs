@@ -37,7 +37,7 @@ pub use handler::{BodyReader, Evidence, Facts, Handler, HandlerError, Kind, Outc
 pub use limits::Limits;
 pub use outcome::{Message, Refusal, Taken};
 pub use ports::{
-    BackEndLost, BackEndPatience, BackEndPort, BodySink, DeliveryError, DeliveryPort, Nowhere, Ports, RecordError,
+    BackEndLost, BackEndPatience, BackEndPort, BackEndWay, BodySink, DeliveryError, DeliveryPort, Nowhere, Ports, RecordError,
     Records, ResolverPort, TlsPort,
 };
 pub use settings::Settings;

@@ -109,7 +109,9 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     if let Some(identity) = &users.service {
         privilege::drop_to(identity, &[]).context("dropping root")?;
     }
-    let profile = sandbox::Profile::master_and_worker(vec![plan.directory.clone()]);
+    let mut read = start_keeper::directories(served.reach().files.iter().map(PathBuf::as_path));
+    read.push(plan.directory.clone());
+    let profile = sandbox::Profile::master_and_worker(read);
     sandbox::enter(&profile, served.sandbox).context("entering the sandbox")?;
     process::set_dumpable(false)?;
     if !missing.is_empty() {
