@@ -37,8 +37,8 @@ pub use handler::{BodyReader, Evidence, Facts, Handler, HandlerError, Kind, Outc
 pub use limits::Limits;
 pub use outcome::{Message, Refusal, Taken};
 pub use ports::{
-    BackEndLost, BackEndPatience, BackEndPort, BackEndWay, BodySink, DeliveryError, DeliveryPort, Nowhere, Ports, RecordError,
-    Records, ResolverPort, TlsPort,
+    BackEndLost, BackEndPatience, BackEndPort, BackEndWay, BodySink, DeliveryError, DeliveryPort, Nowhere, Ports,
+    RecordError, Records, ResolverPort, TlsPort,
 };
 pub use settings::Settings;
 

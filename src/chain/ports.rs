@@ -82,21 +82,6 @@ pub struct BackEndPatience {
     pub data: Duration,
 }
 
-/// How to come to the server behind a proxy.
-#[derive(Debug, Clone, Copy)]
-pub struct BackEndWay<'a> {
-    /// Where it is.
-    pub to: &'a Endpoint,
-    /// Goes out before anything else, TLS included.
-    pub preface: &'a [u8],
-    /// Whether it is to be spoken to under TLS.
-    pub tls: &'a PeerTls,
-    /// Our name, for an EHLO before STARTTLS.
-    pub name: &'a str,
-    /// How long it may take.
-    pub patience: BackEndPatience,
-}
-
 /// The server behind a proxy did not take part as it should; there is no connection to it any more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("back end: {0}")]
@@ -232,4 +217,19 @@ pub struct Ports<'a> {
     pub tls: &'a mut dyn TlsPort,
     /// Unix time in microseconds.
     pub now: i64,
+}
+
+/// How to come to the server behind a proxy.
+#[derive(Debug, Clone, Copy)]
+pub struct BackEndWay<'a> {
+    /// Where it is.
+    pub to: &'a Endpoint,
+    /// Goes out before anything else, TLS included.
+    pub preface: &'a [u8],
+    /// Whether it is to be spoken to under TLS.
+    pub tls: &'a PeerTls,
+    /// Our name, for an EHLO before STARTTLS.
+    pub name: &'a str,
+    /// How long it may take.
+    pub patience: BackEndPatience,
 }

@@ -108,9 +108,9 @@ impl PeerTls {
     /// What is wrong with the keys together; `verified` says whether any is there that says how.
     fn contradiction(&self, verified: bool, host: &str) -> Option<&'static str> {
         match self.mode {
-            PeerTlsMode::None | PeerTlsMode::Opportunistic if verified => {
-                Some("expected required or implicit beside tls_ca_file and tls_pins, which count with these, found another")
-            }
+            PeerTlsMode::None | PeerTlsMode::Opportunistic if verified => Some(
+                "expected required or implicit beside tls_ca_file and tls_pins, which count with these, found another",
+            ),
             PeerTlsMode::Required | PeerTlsMode::Implicit if !verified => {
                 Some("expected tls_ca_file or tls_pins to verify the server by, found neither")
             }
@@ -141,7 +141,9 @@ impl PeerTls {
 }
 
 fn name(field: &Field<'_>) -> Option<String> {
-    let found = field.scalar().filter(|text| ServerName::try_from(text.as_str()).is_ok());
+    let found = field
+        .scalar()
+        .filter(|text| ServerName::try_from(text.as_str()).is_ok());
     if found.is_none() {
         field.expected("a host name or an IP address");
     }
@@ -153,7 +155,10 @@ fn authorities(field: &Field<'_>) -> Option<Authorities> {
     match Authorities::read(&path) {
         Ok(authorities) => Some(authorities),
         Err(reason) => {
-            field.fault(format!("expected a file of certificates in PEM, found {}: {reason}", path.display()));
+            field.fault(format!(
+                "expected a file of certificates in PEM, found {}: {reason}",
+                path.display()
+            ));
             None
         }
     }
@@ -246,7 +251,10 @@ mod tests {
     fn pins_with_colons_and_without() {
         let plain = "0123456789abcdef".repeat(4);
         let colons: Vec<&str> = ["AB"; 32].to_vec();
-        let (tls, faults) = read(&format!("tls: implicit\ntls_pins:\n  - \"{plain}\"\n  - {}\n", colons.join(":")));
+        let (tls, faults) = read(&format!(
+            "tls: implicit\ntls_pins:\n  - \"{plain}\"\n  - {}\n",
+            colons.join(":")
+        ));
         assert_eq!(faults, [""; 0]);
         let Proof::Pins(pins) = tls.proof() else {
             panic!("{tls:?}");
@@ -254,7 +262,10 @@ mod tests {
         assert_eq!((pins[0][..3].to_vec(), pins[1]), (vec![0x01, 0x23, 0x45], [0xab; 32]));
         for bad in ["abc", "[a, b]", &"0g".repeat(32), &"00".repeat(33), "ü"] {
             let (_, faults) = read(&format!("tls: required\ntls_pins: {bad}\n"));
-            assert!(faults[0].contains("expected a SHA-256 in 64 digits of base 16"), "{faults:?}");
+            assert!(
+                faults[0].contains("expected a SHA-256 in 64 digits of base 16"),
+                "{faults:?}"
+            );
         }
     }
 
@@ -262,25 +273,55 @@ mod tests {
     fn what_is_not_verified_is_not_called_so() {
         let pin = "ab".repeat(32);
         for (text, words) in [
-            ("tls: required\n".to_owned(), "p.yaml:1:6: tls: expected tls_ca_file or tls_pins"),
-            ("tls: implicit\n".to_owned(), "p.yaml:1:6: tls: expected tls_ca_file or tls_pins"),
-            (format!("tls: opportunistic\ntls_pins: {pin}\n"), "p.yaml:1:6: tls: expected required or implicit"),
-            (format!("tls_pins: {pin}\n"), "p.yaml:1:1: expected required or implicit"),
-            ("tls: starttls\n".to_owned(), "expected no, opportunistic, required or implicit"),
+            (
+                "tls: required\n".to_owned(),
+                "p.yaml:1:6: tls: expected tls_ca_file or tls_pins",
+            ),
+            (
+                "tls: implicit\n".to_owned(),
+                "p.yaml:1:6: tls: expected tls_ca_file or tls_pins",
+            ),
+            (
+                format!("tls: opportunistic\ntls_pins: {pin}\n"),
+                "p.yaml:1:6: tls: expected required or implicit",
+            ),
+            (
+                format!("tls_pins: {pin}\n"),
+                "p.yaml:1:1: expected required or implicit",
+            ),
+            (
+                "tls: starttls\n".to_owned(),
+                "expected no, opportunistic, required or implicit",
+            ),
             ("tls_name: a b\n".to_owned(), "tls_name: expected a host name"),
-            ("tls: required\ntls_ca_file: ca.pem\n".to_owned(), "p.yaml:2:14: tls_ca_file: expected an absolute path"),
+            (
+                "tls: required\ntls_ca_file: ca.pem\n".to_owned(),
+                "p.yaml:2:14: tls_ca_file: expected an absolute path",
+            ),
             (
                 "tls: required\ntls_ca_file: /nowhere/ca.pem\n".to_owned(),
                 "p.yaml:2:14: tls_ca_file: expected a file of certificates in PEM, found /nowhere/ca.pem: No such file",
             ),
-            ("tls: required\ntls_ca_file: /dev\n".to_owned(), "found /dev: no regular file"),
-            ("tls: required\ntls_ca_file: /etc/passwd\n".to_owned(), "found /etc/passwd: no certificate in it"),
+            (
+                "tls: required\ntls_ca_file: /dev\n".to_owned(),
+                "found /dev: no regular file",
+            ),
+            (
+                "tls: required\ntls_ca_file: /etc/passwd\n".to_owned(),
+                "found /etc/passwd: no certificate in it",
+            ),
         ] {
             let (_, faults) = read(&text);
             assert!(faults.len() == 1 && faults[0].contains(words), "{text}: {faults:?}");
         }
-        assert_eq!(read("tls:\ntls_name:\ntls_ca_file:\ntls_pins:\n"), (PeerTls::default(), Vec::new()));
+        assert_eq!(
+            read("tls:\ntls_name:\ntls_ca_file:\ntls_pins:\n"),
+            (PeerTls::default(), Vec::new())
+        );
         let (tls, faults) = read("tls: opportunistic\n");
-        assert_eq!((tls.mode, tls.proof(), faults.len()), (PeerTlsMode::Opportunistic, Proof::None, 0));
+        assert_eq!(
+            (tls.mode, tls.proof(), faults.len()),
+            (PeerTlsMode::Opportunistic, Proof::None, 0)
+        );
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::chain::{
-    BackEndLost, BackEndWay, BackEndPort, BodySink, Chain, DeliveryError, DeliveryPort, Found, RecordError,
+    BackEndLost, BackEndPort, BackEndWay, BodySink, Chain, DeliveryError, DeliveryPort, Found, RecordError,
     ResolverPort, TlsPort, configured, registry,
 };
 use crate::config::{ChainFile, Fault, Part};
