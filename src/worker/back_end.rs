@@ -269,7 +269,8 @@ impl Connection {
         text.end(&mut self.output);
         self.flush()?;
         let end = Instant::now() + self.patience.data;
-        self.reply(end)
+        let reply = self.reply(end);
+        reply.map_err(|error| io::Error::other(format!("{error}, and may have taken the message, which had ended")))
     }
 
     fn flush(&mut self) -> io::Result<()> {
