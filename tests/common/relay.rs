@@ -52,7 +52,12 @@ impl Relay {
         let up = wait_until(|| {
             ended = child.try_wait().ok().flatten();
             // With TLS from the first octet there is no greeting to be read.
-            ended.is_some() || greets(address) || more.contains("wrappermode") && TcpStream::connect(address).is_ok()
+            let is_up = if more.contains("wrappermode") {
+                TcpStream::connect(address).is_ok()
+            } else {
+                greets(address)
+            };
+            ended.is_some() || is_up
         });
         let mut relay = Relay {
             child,
