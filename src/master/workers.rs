@@ -4,49 +4,36 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::ipc::channel::Channel;
 use crate::ipc::control::ToHelper;
 use crate::ipc::link::{FromWorker, ToWorker};
 use crate::ipc::sources::{Source, View};
 use crate::sys::{arena, child, process, signals, socket};
 use crate::worker::{self, Inherited};
 
-use super::conduct::Conduct;
-use super::helpers::Helpers;
-use super::startup::SIGNALS;
+use super::conduct::{Conduct, State};
+use super::descriptors::MASTER_DESCRIPTORS;
+use super::helpers::Helper;
+use super::slots::{Slot, Slots};
 use crate::worker::served::Served;
 
-/// Descriptors below this are the ones a worker may keep; the master moves its own to this and above.
-pub const MASTER_DESCRIPTORS: RawFd = 64;
+/// What the master catches.
+pub const SIGNALS: [Signal; 5] = [
+    Signal::SIGHUP,
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGCHLD,
+    Signal::SIGUSR1,
+];
 
 /// Workers that may be on their way from fork to their first word at once: each takes descriptors that it must find
 /// below [`FIRST_SHARED`](socket::FIRST_SHARED).
 const STARTING: usize = 6;
-
-/// What a worker does.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
-    /// Forked, not heard of yet.
-    Starting,
-    /// Waits for a client.
-    Spare,
-    /// Serves one.
-    Busy {
-        /// The client.
-        peer: SocketAddr,
-        /// The session's identifier.
-        session: String,
-    },
-    /// Was told to leave, or has said that it is done.
-    Leaving,
-}
 
 /// One worker.
 #[derive(Debug)]
@@ -58,8 +45,8 @@ pub struct Worker {
     pub since: Instant,
     /// The generation of the configuration it was forked with.
     pub generation: u64,
-    /// The master's end of its Link.
-    pub link: Channel<ToWorker, FromWorker>,
+    /// Its Link and its voice.
+    pub(super) slot: Slot,
     /// The source that its client is counted for.
     pub source: Option<Source>,
     /// Doors given to it since it took its client.
@@ -77,7 +64,7 @@ pub struct Worker {
     /// Whether it was ended on purpose, so that its death is no crash.
     pub dismissed: bool,
     /// Its own descriptors, until it has said that it has a table of them.
-    lent: Option<[OwnedFd; 3]>,
+    lent: Option<[OwnedFd; 2]>,
 }
 
 impl Worker {
@@ -96,16 +83,28 @@ impl Worker {
     }
 }
 
+/// What is left to say of a worker that has ended.
+pub struct Gone {
+    /// Its process.
+    pub pid: Pid,
+    /// What it did last.
+    pub state: State,
+    /// Whether it was ended on purpose.
+    pub dismissed: bool,
+}
+
 /// All workers by number; numbers are never used twice. What is asked at each event is counted, not looked for:
 /// there may be ten thousand.
 #[derive(Debug, Default)]
 pub struct Workers {
     table: BTreeMap<u32, Worker>,
     by_pid: HashMap<Pid, u32>,
+    by_token: HashMap<usize, u32>,
+    slots: Slots,
     /// By generation; those with none are left out.
     spares: BTreeMap<u64, usize>,
     starting: usize,
-    next: u32,
+    last: u32,
 }
 
 impl Workers {
@@ -144,6 +143,11 @@ impl Workers {
         self.by_pid.get(&pid).copied()
     }
 
+    /// The number of the worker whose Link has this token.
+    pub(super) fn at(&self, token: usize) -> Option<u32> {
+        self.by_token.get(&token).copied()
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Worker)> {
         self.table.iter().map(|(number, worker)| (*number, worker))
@@ -174,13 +178,21 @@ impl Workers {
         }
     }
 
-    /// Forgets a worker that ended.
-    pub fn remove(&mut self, number: u32) -> Option<Worker> {
+    /// Forgets a worker that ended; what it had is another's from now on if it was `clean`.
+    pub fn remove(&mut self, number: u32, clean: bool) -> Option<Gone> {
         let worker = self.table.remove(&number)?;
         self.by_pid.remove(&worker.pid);
+        self.by_token.remove(&worker.slot.token);
         self.starting -= usize::from(worker.lent.is_some());
         self.count(worker.generation, worker.is_spare(), false);
-        Some(worker)
+        if clean && !worker.captured {
+            self.slots.put_back(worker.slot);
+        }
+        Some(Gone {
+            pid: worker.pid,
+            state: worker.state,
+            dismissed: worker.dismissed,
+        })
     }
 
     fn count(&mut self, generation: u64, before: bool, after: bool) {
@@ -245,7 +257,7 @@ impl Workers {
                 if worker.state == State::Spare {
                     waiting.push(*number);
                 }
-                let _ = worker.link.send_nowait(order, &[]);
+                let _ = worker.slot.link.send_nowait(order, &[]);
             }
         }
         for number in waiting {
@@ -253,15 +265,27 @@ impl Workers {
         }
     }
 
+    /// The logger was started again: gives every worker a new way to it.
+    pub(super) fn give_voices(&mut self, logger: &Helper) {
+        self.slots.clear();
+        for (number, worker) in &mut self.table {
+            let door = ToHelper::Door {
+                worker: *number,
+                pid: worker.pid.as_raw(),
+            };
+            if worker.slot.give_voice(logger, &door).is_err() {
+                return;
+            }
+        }
+    }
+
     /// Forks a worker; its number. Never returns in the child.
     ///
     /// # Errors
     /// No descriptors, no process, or no memory; more under way than [`Workers::startable`] allows.
-    pub fn fork(&mut self, served: &Served, near: &Near<'_>, helpers: &Helpers) -> io::Result<u32> {
-        let (link, worker_link) = pair()?;
-        let (delivery, worker_delivery) = socket::seqpacket_pair()?;
-        let (logger, worker_logger) = socket::seqpacket_pair()?;
-        let lent = [worker_link, worker_delivery, worker_logger];
+    pub fn fork(&mut self, served: &Served, near: &Near<'_>, logger: &Helper) -> io::Result<u32> {
+        let (slot, voice) = self.slots.take()?;
+        let lent = slot.lend()?;
         if lent.iter().any(|fd| fd.as_raw_fd() >= socket::FIRST_SHARED) {
             return Err(io::Error::other("the descriptors that a worker may have are used up"));
         }
@@ -273,20 +297,22 @@ impl Workers {
             }
             process::Fork::Parent(pid) => {
                 drop(blocked);
-                let number = self.next;
-                self.next = self.next.wrapping_add(1);
-                let door = ToHelper::Door {
-                    worker: number,
-                    pid: pid.as_raw(),
-                };
-                helpers.logger.offer(&door, logger.as_fd());
-                helpers.delivery.offer(&door, delivery.as_fd());
+                // 0 is no worker.
+                let number = self.last.wrapping_add(1).max(1);
+                self.last = number;
+                if let Some(voice) = &voice {
+                    let door = ToHelper::Door {
+                        worker: number,
+                        pid: pid.as_raw(),
+                    };
+                    logger.offer(&door, voice.as_fd());
+                }
                 let worker = Worker {
                     pid,
                     state: State::Starting,
                     since: Instant::now(),
                     generation: served.generation,
-                    link: Channel::new(link),
+                    slot,
                     source: None,
                     doors: 0,
                     session: served.patience().session,
@@ -300,6 +326,7 @@ impl Workers {
                 self.starting += 1;
                 self.count(worker.generation, false, true);
                 self.by_pid.insert(pid, number);
+                self.by_token.insert(worker.slot.token, number);
                 self.table.insert(number, worker);
                 Ok(number)
             }
@@ -317,25 +344,18 @@ pub struct Near<'a> {
     pub refused: &'a View,
 }
 
-/// A pair whose first end is moved out of the workers' reach.
-pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (ours, theirs) = socket::seqpacket_pair()?;
-    Ok((socket::move_fd_at_least(ours, MASTER_DESCRIPTORS)?, theirs))
-}
-
 /// The child's side of the fork: keeps its own descriptors, loses all others, and serves.
-fn become_worker(lent: [OwnedFd; 3], served: &Served, near: &Near<'_>) -> ! {
+fn become_worker(lent: [OwnedFd; 2], served: &Served, near: &Near<'_>) -> ! {
     arena::worker();
     let mut keep: Vec<RawFd> = vec![0, 1, 2, near.directory.as_raw_fd()];
     keep.extend(near.listeners.iter().chain(&lent).map(AsRawFd::as_raw_fd));
     if process::close_range_except(&keep).is_err() || deafen().is_err() {
         process::exit_now(71);
     }
-    let [link, delivery, logger] = lent;
+    let [link, logger] = lent;
     let inherited = Inherited {
         listeners: near.listeners,
         link,
-        delivery,
         logger,
         directory: near.directory,
         refused: near.refused,
@@ -374,7 +394,7 @@ mod tests {
                 state,
                 since: now,
                 generation: 1,
-                link: Channel::new(pair().unwrap().0),
+                slot: Slots::default().take().unwrap().0,
                 source: None,
                 doors: 0,
                 // The last one is of an earlier configuration.

@@ -68,29 +68,21 @@ impl<'a> BackEnd<'a> {
         })
     }
 
-    fn say(&self, level: Level, name: &str, with: impl FnOnce(Event) -> Event) {
-        let event = Event::new(name).field("session", &self.session);
-        self.log.say(level, with(event));
-    }
-
     /// Says what protects the connection.
     fn say_tls(&self, proof: &Proof) {
         let tls = self.connection.as_ref().and_then(|connection| connection.tls.as_ref());
         let Some(agreed) = tls.and_then(tls::Client::negotiated) else {
             return;
         };
-        self.say(Level::Info, "back-end-tls", |event| {
-            let event = event.field("version", agreed.version).field("cipher", agreed.cipher);
-            let event = event.field("group", agreed.group.unwrap_or("none"));
-            event.field(
-                "verified",
-                match proof {
-                    Proof::None => "no",
-                    Proof::Authorities(_) => "ca",
-                    Proof::Pins(_) => "pin",
-                },
-            )
-        });
+        let verified = match proof {
+            Proof::None => "no",
+            Proof::Authorities(_) => "ca",
+            Proof::Pins(_) => "pin",
+        };
+        let event = Event::new("back-end-tls").field("session", &self.session);
+        let event = event.field("version", agreed.version).field("cipher", agreed.cipher);
+        let event = event.field("group", agreed.group.unwrap_or("none"));
+        self.log.say(Level::Info, event.field("verified", verified));
     }
 }
 
@@ -121,9 +113,10 @@ impl BackEndPort for BackEnd<'_> {
                     self.connection = None;
                     return Err(lost(format!("TLS is required, and {reason}")));
                 }
-                Some(reason) => self.say(Level::Notice, "back-end-plain", |event| {
-                    event.quoted("reason", reason.as_bytes())
-                }),
+                Some(reason) => {
+                    let event = Event::new("back-end-plain").field("session", &self.session);
+                    self.log.say(Level::Notice, event.quoted("reason", reason.as_bytes()));
+                }
             }
         } else if way.tls.mode == PeerTlsMode::Required {
             self.connection = None;
