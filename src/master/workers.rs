@@ -62,6 +62,8 @@ pub struct Worker {
     pub link: Channel<ToWorker, FromWorker>,
     /// The source that its client is counted for.
     pub source: Option<Source>,
+    /// Whether its client may be another than who is at the other end of the connection.
+    pub may_be_introduced: bool,
     /// Doors given to it since it took its client.
     pub doors: u32,
     /// How long a session may last by what it was forked with.
@@ -84,6 +86,17 @@ impl Worker {
     /// What it does.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Serves somebody else on the same connection; the session, unless it serves nobody.
+    pub(super) fn introduce(&mut self, client: SocketAddr) -> Option<String> {
+        match &mut self.state {
+            State::Busy { peer, session } => {
+                *peer = client;
+                Some(session.clone())
+            }
+            _ => None,
+        }
     }
 
     /// Takes note of what it says; what is wrong with that.
@@ -288,6 +301,7 @@ impl Workers {
                     generation: served.generation,
                     link: Channel::new(link),
                     source: None,
+                    may_be_introduced: false,
                     doors: 0,
                     session: served.patience().session,
                     conduct: Conduct::new(served.daemon.workers.connections_per_worker),
@@ -376,6 +390,7 @@ mod tests {
                 generation: 1,
                 link: Channel::new(pair().unwrap().0),
                 source: None,
+                may_be_introduced: false,
                 doors: 0,
                 // The last one is of an earlier configuration.
                 session: minutes(if number == 3 { 90 } else { 10 }),

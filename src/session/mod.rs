@@ -12,6 +12,7 @@
 pub mod anomaly;
 pub mod body;
 pub mod exchange;
+pub mod introduced;
 pub mod kept;
 pub mod notes;
 pub mod order;
@@ -24,6 +25,7 @@ use std::net::SocketAddr;
 pub use anomaly::{Anomaly, Observed};
 pub use body::BodyFacts;
 pub use exchange::Exchange;
+pub use introduced::Introduced;
 pub use kept::{At, Kept, Verdict};
 pub use notes::{Note, Notes, OfRecipient, OfSession, OfTransaction};
 pub use order::order;
@@ -71,10 +73,12 @@ pub struct Counters {
 pub struct Session {
     /// Identifier, unique among all sessions.
     pub id: String,
-    /// The client's address.
+    /// The client's address. One that nobody knows is 0.0.0.0.
     pub peer: SocketAddr,
     /// The address it connected to.
     pub local: SocketAddr,
+    /// Who else is at the other end of the connection and speaks for the client, if anybody.
+    pub introduced: Introduced,
     /// The name this server gives itself.
     pub server_name: String,
     /// The last accepted HELO or EHLO.
@@ -108,6 +112,7 @@ impl Session {
             id,
             peer,
             local,
+            introduced: Introduced::new(peer, local),
             server_name: server_name.into(),
             hello: None,
             transaction: None,
@@ -127,6 +132,7 @@ impl Session {
     pub fn client_name(&self) -> String {
         match &self.hello {
             Some(hello) => hello.name.clone(),
+            None if self.introduced.helo().is_some() => self.introduced.helo().unwrap_or_default().to_owned(),
             None => format!("[{}:{}]", self.peer.ip(), self.peer.port()),
         }
     }
@@ -191,6 +197,7 @@ impl Session {
         self.offered.clear();
         self.kept.truncate(self.kept_at_greeting);
         self.notes.forget();
+        (self.peer, self.local) = self.introduced.forget_xclient();
         self.server_name.clone_from(&tls.server_name);
         self.tls = Some(tls);
     }

@@ -294,13 +294,23 @@ mod tests {
                 "PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n",
                 client("255.255.255.255:65535", "255.255.255.255:65535"),
             ),
-            ("PROXY TCP4 192.0.2.1 192.0.2.2 0 25\r\n", client("192.0.2.1:0", "192.0.2.2:25")),
-            ("PROXY TCP6 2001:db8::1 ::1 4711 25\r\n", client("[2001:db8::1]:4711", "[::1]:25")),
+            (
+                "PROXY TCP4 192.0.2.1 192.0.2.2 0 25\r\n",
+                client("192.0.2.1:0", "192.0.2.2:25"),
+            ),
+            (
+                "PROXY TCP6 2001:db8::1 ::1 4711 25\r\n",
+                client("[2001:db8::1]:4711", "[::1]:25"),
+            ),
             ("PROXY UNKNOWN\r\n", Subject::Unknown),
             (longest, Subject::Unknown),
         ] {
             let (header, length) = parse([line, "EHLO x\r\n"].concat().as_bytes()).unwrap().unwrap();
-            assert_eq!((header.version, header.subject, length), (Version::V1, subject, line.len()), "{line}");
+            assert_eq!(
+                (header.version, header.subject, length),
+                (Version::V1, subject, line.len()),
+                "{line}"
+            );
         }
         let filled = |length: usize| format!("{:x<width$}\r\n", "PROXY UNKNOWN ", width = length - 2);
         assert!(matches!(parse(filled(107).as_bytes()), Ok(Some((_, 107)))));
@@ -376,7 +386,10 @@ mod tests {
             (0x21, 0x11, [&four[..], &[1, 0, 5, 0]].concat()),
             (0x21, 0x11, vec![0; LONGEST - 15]),
         ] {
-            assert!(parse(&v2(command, family, &block)).is_err(), "{command:x} {family:x} {block:?}");
+            assert!(
+                parse(&v2(command, family, &block)).is_err(),
+                "{command:x} {family:x} {block:?}"
+            );
         }
         let most = v2(0x21, 0x00, &vec![0; LONGEST - 16]);
         assert!(matches!(parse(&most), Ok(Some((_, LONGEST)))));
@@ -386,7 +399,14 @@ mod tests {
     /// As soon as it is certain: whoever sends something else need not send more of it to be refused.
     #[test]
     fn what_is_no_header_is_refused_at_its_first_octets() {
-        for begin in [&b"E"[..], b"\x16\x03", b"\n", b"\r\r", b"PROXX", b"\r\n\r\n\0\r\nQUIT\n\x31"] {
+        for begin in [
+            &b"E"[..],
+            b"\x16\x03",
+            b"\n",
+            b"\r\r",
+            b"PROXX",
+            b"\r\n\r\n\0\r\nQUIT\n\x31",
+        ] {
             assert!(parse(begin).is_err(), "{begin:?}");
         }
         assert_eq!(parse(b""), Ok(None));

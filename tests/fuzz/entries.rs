@@ -647,6 +647,7 @@ impl<'c> Connection<'c> {
             maximum_received: 2,
             tolerate_unadvertised_params: choice & 128 != 0,
             starttls: choice & 64 != 0,
+            xclient: false,
             line_endings: line_endings(choice >> 3),
         };
         let receiver = Receiver::new(Limits {

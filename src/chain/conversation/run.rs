@@ -186,6 +186,7 @@ impl<'c> Conversation<'c> {
         ports: &mut Ports<'_>,
     ) -> Action {
         self.findings.clear();
+        self.by = None;
         let action = self.finish(exchange, reply, next, ports);
         let links = self.links_of(&exchange.command.verb);
         self.concluded(links, Stage::Other, Some(exchange), action.reply.as_ref(), ports);

@@ -9,6 +9,7 @@ use crate::chain::decision::Finding;
 use crate::chain::handler::Evidence;
 use crate::session::{At, Exchange, Session};
 use crate::smtp::line::LineEnding;
+use crate::smtp::proxy_header::{Header, Subject, Version};
 use crate::smtp::reply::Reply;
 
 /// What every event of a session says of it.
@@ -16,6 +17,8 @@ use crate::smtp::reply::Reply;
 pub(super) struct Facts {
     session: String,
     peer: String,
+    /// Who is at the other end of the connection, where that is not the client.
+    via: Option<String>,
     transaction: u32,
 }
 
@@ -25,6 +28,7 @@ impl Facts {
         Facts {
             session: session.id.clone(),
             peer: session.peer.to_string(),
+            via: session.is_introduced().then(|| session.introduced.via.to_string()),
             transaction: session.transaction.as_ref().map_or(0, |transaction| transaction.number),
         }
     }
@@ -41,6 +45,9 @@ impl Object {
         object.text("event", name);
         object.text("session", &facts.session);
         object.text("peer", &facts.peer);
+        if let Some(via) = &facts.via {
+            object.text("via", via);
+        }
         if facts.transaction > 0 {
             object.number("tx", u64::from(facts.transaction));
         }
@@ -158,7 +165,31 @@ pub(super) fn open(facts: &Facts, context: &Context<'_>) -> Vec<u8> {
     object.text("local", &session.local.to_string());
     object.text("server_name", &session.server_name);
     object.text("buffer", buffer(!session.anomalies.is_empty()));
+    if let Some(header) = &session.introduced.header {
+        object.raw("proxy", &proxy(header));
+    }
     object.line()
+}
+
+/// A PROXY header: its version, for whom it speaks, and what it says beside the addresses, in base64.
+fn proxy(header: &Header) -> String {
+    let mut object = Object::new();
+    object.number("version", if header.version == Version::V1 { 1 } else { 2 });
+    object.text(
+        "for",
+        match header.subject {
+            Subject::Itself => "itself",
+            Subject::Unknown => "unknown",
+            Subject::Client { .. } => "client",
+        },
+    );
+    if !header.values.is_empty() {
+        object.key("values_base64");
+        object.0.push('"');
+        base64(&mut object.0, &header.values);
+        object.0.push('"');
+    }
+    object.end()
 }
 
 /// A command.

@@ -10,6 +10,7 @@ use crate::chain::{Directory, Found, configured};
 use crate::config::Overrides;
 use crate::delivery::client::Client as DeliveryClient;
 use crate::delivery::client::PATIENCE;
+use crate::ipc::sources::Refused;
 use crate::log::Level;
 use crate::smtp::address::ForwardPath;
 use crate::sys::socket;
@@ -49,6 +50,7 @@ fn a_panic_is_told_the_client_and_ends_the_process() {
     let delivery = Rc::new(RefCell::new(Delivery::new(door, Rc::clone(&link))));
     let session = Session::new("s".into(), peer, server.local_addr().unwrap(), "mail.example");
     let broker = Rc::new(RefCell::new(Broker::new(Rc::clone(&link))));
+    let refused = Refused::new(Instant::now()).unwrap();
     let mut talk = Talk {
         transport: Transport::new(server.into(), link.as_ref()).unwrap(),
         receiver: Receiver::new(served.receiver_limits()),
@@ -59,6 +61,7 @@ fn a_panic_is_told_the_client_and_ends_the_process() {
         broker,
         delivery,
         keys: Keys::new(&link, served.certificates()),
+        front: Front::new(&served, 0, refused.view(), peer.ip()),
         begins_with_tls: false,
         deadlines: Deadlines::new(served.patience(), Instant::now()),
         out: Vec::new(),
