@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::thread;
 use std::time::Duration;
 
@@ -571,12 +571,8 @@ fn haproxy_passes_clients_on() {
          listen two\n  bind 127.0.0.1:{second}\n  server two {to} send-proxy-v2 check inter 200ms\n"
     );
     std::fs::write(&file, text).expect("file");
-    let mut child = Command::new(haproxy)
-        .arg("-db")
-        .arg("-f")
-        .arg(&file)
-        .spawn()
-        .expect("it starts");
+    let child = Command::new(haproxy).arg("-db").arg("-f").arg(&file).spawn();
+    let _ended = Ended(child.expect("it starts"));
     for port in [first, second] {
         let mut here = 0;
         let served = wait_until(|| {
@@ -590,6 +586,14 @@ fn haproxy_passes_clients_on() {
         });
         assert!(served, "{port}: {}", proxies.server.said());
     }
-    let _ = child.kill();
-    let _ = child.wait();
+}
+
+/// A program of ours, which ends with its test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

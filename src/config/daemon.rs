@@ -252,7 +252,7 @@ impl Daemon {
             Some(f.items(true)?.iter().filter_map(network).collect())
         });
         if let Some(misplaced) = section.get("proxy_protocol") {
-            misplaced.fault("expected this in an entry of listeners, found it beside them".to_owned());
+            misplaced.fault("expected this in an entry of listeners, found it outside of them".to_owned());
         }
         section.finish();
         daemon

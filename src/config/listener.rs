@@ -87,7 +87,7 @@ pub(super) fn listener(field: &Field<'_>) -> Option<Listener> {
 fn proxies(field: &Field<'_>) -> Option<Vec<IpNet>> {
     let items = field.items(true)?;
     if items.is_empty() {
-        field.expected("the networks of proxies");
+        field.fault("expected the networks of proxies, found an empty list".to_owned());
         return None;
     }
     Some(items.iter().filter_map(network).collect())
