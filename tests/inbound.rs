@@ -261,6 +261,8 @@ fn who_is_no_proxy_is_refused_and_a_header_elsewhere_is_garbage() {
     let (closed, plain) = (free_port(), free_port());
     let listeners = [(closed, ", proxy_protocol: [192.0.2.0/24]"), (plain, "")];
     let server = listening(Setup::new(), &listeners, "");
+    let paste = format!("smtplib.SMTP(\"127.0.0.1\", {plain})");
+    assert!(server.said().contains(&paste), "a test message goes where it is taken");
     let mut client = Client::over(TcpStream::connect(("127.0.0.1", closed)).expect("connection"));
     client.send(&v2(&[]));
     assert_eq!(client.reply().text(), "4.3.2 This port serves proxies only");

@@ -118,12 +118,7 @@ fn life(
         if last {
             waiting.close();
         }
-        let session = talk::identifier()?;
-        link.report(&FromWorker::Busy {
-            peer,
-            session: session.clone(),
-            is_proxy: served.is_for_proxies(listener),
-        });
+        let session = busy(&link, peer, served.is_for_proxies(listener))?;
         let served = served.current(ends.directory.as_fd(), |fingerprint| {
             link.report(&FromWorker::Changed { fingerprint })
         });
@@ -155,6 +150,17 @@ fn life(
         link.report(&FromWorker::Ready);
     }
     Ok(())
+}
+
+/// Reports a client, or a proxy that brings one; the session's identifier.
+fn busy(link: &Link, peer: SocketAddr, is_proxy: bool) -> io::Result<String> {
+    let session = talk::identifier()?;
+    link.report(&FromWorker::Busy {
+        peer,
+        session: session.clone(),
+        is_proxy,
+    });
+    Ok(session)
 }
 
 /// Whether this process has used so much of its processor time that the next client might see the end of it.
