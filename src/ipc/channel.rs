@@ -13,14 +13,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::frame;
-use crate::sys::socket::{recv_frame, recv_frame_nowait, send_frame, send_frame_nowait};
+use crate::sys::socket::{recv_frame, recv_frame_nowait, recv_signed_frame, send_frame, send_frame_nowait};
 
 thread_local! {
     // One buffer a thread, not one a channel: the master holds a channel per worker.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-type Receive = fn(BorrowedFd<'_>, &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)>;
+type Receive<T> = fn(BorrowedFd<'_>, &mut [u8]) -> io::Result<(usize, Option<T>)>;
 
 /// Why nothing was received or sent.
 #[derive(Debug, thiserror::Error)]
@@ -145,7 +145,15 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
         self.receive_by(|fd, buffer| recv_frame_nowait(fd, buffer))
     }
 
-    fn receive_by(&self, call: Receive) -> Result<(R, Option<OwnedFd>), Fault> {
+    /// As [`Channel::receive_nowait`], with the process that sent the value where the kernel was asked to tell.
+    ///
+    /// # Errors
+    /// As [`Channel::receive`].
+    pub fn receive_signed_nowait(&self) -> Result<(R, Option<u32>), Fault> {
+        self.receive_by(|fd, buffer| recv_signed_frame(fd, buffer))
+    }
+
+    fn receive_by<T>(&self, call: Receive<T>) -> Result<(R, Option<T>), Fault> {
         BUFFER.with_borrow_mut(|buffer| {
             buffer.resize(frame::MAXIMUM, 0);
             let (length, fd) = match retried(|| call(self.fd.as_fd(), buffer)) {

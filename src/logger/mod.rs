@@ -25,6 +25,7 @@ use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::log::ToLogger;
 use crate::ipc::record::FromLogger;
 use crate::log::{Event, Level};
+use crate::sys::socket;
 
 /// The master's end of a logger's control channel.
 type Control = Channel<FromHelper, ToHelper>;
@@ -157,6 +158,8 @@ impl Logger {
     }
 
     fn admit(&mut self, door: Door, pid: i32) -> io::Result<()> {
+        // One worker after the other has the same door.
+        socket::tell_senders(&door)?;
         let number = self.next;
         self.next += 1;
         self.poll
@@ -186,11 +189,11 @@ impl Logger {
             return false;
         };
         for turn in 0..TURN {
-            match speaker.door.receive_nowait() {
-                Ok((ToLogger::Line { level, text }, _)) => {
+            match speaker.door.receive_signed_nowait() {
+                Ok((ToLogger::Line { level, text }, sender)) => {
                     let level = Level::from_number(level);
                     if level <= self.threshold {
-                        self.sink.write(level, speaker.pid, &one_line(&text));
+                        self.sink.write(level, sender.unwrap_or(speaker.pid), &one_line(&text));
                     }
                 }
                 Ok((ToLogger::Record(record), _)) => {

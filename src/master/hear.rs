@@ -14,14 +14,14 @@ use crate::log::{Event, Level};
 use crate::sys::process::{self, Ended};
 
 use super::Master;
-use super::workers::{self, State};
+use super::slots;
+use super::workers::State;
 
 /// Reports taken from one worker before the others have their turn.
 const TURN: usize = 32;
 /// How long a worker may be at the last message of a session, and at its end.
 const OVERTIME: Duration = Duration::from_secs(30 * 60);
-/// Doors that a worker may have for one client: one is given at the fork, another each time a helper was
-/// restarted. Descriptors that a worker leaves unread count against the master.
+/// Doors that a worker may have for one client: one to a helper, another each time that was restarted. Descriptors that a worker leaves unread count against the master.
 const DOORS: u32 = 32;
 
 impl Master {
@@ -34,7 +34,7 @@ impl Master {
             if worker.captured {
                 return;
             }
-            match worker.link.receive_nowait() {
+            match worker.slot.link.receive_nowait() {
                 Ok((message, _)) => match worker.judge(&message) {
                     Ok(()) => self.heard(number, message),
                     Err(what) => return self.breach(number, what),
@@ -114,7 +114,7 @@ impl Master {
         let (beyond, source) = self.sources.opened(peer.ip(), now);
         worker.source = source;
         if let (Some(limit), Some(source)) = (beyond, source) {
-            let _ = worker.link.send_nowait(&ToWorker::Refuse { session }, &[]);
+            let _ = worker.slot.link.send_nowait(&ToWorker::Refuse { session }, &[]);
             self.tell_refused(peer, source, limit, now);
         }
     }
@@ -161,7 +161,10 @@ impl Master {
     fn breach(&mut self, number: u32, what: &'static str) {
         if let Some(worker) = self.workers.get_mut(number) {
             worker.captured = true;
-            let _ = self.poll.registry().deregister(&mut SourceFd(&worker.link.as_raw_fd()));
+            let _ = self
+                .poll
+                .registry()
+                .deregister(&mut SourceFd(&worker.slot.link.as_raw_fd()));
             if !worker.ended {
                 let _ = process::kill(worker.pid, libc::SIGKILL);
             }
@@ -199,16 +202,15 @@ impl Master {
     fn bury(&mut self, number: u32, how: Ended) {
         let now = Instant::now();
         let source = self.forget_client(number, now);
-        let Some(worker) = self.workers.remove(number) else {
+        let Some(worker) = self.workers.remove(number, how == Ended::Exited(0)) else {
             return;
         };
-        // Closing its Link, which has no other descriptor, ends the watch over it.
         if how == Ended::Exited(0) || worker.dismissed {
             return;
         }
         self.pool.crashed(now);
         let mut event = Event::new("worker-crashed").field("pid", worker.pid).field("how", how);
-        if let State::Busy { peer, session } = worker.state() {
+        if let State::Busy { peer, session } = &worker.state {
             event = event.field("peer", peer.ip()).quoted("session", session.as_bytes());
         }
         if let Some(source) = source {
@@ -223,15 +225,15 @@ impl Master {
             return;
         };
         worker.doors = worker.doors.saturating_add(1);
-        let pair = (worker.doors <= DOORS).then(workers::pair);
+        let pair = (worker.doors <= DOORS).then(slots::pair);
         match (self.ready.helpers.of(role), pair) {
             (Some(helper), Some(Ok((ours, theirs)))) => {
                 let pid = worker.pid.as_raw();
                 helper.offer(&ToHelper::Door { worker: number, pid }, ours.as_fd());
-                let _ = worker.link.send_nowait(&ToWorker::Door, &[theirs.as_fd()]);
+                let _ = worker.slot.link.send_nowait(&ToWorker::Door, &[theirs.as_fd()]);
             }
             _ => {
-                let _ = worker.link.send_nowait(&ToWorker::Door, &[]);
+                let _ = worker.slot.link.send_nowait(&ToWorker::Door, &[]);
             }
         }
     }

@@ -7,11 +7,11 @@ use mio::unix::SourceFd;
 use crate::ipc::channel::Fault;
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::keeper::Shown;
-use crate::ipc::link::{Role, ToWorker};
+use crate::ipc::link::Role;
 use crate::log::{Event, Level};
 
 use super::helpers::Helpers;
-use super::{Master, start_keeper, workers};
+use super::{Master, slots, start_keeper};
 
 impl Master {
     /// Takes what a helper has said.
@@ -74,7 +74,7 @@ impl Master {
             Role::Keeper => return self.shown.clear(),
             _ => return self.give_voice(role),
         }
-        if let Ok((ours, theirs)) = workers::pair() {
+        if let Ok((ours, theirs)) = slots::pair() {
             let own = ToHelper::Door {
                 worker: 0,
                 pid: nix::unistd::Pid::this().as_raw(),
@@ -88,23 +88,14 @@ impl Master {
                 self.give_voice(other);
             }
         }
-        for (number, worker) in self.workers.iter() {
-            let Ok((ours, theirs)) = workers::pair() else { break };
-            let door = ToHelper::Door {
-                worker: number,
-                pid: worker.pid.as_raw(),
-            };
-            if self.ready.helpers.logger.tell(&door, &[ours.as_fd()]) {
-                let _ = worker.link.send_nowait(&ToWorker::Voice, &[theirs.as_fd()]);
-            }
-        }
+        self.workers.give_voices(&self.ready.helpers.logger);
         if let Some(how) = self.unsaid.take() {
             self.tell_death(role, &how);
         }
     }
 
     fn give_voice(&self, role: Role) {
-        if let (Some(helper), Ok((ours, theirs))) = (self.ready.helpers.of(role), workers::pair()) {
+        if let (Some(helper), Ok((ours, theirs))) = (self.ready.helpers.of(role), slots::pair()) {
             let door = ToHelper::Door {
                 worker: 0,
                 pid: helper.pid.as_raw(),

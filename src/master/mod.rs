@@ -10,6 +10,7 @@ mod hear_helpers;
 mod helpers;
 mod pool;
 mod reload;
+mod slots;
 mod source_limits;
 mod sources;
 mod start_broker;
@@ -188,7 +189,12 @@ impl Master {
             for event in &events {
                 match event.token() {
                     SIGNALS => self.hear_signals(),
-                    Token(number) if number >= WORKERS => self.hear_worker((number - WORKERS) as u32),
+                    Token(number) if number >= WORKERS => {
+                        // None: told of a worker that has been buried meanwhile.
+                        if let Some(number) = self.workers.at(number - WORKERS) {
+                            self.hear_worker(number);
+                        }
+                    }
                     Token(number) if number >= HELPERS => self.hear_helper(number - HELPERS),
                     Token(number) => self.door.knocked(number - LISTENERS),
                 }
@@ -268,8 +274,8 @@ impl Master {
                 directory: &self.ready.directory,
                 refused: self.sources.view(),
             };
-            let forked = self.workers.fork(&self.ready.served, &near, &self.ready.helpers);
-            match forked.and_then(|number| self.attend(number)) {
+            let forked = self.workers.fork(&self.ready.served, &near, &self.ready.helpers.logger);
+            match forked.and_then(|(number, new)| if new { self.attend(number) } else { Ok(()) }) {
                 Ok(()) => {}
                 Err(error) => {
                     self.pool.fork_failed(now);
@@ -288,10 +294,10 @@ impl Master {
         let Some(worker) = self.workers.get_mut(number) else {
             return Ok(());
         };
-        let token = Token(WORKERS + number as usize);
+        let token = Token(WORKERS + worker.slot.token);
         self.poll
             .registry()
-            .register(&mut SourceFd(&worker.link.as_raw_fd()), token, Interest::READABLE)
+            .register(&mut SourceFd(&worker.slot.link.as_raw_fd()), token, Interest::READABLE)
     }
 
     fn hear_signals(&mut self) {

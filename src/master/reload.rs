@@ -16,7 +16,7 @@ use crate::sys::socket;
 use crate::worker::refuse;
 use crate::worker::served::Served;
 
-use super::workers::MASTER_DESCRIPTORS;
+use super::slots::MASTER_DESCRIPTORS;
 use super::{Master, pool_sizes, start_keeper};
 
 /// How long the master waits for the keeper; spares serve meanwhile.

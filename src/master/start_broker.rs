@@ -21,8 +21,8 @@ use crate::sys::sandbox;
 use crate::worker::served::{Served, level};
 
 use super::helpers::Helper;
+use super::slots::pair;
 use super::startup::give_up;
-use super::workers::pair;
 
 /// Names of this machine.
 const HOSTS: &str = "/etc/hosts";

@@ -26,8 +26,8 @@ use crate::sys::sandbox;
 use crate::worker::served::{Served, level};
 
 use super::helpers::Helper;
+use super::slots::pair;
 use super::startup::give_up;
-use super::workers::pair;
 
 /// Forks it.
 ///

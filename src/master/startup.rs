@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Ready;
 use super::helpers::{Helper, Helpers};
-use super::workers::{MASTER_DESCRIPTORS, pair};
+use super::slots::{MASTER_DESCRIPTORS, pair};
 use super::{start_broker, start_delivery, start_keeper};
 use crate::worker::served::Served;
 

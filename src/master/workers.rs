@@ -11,20 +11,17 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::ipc::channel::Channel;
 use crate::ipc::control::ToHelper;
 use crate::ipc::link::{FromWorker, ToWorker};
 use crate::ipc::sources::{Source, View};
-use crate::sys::{arena, child, process, signals, socket};
+use crate::sys::{arena, child, process, signals};
 use crate::worker::{self, Inherited};
 
 use super::conduct::Conduct;
-use super::helpers::Helpers;
+use super::helpers::Helper;
+use super::slots::{MASTER_DESCRIPTORS, Slot, Slots};
 use super::startup::SIGNALS;
 use crate::worker::served::Served;
-
-/// Descriptors below this are the ones a worker may keep; the master moves its own to this and above.
-pub const MASTER_DESCRIPTORS: RawFd = 64;
 
 /// Workers that may be on their way from fork to their first word at once: each takes descriptors that it must find
 /// below [`FIRST_SHARED`](socket::FIRST_SHARED).
@@ -58,8 +55,8 @@ pub struct Worker {
     pub since: Instant,
     /// The generation of the configuration it was forked with.
     pub generation: u64,
-    /// The master's end of its Link.
-    pub link: Channel<ToWorker, FromWorker>,
+    /// Its Link and its voice.
+    pub(super) slot: Slot,
     /// The source that its client is counted for.
     pub source: Option<Source>,
     /// Whether its client may be another than who is at the other end of the connection.
@@ -79,7 +76,7 @@ pub struct Worker {
     /// Whether it was ended on purpose, so that its death is no crash.
     pub dismissed: bool,
     /// Its own descriptors, until it has said that it has a table of them.
-    lent: Option<[OwnedFd; 3]>,
+    lent: Option<[OwnedFd; 2]>,
 }
 
 impl Worker {
@@ -109,12 +106,24 @@ impl Worker {
     }
 }
 
+/// What is left to say of a worker that has ended.
+pub struct Gone {
+    /// Its process.
+    pub pid: Pid,
+    /// What it did last.
+    pub state: State,
+    /// Whether it was ended on purpose.
+    pub dismissed: bool,
+}
+
 /// All workers by number; numbers are never used twice. What is asked at each event is counted, not looked for:
 /// there may be ten thousand.
 #[derive(Debug, Default)]
 pub struct Workers {
     table: BTreeMap<u32, Worker>,
     by_pid: HashMap<Pid, u32>,
+    by_token: HashMap<usize, u32>,
+    slots: Slots,
     /// By generation; those with none are left out.
     spares: BTreeMap<u64, usize>,
     starting: usize,
@@ -157,6 +166,11 @@ impl Workers {
         self.by_pid.get(&pid).copied()
     }
 
+    /// The number of the worker whose Link has this token.
+    pub(super) fn at(&self, token: usize) -> Option<u32> {
+        self.by_token.get(&token).copied()
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Worker)> {
         self.table.iter().map(|(number, worker)| (*number, worker))
@@ -187,13 +201,21 @@ impl Workers {
         }
     }
 
-    /// Forgets a worker that ended.
-    pub fn remove(&mut self, number: u32) -> Option<Worker> {
+    /// Forgets a worker that ended; what it had is another's from now on if it was `clean`.
+    pub fn remove(&mut self, number: u32, clean: bool) -> Option<Gone> {
         let worker = self.table.remove(&number)?;
         self.by_pid.remove(&worker.pid);
+        self.by_token.remove(&worker.slot.token);
         self.starting -= usize::from(worker.lent.is_some());
         self.count(worker.generation, worker.is_spare(), false);
-        Some(worker)
+        if clean && !worker.captured {
+            self.slots.put_back(worker.slot);
+        }
+        Some(Gone {
+            pid: worker.pid,
+            state: worker.state,
+            dismissed: worker.dismissed,
+        })
     }
 
     fn count(&mut self, generation: u64, before: bool, after: bool) {
@@ -258,7 +280,7 @@ impl Workers {
                 if worker.state == State::Spare {
                     waiting.push(*number);
                 }
-                let _ = worker.link.send_nowait(order, &[]);
+                let _ = worker.slot.link.send_nowait(order, &[]);
             }
         }
         for number in waiting {
@@ -266,18 +288,27 @@ impl Workers {
         }
     }
 
-    /// Forks a worker; its number. Never returns in the child.
+    /// The logger was started again: gives every worker a new way to it.
+    pub(super) fn give_voices(&mut self, logger: &Helper) {
+        self.slots.clear();
+        for (number, worker) in &mut self.table {
+            let door = ToHelper::Door {
+                worker: *number,
+                pid: worker.pid.as_raw(),
+            };
+            if worker.slot.give_voice(logger, &door).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Forks a worker; its number, and whether its Link is new. Never returns in the child.
     ///
     /// # Errors
     /// No descriptors, no process, or no memory; more under way than [`Workers::startable`] allows.
-    pub fn fork(&mut self, served: &Served, near: &Near<'_>, helpers: &Helpers) -> io::Result<u32> {
-        let (link, worker_link) = pair()?;
-        let (delivery, worker_delivery) = socket::seqpacket_pair()?;
-        let (logger, worker_logger) = socket::seqpacket_pair()?;
-        let lent = [worker_link, worker_delivery, worker_logger];
-        if lent.iter().any(|fd| fd.as_raw_fd() >= socket::FIRST_SHARED) {
-            return Err(io::Error::other("the descriptors that a worker may have are used up"));
-        }
+    pub fn fork(&mut self, served: &Served, near: &Near<'_>, logger: &Helper) -> io::Result<(u32, bool)> {
+        let (slot, voice) = self.slots.take()?;
+        let lent = slot.lend()?;
         let blocked = signals::block_for_fork()?;
         match process::spawn_sharing_files(MASTER_DESCRIPTORS)? {
             process::Fork::Child => {
@@ -288,18 +319,19 @@ impl Workers {
                 drop(blocked);
                 let number = self.next;
                 self.next = self.next.wrapping_add(1);
-                let door = ToHelper::Door {
-                    worker: number,
-                    pid: pid.as_raw(),
-                };
-                helpers.logger.offer(&door, logger.as_fd());
-                helpers.delivery.offer(&door, delivery.as_fd());
+                if let Some(voice) = &voice {
+                    let door = ToHelper::Door {
+                        worker: number,
+                        pid: pid.as_raw(),
+                    };
+                    logger.offer(&door, voice.as_fd());
+                }
                 let worker = Worker {
                     pid,
                     state: State::Starting,
                     since: Instant::now(),
                     generation: served.generation,
-                    link: Channel::new(link),
+                    slot,
                     source: None,
                     may_be_introduced: false,
                     doors: 0,
@@ -314,8 +346,9 @@ impl Workers {
                 self.starting += 1;
                 self.count(worker.generation, false, true);
                 self.by_pid.insert(pid, number);
+                self.by_token.insert(worker.slot.token, number);
                 self.table.insert(number, worker);
-                Ok(number)
+                Ok((number, voice.is_some()))
             }
         }
     }
@@ -331,25 +364,18 @@ pub struct Near<'a> {
     pub refused: &'a View,
 }
 
-/// A pair whose first end is moved out of the workers' reach.
-pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (ours, theirs) = socket::seqpacket_pair()?;
-    Ok((socket::move_fd_at_least(ours, MASTER_DESCRIPTORS)?, theirs))
-}
-
 /// The child's side of the fork: keeps its own descriptors, loses all others, and serves.
-fn become_worker(lent: [OwnedFd; 3], served: &Served, near: &Near<'_>) -> ! {
+fn become_worker(lent: [OwnedFd; 2], served: &Served, near: &Near<'_>) -> ! {
     arena::worker();
     let mut keep: Vec<RawFd> = vec![0, 1, 2, near.directory.as_raw_fd()];
     keep.extend(near.listeners.iter().chain(&lent).map(AsRawFd::as_raw_fd));
     if process::close_range_except(&keep).is_err() || deafen().is_err() {
         process::exit_now(71);
     }
-    let [link, delivery, logger] = lent;
+    let [link, logger] = lent;
     let inherited = Inherited {
         listeners: near.listeners,
         link,
-        delivery,
         logger,
         directory: near.directory,
         refused: near.refused,
@@ -388,7 +414,7 @@ mod tests {
                 state,
                 since: now,
                 generation: 1,
-                link: Channel::new(pair().unwrap().0),
+                slot: Slots::default().take().unwrap().0,
                 source: None,
                 may_be_introduced: false,
                 doors: 0,

@@ -123,7 +123,8 @@ fn send_with_descriptor(
 /// `InvalidData` when the frame is longer than `buffer` or brings more than one descriptor (all of them are
 /// closed); `WouldBlock` on a non-blocking socket without a frame; what recvmsg(2) says.
 pub fn recv_frame(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
-    receive(fd.as_fd(), buffer, libc::MSG_CMSG_CLOEXEC)
+    let received = receive(fd.as_fd(), buffer, libc::MSG_CMSG_CLOEXEC)?;
+    Ok((received.length, received.descriptor))
 }
 
 /// [`recv_frame`] that answers `WouldBlock` rather than wait, whatever the socket's mode.
@@ -131,10 +132,35 @@ pub fn recv_frame(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Option
 /// # Errors
 /// As [`recv_frame`].
 pub fn recv_frame_nowait(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
-    receive(fd.as_fd(), buffer, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT)
+    let received = receive(fd.as_fd(), buffer, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT)?;
+    Ok((received.length, received.descriptor))
 }
 
-fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: libc::c_int) -> io::Result<(usize, Option<OwnedFd>)> {
+/// [`recv_frame_nowait`] for a frame without a descriptor: its length, and the process that sent it if the kernel tells.
+///
+/// # Errors
+/// As [`recv_frame_nowait`].
+pub fn recv_signed_frame(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Option<u32>)> {
+    let received = receive(fd.as_fd(), buffer, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT)?;
+    Ok((received.length, received.sender))
+}
+
+/// Asks the kernel to tell which process sent each frame that is sent from now on (unix(7), SO_PASSCRED).
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn tell_senders(socket: impl AsFd) -> io::Result<()> {
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_PASSCRED, 1)
+}
+
+/// What one frame brought.
+struct Received {
+    length: usize,
+    descriptor: Option<OwnedFd>,
+    sender: Option<u32>,
+}
+
+fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: libc::c_int) -> io::Result<Received> {
     let mut part = libc::iovec {
         iov_base: buffer.as_mut_ptr().cast(),
         iov_len: buffer.len(),
@@ -150,7 +176,7 @@ fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: libc::c_int) -> io::Res
         // SAFETY: `message` points at live buffers of the lengths it states.
         counted(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) })
     })?;
-    let mut received = descriptors(&message);
+    let (mut received, sender) = beside(&message);
     let too_many = message.msg_flags & libc::MSG_CTRUNC != 0 && !received.is_empty();
     if message.msg_flags & libc::MSG_TRUNC != 0 || too_many || received.len() > 1 {
         return Err(io::Error::new(
@@ -158,7 +184,11 @@ fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: libc::c_int) -> io::Res
             "a frame too long or with too many descriptors",
         ));
     }
-    Ok((length, received.pop()))
+    Ok(Received {
+        length,
+        descriptor: received.pop(),
+        sender,
+    })
 }
 
 /// Whether the other end of a local socket has not read yet all that this end has sent.
@@ -169,15 +199,22 @@ pub fn has_unread(fd: impl AsFd) -> bool {
     asked == 0 && octets > 0
 }
 
-/// Takes ownership of every descriptor in a received message.
-fn descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
+/// What came beside a received message: every descriptor, now owned, and the process that sent it.
+fn beside(message: &libc::msghdr) -> (Vec<OwnedFd>, Option<u32>) {
     let mut found = Vec::new();
+    let mut sender = None;
     // SAFETY: recvmsg has just filled `message`; the CMSG macros stay inside its control buffer, which lives
     // as long as it. Each number of an SCM_RIGHTS message is a fresh descriptor that nobody else owns.
     unsafe {
         let mut header = libc::CMSG_FIRSTHDR(message);
         while !header.is_null() {
-            if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
+            let kind = ((*header).cmsg_level, (*header).cmsg_type);
+            if kind == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) {
+                // 0: the frame was sent before anybody asked.
+                let credentials = libc::CMSG_DATA(header).cast::<libc::ucred>().read_unaligned();
+                sender = u32::try_from(credentials.pid).ok().filter(|pid| *pid != 0);
+            }
+            if kind == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
                 let octets = ((*header).cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
                 let first = libc::CMSG_DATA(header).cast::<RawFd>();
                 for index in 0..octets / size_of::<RawFd>() {
@@ -187,7 +224,7 @@ fn descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
             header = libc::CMSG_NXTHDR(message, header);
         }
     }
-    found
+    (found, sender)
 }
 
 /// A listening TCP socket: non-blocking, SO_REUSEADDR, and IPv6 only where the address is one.

@@ -24,7 +24,7 @@ const OFFERS: u32 = 8;
 /// By how much longer we wait each time; the sum is about a second.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The door, opened again when delivery was restarted or replaced in between.
+/// The door, opened for the first message, and again when delivery was restarted or replaced in between.
 pub struct Delivery {
     door: Option<Client>,
     /// The file of the body under way, to be copied if its door closes before the message was taken.
@@ -33,10 +33,10 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// Uses `door`, and `link` to ask for another one.
-    pub fn new(door: Client, link: Rc<Link>) -> Delivery {
+    /// Asks for doors over `link`.
+    pub fn new(link: Rc<Link>) -> Delivery {
         Delivery {
-            door: Some(door),
+            door: None,
             staged: None,
             link,
         }

@@ -25,7 +25,6 @@ use std::time::Instant;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::delivery::client::{Client as DeliveryClient, PATIENCE};
 use crate::helper::EX_SOFTWARE;
 use crate::ipc::link::FromWorker;
 use crate::ipc::sources::View;
@@ -43,8 +42,6 @@ pub struct Inherited<'a> {
     pub listeners: &'a [OwnedFd],
     /// The Link.
     pub link: OwnedFd,
-    /// A door to delivery.
-    pub delivery: OwnedFd,
     /// A door to the logger.
     pub logger: OwnedFd,
     /// The configuration directory.
@@ -66,7 +63,7 @@ pub fn run(inherited: Inherited<'_>, served: &Served) -> i32 {
     };
     panics::remember();
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        life(&ends, inherited.link, inherited.delivery, &log, served)
+        life(&ends, inherited.link, &log, served)
     })) {
         Ok(Ok(())) => 0,
         Ok(Err(error)) => {
@@ -94,20 +91,11 @@ struct Ends<'a> {
     served: &'a Served,
 }
 
-fn life(
-    ends: &Ends<'_>,
-    link: OwnedFd,
-    delivery: OwnedFd,
-    log: &Rc<logger::client::Client>,
-    served: &Served,
-) -> io::Result<()> {
+fn life(ends: &Ends<'_>, link: OwnedFd, log: &Rc<logger::client::Client>, served: &Served) -> io::Result<()> {
     served.confine()?; // what the kernel lacks, the master has said once for all
     let link = Rc::new(Link::new(link, Rc::clone(log)));
     link.report(&FromWorker::Ready);
-    let delivery = Rc::new(RefCell::new(body::Delivery::new(
-        DeliveryClient::new(delivery, PATIENCE),
-        Rc::clone(&link),
-    )));
+    let delivery = Rc::new(RefCell::new(body::Delivery::new(Rc::clone(&link))));
     let connections = served.daemon.workers.connections_per_worker;
     let mut waiting = Waiting::new(ends, &link)?;
     for number in 1..=connections {

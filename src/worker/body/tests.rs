@@ -86,11 +86,7 @@ fn hand_over(length: usize, behind: Vec<Process>) -> (Result<Outcome, DeliveryEr
     let (voice, _listener) = seqpacket_pair().unwrap();
     let master = master(theirs, behind);
     let link = Rc::new(Link::new(ours, Rc::new(Log::new(voice, Level::Critical))));
-    let (door, _) = seqpacket_pair().unwrap();
-    let delivery = Rc::new(RefCell::new(Delivery::new(
-        Client::new(door, Duration::from_secs(10)),
-        Rc::clone(&link),
-    )));
+    let delivery = Rc::new(RefCell::new(Delivery::new(Rc::clone(&link))));
     let mut staging = Staging::new(Rc::clone(&delivery));
     staging.write(&vec![b'x'; length]).unwrap();
     let commit = Commit {

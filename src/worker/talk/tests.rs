@@ -8,8 +8,6 @@ use std::sync::Arc;
 use super::*;
 use crate::chain::{Directory, Found, configured};
 use crate::config::Overrides;
-use crate::delivery::client::Client as DeliveryClient;
-use crate::delivery::client::PATIENCE;
 use crate::ipc::sources::Refused;
 use crate::log::Level;
 use crate::smtp::address::ForwardPath;
@@ -43,11 +41,10 @@ fn a_panic_is_told_the_client_and_ends_the_process() {
         .unwrap();
 
     let ends = || socket::seqpacket_pair().unwrap();
-    let ((link, _master), (door, _delivery), (voice, _logger)) = (ends(), ends(), ends());
+    let ((link, _master), (voice, _logger)) = (ends(), ends());
     let log = Rc::new(Log::new(voice, Level::Info));
     let link = Rc::new(Link::new(link, Rc::clone(&log)));
-    let door = DeliveryClient::new(door, PATIENCE);
-    let delivery = Rc::new(RefCell::new(Delivery::new(door, Rc::clone(&link))));
+    let delivery = Rc::new(RefCell::new(Delivery::new(Rc::clone(&link))));
     let session = Session::new("s".into(), peer, server.local_addr().unwrap(), "mail.example");
     let broker = Rc::new(RefCell::new(Broker::new(Rc::clone(&link))));
     let refused = Refused::new(Instant::now()).unwrap();

@@ -1,0 +1,180 @@
+//! What outlives a worker: its Link and its way to the logger, which the next worker takes over.
+//!
+//! Making these pairs, telling the logger of one and closing them again costs about as much as a short session. What
+//! a worker leaves in them is taken out before another one gets them; where anything is odd they are closed. It must
+//! never give the ends of one worker to another while the first one lives.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use crate::ipc::channel::{Channel, Fault};
+use crate::ipc::control::ToHelper;
+use crate::ipc::link::{FromWorker, ToWorker};
+use crate::sys::socket;
+
+use super::helpers::Helper;
+
+/// Descriptors below this are the ones a worker may keep; the master moves its own to this and above.
+pub const MASTER_DESCRIPTORS: RawFd = 64;
+
+/// Slots kept for workers to come.
+const SPARE: usize = 64;
+/// Orders that a worker may have left unread.
+const UNREAD: usize = 16;
+
+/// A pair whose first end is moved out of the workers' reach.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = socket::seqpacket_pair()?;
+    Ok((socket::move_fd_at_least(ours, MASTER_DESCRIPTORS)?, theirs))
+}
+
+/// A pair for a worker's voice; both ends out of the workers' reach.
+fn voice() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = pair()?;
+    Ok((ours, socket::move_fd_at_least(theirs, MASTER_DESCRIPTORS)?))
+}
+
+/// The ends of one worker after the other.
+#[derive(Debug)]
+pub(super) struct Slot {
+    /// By which events of its Link are told apart.
+    pub(super) token: usize,
+    /// The master's end of the Link.
+    pub(super) link: Channel<ToWorker, FromWorker>,
+    /// The worker's end of the Link.
+    theirs: Channel<FromWorker, ToWorker>,
+    /// The worker's end of the way to the logger.
+    voice: OwnedFd,
+}
+
+impl Slot {
+    fn new(token: usize) -> io::Result<(Slot, OwnedFd)> {
+        let (link, theirs) = pair()?;
+        let (logger, voice) = voice()?;
+        let slot = Slot {
+            token,
+            link: Channel::new(link),
+            theirs: Channel::new(socket::move_fd_at_least(theirs, MASTER_DESCRIPTORS)?),
+            voice,
+        };
+        Ok((slot, logger))
+    }
+
+    /// The worker's ends once more, within its reach: Link and voice.
+    ///
+    /// # Errors
+    /// No descriptors; or none that a worker may have.
+    pub(super) fn lend(&self) -> io::Result<[OwnedFd; 2]> {
+        let lent = [
+            socket::duplicate_at_least(&self.theirs, 0)?,
+            socket::duplicate_at_least(&self.voice, 0)?,
+        ];
+        if lent.iter().any(|fd| fd.as_raw_fd() >= socket::FIRST_SHARED) {
+            return Err(io::Error::other("the descriptors that a worker may have are used up"));
+        }
+        Ok(lent)
+    }
+
+    /// The logger was started again: gives the worker another way to it.
+    ///
+    /// # Errors
+    /// No descriptors.
+    pub(super) fn give_voice(&mut self, logger: &Helper, door: &ToHelper) -> io::Result<()> {
+        let (ours, theirs) = voice()?;
+        self.voice = theirs;
+        if logger.tell(door, &[ours.as_fd()]) {
+            let _ = self.link.send_nowait(&ToWorker::Voice, &[self.voice.as_fd()]);
+        }
+        Ok(())
+    }
+
+    /// Takes out what a worker that has ended left unread. False when there is more than any of ours leaves.
+    fn is_clean(&self) -> bool {
+        let silent = matches!(self.link.receive_nowait(), Err(Fault::WouldBlock));
+        silent && (0..UNREAD).any(|_| matches!(self.theirs.receive_nowait(), Err(Fault::WouldBlock)))
+    }
+}
+
+/// The slots that nobody has.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    free: Vec<Slot>,
+    next: usize,
+}
+
+impl Slots {
+    /// A slot; with it the logger's end of its voice if it is new.
+    ///
+    /// # Errors
+    /// No descriptors.
+    pub(super) fn take(&mut self) -> io::Result<(Slot, Option<OwnedFd>)> {
+        if let Some(slot) = self.free.pop() {
+            return Ok((slot, None));
+        }
+        self.next += 1;
+        let (slot, logger) = Slot::new(self.next)?;
+        Ok((slot, Some(logger)))
+    }
+
+    /// Takes back the slot of a worker that has ended as it should.
+    pub(super) fn put_back(&mut self, slot: Slot) {
+        if self.free.len() < SPARE && slot.is_clean() {
+            self.free.push(slot);
+        }
+    }
+
+    /// The logger was started again, or nothing is left to do: closes all that nobody has.
+    pub(super) fn clear(&mut self) {
+        self.free.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ORDER: ToWorker = ToWorker::Retire;
+
+    #[test]
+    fn what_one_worker_left_is_not_there_for_the_next() {
+        let mut slots = Slots::default();
+        let (slot, logger) = slots.take().unwrap();
+        assert!(logger.is_some());
+        let (token, lent) = (slot.token, slot.lend().unwrap());
+        let (pipe, _other) = io::pipe().unwrap();
+        slot.link.send_nowait(&ORDER, &[pipe.as_fd()]).unwrap();
+        slot.link.send_nowait(&ORDER, &[]).unwrap();
+        drop(lent);
+        slots.put_back(slot);
+        let (slot, logger) = slots.take().unwrap();
+        assert!(logger.is_none());
+        assert_eq!(slot.token, token);
+        let [link, _voice] = slot.lend().unwrap();
+        let worker: Channel<FromWorker, ToWorker> = Channel::new(link);
+        assert!(matches!(worker.receive_nowait(), Err(Fault::WouldBlock)));
+    }
+
+    #[test]
+    fn a_slot_with_words_unheard_is_closed() {
+        let mut slots = Slots::default();
+        let (slot, _logger) = slots.take().unwrap();
+        let [link, _voice] = slot.lend().unwrap();
+        Channel::<FromWorker, ToWorker>::new(link)
+            .send(&FromWorker::Done)
+            .unwrap();
+        slots.put_back(slot);
+        let (_, logger) = slots.take().unwrap();
+        assert!(logger.is_some(), "another one");
+    }
+
+    #[test]
+    fn a_slot_with_more_orders_than_any_is_closed() {
+        let mut slots = Slots::default();
+        let (slot, _logger) = slots.take().unwrap();
+        for _ in 0..=UNREAD {
+            slot.link.send_nowait(&ORDER, &[]).unwrap();
+        }
+        slots.put_back(slot);
+        assert!(slots.take().unwrap().1.is_some());
+    }
+}
