@@ -30,15 +30,19 @@ fn file_with(message: &[u8]) -> tempfile::NamedTempFile {
     file
 }
 
-#[test]
-fn the_test_client_itself() {
+/// Sent by the client of these tests.
+fn arrives_as_it_is(message: &[u8]) {
     let server = Server::start();
-    let message = awkward("itself");
     let reply = server
         .hello()
-        .deliver("sender@example.org", &["test@example.com"], &message);
+        .deliver("sender@example.org", &["test@example.com"], message);
     assert_eq!(reply.code, 250, "{reply:?}");
-    assert_same_message(&server.await_mail("test@example.com", 1)[0], &message);
+    assert_same_message(&server.await_mail("test@example.com", 1)[0], message);
+}
+
+#[test]
+fn the_test_client_itself() {
+    arrives_as_it_is(&awkward("itself"));
 }
 
 #[test]
@@ -140,16 +144,11 @@ fn smtplib() {
 
 #[test]
 fn large_message() {
-    let server = Server::start();
     let mut message = awkward("large");
     for number in 0..60_000 {
         message.extend(format!("{number:08} of a message of several megabytes, line by line\r\n").bytes());
     }
-    let reply = server
-        .hello()
-        .deliver("sender@example.org", &["test@example.com"], &message);
-    assert_eq!(reply.code, 250, "{reply:?}");
-    assert_same_message(&server.await_mail("test@example.com", 1)[0], &message);
+    arrives_as_it_is(&message);
 }
 
 /// The newest line that `rsmtpd` prints to be pasted, when it can be run here.

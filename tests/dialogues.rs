@@ -274,8 +274,9 @@ macro_rules! dialogues {
 }
 
 dialogues! {
-    bdat bdat_malformed bounces dots eight_bit errors hello help internationalized_domains limits limits_of_lines limits_of_sessions
-    line_endings line_endings_note line_endings_strict many_messages noop ordering parameters
-    parameters_tolerated pipelining pipelining_not_offered postmaster quit recipients reject_all reject_all_closing
-    rset size smtputf8 smuggling syntax trace unknown_commands vrfy
+    bdat bdat_malformed bounces dots eight_bit errors hello help internationalized_domains limits
+    limits_of_harmless_commands limits_of_lines limits_of_sessions line_endings line_endings_note
+    line_endings_strict many_messages noop ordering parameters parameters_tolerated pipelining
+    pipelining_not_offered postmaster quit recipients reject_all reject_all_closing rset size smtputf8 smuggling
+    syntax trace unknown_commands vrfy
 }

@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{root, run, tool};
+use common::processes::Process;
+use common::{Setup, root, run, tool, wait_until};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -128,6 +130,57 @@ fn every_dependency_is_used_and_says_what_for() {
         let path = format!("{}::", name.replace('-', "_"));
         assert!(code.contains(&path), "{name}: not used");
     }
+}
+
+/// The roles that these processes say they have, in the 15 octets that the kernel keeps of a name.
+fn roles(processes: &[Process]) -> BTreeSet<String> {
+    let names = processes
+        .iter()
+        .filter_map(|process| process.name.strip_prefix("rsmtpd: "));
+    names.map(str::to_owned).collect()
+}
+
+/// As `ps` shows them: the drawing and the table of the crate's documentation, and the table of the manual.
+#[test]
+fn the_processes_that_run_are_those_that_are_drawn() {
+    let mut setup = Setup::new();
+    setup.set("worker.yaml", "command_handler", "proxy");
+    // Nobody is asked there: the broker runs because of the name.
+    setup.write("proxy.yaml", "host: 127.0.0.1\nport: 9\n");
+    let server = setup.whatever_it_says().start();
+
+    let documentation = read("src/lib.rs");
+    let drawing = documentation.split("//! ```").nth(1).unwrap_or_default();
+    let word = |word: &&str| word.len() > 3 && word.bytes().all(|octet| octet.is_ascii_uppercase());
+    let others = ["TERM", "CHLD", "LMTP"];
+    let drawn: BTreeSet<String> = drawing
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(word)
+        .filter(|word| !others.contains(word))
+        .map(str::to_lowercase)
+        .collect();
+    let table = documentation
+        .lines()
+        .filter_map(|line| line.strip_prefix("//! | [`")?.split('`').next());
+    let listed: BTreeSet<String> = table.map(str::to_owned).collect();
+    let manual = page("rsmtpd.8");
+    let processes = manual.split("\n.Sh PROCESSES\n").nth(1).unwrap_or_default();
+    let column = processes.split("\n.El").next().unwrap_or_default();
+    let rows = column
+        .lines()
+        .filter_map(|line| line.strip_prefix(".It ")?.split(' ').next());
+    let described: BTreeSet<String> = rows.filter(|name| *name != "Sy").map(str::to_owned).collect();
+    assert!(drawn.len() > 4, "{drawing}");
+    assert_eq!((&drawn, &drawn), (&listed, &described));
+
+    let known = |name: &str| name.chars().take(15 - "rsmtpd: ".len()).collect::<String>();
+    let expected: BTreeSet<String> = drawn.iter().map(|name| known(name)).collect();
+    let mut running = Vec::new();
+    let found = wait_until(|| {
+        running = Process::tree(server.pid());
+        roles(&running) == expected
+    });
+    assert!(found, "expected {expected:?}, found {running:?}");
 }
 
 #[test]

@@ -152,10 +152,19 @@ fn every_line_is_one_event_that_can_be_taken_apart() {
         "{}",
         text()
     );
-    server.signal(Signal::SIGUSR1);
-    assert!(wait_until(|| text().contains("event=status")), "{}", text());
+    let held = server.hello();
+    let daemon = server.setup().read("rsmtpd.yaml");
+    server
+        .setup()
+        .write("rsmtpd.yaml", &format!("{daemon}background: yes\n"));
     server.signal(Signal::SIGHUP);
     assert!(wait_until(|| text().contains("event=reloaded")), "{}", text());
+    server.signal(Signal::SIGUSR1);
+    for what in ["pid=", "next_start=background\n", "worker="] {
+        let line = format!("event=status {what}");
+        assert!(wait_until(|| text().contains(&line)), "{}", text());
+    }
+    drop(held);
     server
         .setup()
         .set("worker.yaml", "maximum_errors", "\"\\e[1m \\\" none\"");
@@ -196,6 +205,14 @@ fn every_line_is_one_event_that_can_be_taken_apart() {
     ] {
         let found = levels.get(event).unwrap_or_else(|| panic!("no {event}:\n{text}"));
         assert_eq!(found, &BTreeSet::from([expected.to_owned()]), "{event}");
+    }
+    let manual = common::manual::events();
+    for (event, found) in &levels {
+        let named = manual
+            .get(event)
+            .unwrap_or_else(|| panic!("{event} is not in the manual"));
+        let strange: Vec<&String> = found.iter().filter(|level| !named.contains(level)).collect();
+        assert!(strange.is_empty(), "{event} is {strange:?}, by the manual {named:?}");
     }
     for (session, events) in &sessions {
         let first = events

@@ -324,8 +324,8 @@ fn victim(server: &Server, peer: &str) -> i32 {
         let said = server.said();
         let line = said
             .lines()
-            .rfind(|line| line.contains("worker pid=") && line.contains(&format!("peer={peer}:")));
-        found = line.and_then(|line| line.split("worker pid=").nth(1)?.split(' ').next()?.parse().ok());
+            .rfind(|line| line.contains("worker=") && line.contains(&format!("peer={peer}:")));
+        found = line.and_then(|line| line.split("worker=").nth(1)?.split(' ').next()?.parse().ok());
         found.is_some()
     });
     assert!(known, "nobody serves {peer}");
@@ -525,9 +525,10 @@ fn nothing_is_left_behind_by_a_thousand_connections() {
     settle(&server);
     match (before, descriptors(&server)) {
         (Some((spares, before)), Some((more, after))) => {
-            // The master has one descriptor for each worker, logger and delivery have a door for each.
-            let extra = 3 * (more as i64 - spares as i64);
-            assert_eq!(after as i64 - extra, before as i64, "{spares} and {more} spares");
+            // What a worker had stays for another one: three descriptors of the master, one of the logger. There are as
+            // many of these as workers lived at once, which is fewer than twice the spares.
+            let most = before + 4 * 16;
+            assert!(after <= most, "{before} with {spares} spares, {after} with {more}");
         }
         _ => assert!(!common::needs_root(
             "nothing_is_left_behind_by_a_thousand_connections: descriptors"

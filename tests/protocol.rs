@@ -117,7 +117,7 @@ fn a_message_keeps_up_its_rate() {
 /// A client that asks and asks and never reads must not hold a worker longer than one that says nothing.
 #[test]
 fn who_never_reads_is_given_up() {
-    let server = with(&[("command_timeout", "2s")]);
+    let server = with(&[("command_timeout", "2s"), ("maximum_harmless_commands", "1000000")]);
     let client = server.hello();
     let mut stream = client.stream();
     let began = Instant::now();

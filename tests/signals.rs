@@ -93,7 +93,7 @@ fn usr1_logs_the_pool() {
         server.said().contains(&format!(" peer={peer} "))
     });
     let said = server.said();
-    assert!(told && said.contains("event=status worker pid="), "{said}");
+    assert!(told && said.contains("event=status worker="), "{said}");
     assert!(said.contains("event=status pid="), "{said}");
     assert!(said.contains("configuration=good"), "{said}");
 }
@@ -111,13 +111,13 @@ fn status(server: &mut Server) -> String {
 fn status_command() {
     let mut server = Server::start();
     let _client = server.hello();
-    assert!(wait_until(|| status(&mut server).contains("worker pid=")));
+    assert!(wait_until(|| status(&mut server).contains("worker=")));
     let said = status(&mut server);
     for words in [
         "spare=",
         "busy=1",
         "max=1000",
-        "worker pid=",
+        "worker=",
         "spool=0 oldest=none",
         "configuration=good",
     ] {

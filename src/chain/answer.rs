@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use super::context::Context;
 use super::directory::Directory;
-use super::handler::{Facts, Handler, HandlerError, Kind, Outcome};
+use super::error::HandlerError;
+use super::handler::{Facts, Handler, Kind};
+use super::opinion::Outcome;
 use super::settings::Settings;
 use crate::config::{Field, Section};
 use crate::smtp::reply::Reply;

@@ -2,7 +2,7 @@
 //!
 //! Severity is ordered as [`Verdict`] is. Observed findings never influence; enforced ones do when their time has come.
 
-use super::handler::Outcome;
+use super::opinion::Outcome;
 use crate::config::Combine;
 use crate::session::{At, Kept, Verdict};
 use crate::smtp::reply::Reply;

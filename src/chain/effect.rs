@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::handler::HandlerError;
+use super::error::HandlerError;
 use crate::session::Mailbox;
 
 /// No line of a header field is longer where it can be folded (RFC 5322 §2.1.1).

@@ -1,16 +1,17 @@
-//! What a handler is and what it may say.
+//! What a handler is; what it may say is in [`super::opinion`].
 
 use std::path::Path;
 use std::sync::Arc;
 
 use super::context::Context;
 use super::directory::Directory;
-use super::effect::Effect;
+use super::error::HandlerError;
+use super::opinion::Outcome;
 use super::outcome::{Message, Refusal, Taken};
 use super::ports::Records;
 use super::settings::Settings;
 use crate::ipc::broker::Endpoint;
-use crate::session::{At, Verdict};
+use crate::session::Verdict;
 use crate::smtp::reply::Reply;
 
 /// Fixed facts about a handler, for the registry, the manual and `rsmtpd chain`.
@@ -85,98 +86,6 @@ impl Reach {
             }
         }
     }
-}
-
-/// A symbol with a value: what a handler found, whatever is decided.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Evidence {
-    /// Name of the symbol.
-    pub symbol: &'static str,
-    /// Its value, or the error.
-    pub value: String,
-    /// Weight for scoring.
-    pub score: f64,
-    /// Whether `value` says why nothing could be found out.
-    pub error: bool,
-}
-
-/// What a handler returns.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Outcome {
-    /// What it wants to become of the command.
-    pub verdict: Verdict,
-    /// When that may bite.
-    pub at: At,
-    /// The reply that goes with it.
-    pub reply: Option<Reply>,
-    /// What it found.
-    pub evidence: Vec<Evidence>,
-    /// What else is to happen.
-    pub effects: Vec<Effect>,
-}
-
-impl Outcome {
-    /// No opinion.
-    pub fn none() -> Outcome {
-        Outcome::default()
-    }
-
-    /// Go on, with this reply.
-    pub fn accept(reply: Reply) -> Outcome {
-        Outcome {
-            verdict: Verdict::Accept,
-            reply: Some(reply),
-            ..Outcome::default()
-        }
-    }
-
-    /// Refuse for good.
-    pub fn reject(reply: Reply) -> Outcome {
-        Outcome {
-            verdict: Verdict::Reject,
-            reply: Some(reply),
-            ..Outcome::default()
-        }
-    }
-
-    /// Refuse for now.
-    pub fn defer(reply: Reply) -> Outcome {
-        Outcome {
-            verdict: Verdict::Defer,
-            reply: Some(reply),
-            ..Outcome::default()
-        }
-    }
-
-    /// Adds an effect.
-    #[must_use]
-    pub fn with(mut self, effect: Effect) -> Outcome {
-        self.effects.push(effect);
-        self
-    }
-
-    /// Adds evidence.
-    #[must_use]
-    pub fn evidence(mut self, symbol: &'static str, value: impl Into<String>, score: f64) -> Outcome {
-        self.evidence.push(Evidence {
-            symbol,
-            value: value.into(),
-            score,
-            error: false,
-        });
-        self
-    }
-}
-
-/// A handler could not do its work; what follows is the entry's `on_error`.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum HandlerError {
-    /// Something it waited for did not come in time.
-    #[error("no answer in time from {0}")]
-    TimedOut(String),
-    /// Anything else.
-    #[error("{0}")]
-    Failed(String),
 }
 
 /// Looks at one step of a session and says what it thinks. It never writes to the client and reaches the outside only

@@ -15,6 +15,8 @@ pub struct Limits {
     pub maximum_errors: u32,
     /// Unknown commands of one session; beyond them 421 4.7.0.
     pub maximum_unknown_commands: u32,
+    /// Commands since the last message accepted that bring none nearer; beyond them 421 4.7.0.
+    pub maximum_harmless_commands: u32,
     /// `Received` fields of a message; beyond them 554 5.4.6.
     pub maximum_received: u32,
     /// Whether parameters of MAIL and RCPT that are not offered are ignored, instead of refused with 555.
@@ -35,6 +37,7 @@ impl Default for Limits {
             maximum_messages: 1000,
             maximum_errors: 20,
             maximum_unknown_commands: 5,
+            maximum_harmless_commands: 1000,
             maximum_received: 100,
             tolerate_unadvertised_params: false,
             starttls: false,

@@ -12,9 +12,12 @@ pub mod conversation;
 pub mod decision;
 pub mod directory;
 pub mod effect;
+pub mod error;
 mod explain;
 pub mod handler;
 pub mod limits;
+pub mod logging;
+pub mod opinion;
 pub mod outcome;
 pub mod ports;
 pub mod record;
@@ -33,8 +36,11 @@ pub use conversation::{Action, Conversation, Hold, Next, Summary};
 pub use decision::Decision;
 pub use directory::{Directory, Found};
 pub use effect::{Effect, FieldName, HeaderField};
-pub use handler::{BodyReader, Evidence, Facts, Handler, HandlerError, Kind, Outcome, Passing, Reach};
+pub use error::HandlerError;
+pub use handler::{BodyReader, Facts, Handler, Kind, Passing, Reach};
 pub use limits::Limits;
+pub use logging::Logged;
+pub use opinion::{Evidence, Outcome};
 pub use outcome::{Message, Refusal, Taken};
 pub use ports::{
     BackEndLost, BackEndPatience, BackEndPort, BodySink, DeliveryError, DeliveryPort, Nowhere, Ports, RecordError,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::answer::Answering;
 use super::directory::Directory;
 use super::handler::{Facts, Handler, Kind};
+use super::logging::Logging;
 use super::settings::{Settings, overlay};
 use crate::config::{Fault, HandlerName, Part};
 use crate::handlers;
@@ -28,9 +29,9 @@ pub const HANDLERS: &[Registered] = &[
     registered::<handlers::reject_all::RejectAll>(),
     registered::<handlers::data_file::DataFile>(),
     registered::<handlers::post_data_reset::PostDataReset>(),
-    registered::<handlers::transaction_log::TransactionLog>(),
-    registered::<handlers::command_log::CommandLog>(),
-    registered::<handlers::response_log::ResponseLog>(),
+    registered::<Logging<handlers::transaction_log::TransactionLog>>(),
+    registered::<Logging<handlers::command_log::CommandLog>>(),
+    registered::<Logging<handlers::response_log::ResponseLog>>(),
     registered::<handlers::undeliverable_notification_validator::UndeliverableNotificationValidator>(),
 ];
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::fault::Fault;
 use super::load::{Node, Value};
-use super::part::{Part, Place};
+use super::part::Part;
+use super::place::Place;
 use super::section::{Field, alternatives};
 
 /// What the configuration must know of a handler; the registry of handlers says it.

@@ -3,37 +3,9 @@
 use std::sync::Arc;
 
 use super::fault::Fault;
-use super::load::{self, Node};
+use super::load::Node;
+use super::place::Place;
 use super::section::{Field, File};
-
-/// A file's name and its text.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Source {
-    pub(super) name: String,
-    pub(super) text: String,
-}
-
-/// Where something stands in a configuration file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    pub(super) source: Arc<Source>,
-    pub(super) path: String,
-    pub(super) serial: usize,
-}
-
-impl Place {
-    /// A fault at this place; `message` says `expected …, found …`.
-    pub fn fault(&self, message: impl Into<String>) -> Fault {
-        let (line, column) = load::locate(&self.source.text, self.serial);
-        Fault {
-            file: self.source.name.clone(),
-            line,
-            column,
-            key: self.path.clone(),
-            message: message.into(),
-        }
-    }
-}
 
 /// A value out of a configuration file that is still to be read: the raw nodes, and where they stand.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,5 +35,15 @@ impl Part {
         let value = read(&file.field(self.place.path.clone(), &self.node));
         file.finish(faults, &mut Vec::new());
         value
+    }
+}
+
+impl Field<'_> {
+    /// The value, to be read later.
+    pub fn part(&self) -> Part {
+        Part {
+            place: self.place(),
+            node: self.node().clone(),
+        }
     }
 }

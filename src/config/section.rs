@@ -1,7 +1,7 @@
 //! Reading a file key by key: every key names what it expects, and what is left over or wrong becomes a fault.
 //!
 //! Nothing here stops at the first fault: a wrong value leaves the default in place and the reading goes on. Handlers read
-//! their settings with these types as well, from the [`Part`]s that the configuration hands over.
+//! their settings with these types as well, from the [`Part`](super::Part)s that the configuration hands over.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::duration::{format_duration, parse_duration};
 use super::fault::Fault;
 use super::load::{self, Node, Value};
-use super::part::{Part, Place, Source};
+use super::place::{Place, Source};
 
 /// Faults reported for one file; what lies beyond is one line that counts them.
 const MOST_FAULTS: usize = 100;
@@ -144,14 +144,6 @@ impl<'a> Field<'a> {
             source: Arc::clone(&self.file.source),
             path: self.path.clone(),
             serial: self.node.serial,
-        }
-    }
-
-    /// The value, to be read later.
-    pub fn part(&self) -> Part {
-        Part {
-            place: self.place(),
-            node: self.node.clone(),
         }
     }
 

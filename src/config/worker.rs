@@ -28,6 +28,9 @@ pub struct Worker {
     pub maximum_errors: u32,
     /// `maximum_unknown_commands`: in one session, 1 to 10000; then 421. Default 10.
     pub maximum_unknown_commands: u32,
+    /// `maximum_harmless_commands`: commands, between two messages accepted, that bring none nearer (NOOP, RSET, EHLO and the
+    /// like), 100 to 1000000; then 421. Default 1000.
+    pub maximum_harmless_commands: u32,
     /// `maximum_received`: Received fields a message may bring, 100 to 1000. Default 100 (RFC 5321 6.3).
     pub maximum_received: usize,
     /// `command_timeout`: wait for the whole next command, 1s to 1h. Default 5m (RFC 5321 4.5.3.2.7).
@@ -65,6 +68,7 @@ impl Default for Worker {
             maximum_messages: 0,
             maximum_errors: 20,
             maximum_unknown_commands: 10,
+            maximum_harmless_commands: 1000,
             maximum_received: 100,
             command_timeout: Duration::from_secs(300),
             data_timeout: Duration::from_secs(300),
@@ -117,6 +121,11 @@ impl Worker {
         section.read("maximum_unknown_commands", &mut worker.maximum_unknown_commands, |f| {
             f.integer(1..=10_000)
         });
+        section.read(
+            "maximum_harmless_commands",
+            &mut worker.maximum_harmless_commands,
+            |f| f.integer(100..=1_000_000),
+        );
         section.read("maximum_received", &mut worker.maximum_received, |f| {
             f.integer(100..=1000)
         });
@@ -156,6 +165,10 @@ mod tests {
         assert!(worker.text_line_limit >= 1000, "RFC 5321 4.5.3.1.6");
         assert!(worker.maximum_recipients >= 100, "RFC 5321 4.5.3.1.8");
         assert!(worker.maximum_received >= 100, "RFC 5321 6.3");
+        assert!(
+            worker.maximum_harmless_commands > 500,
+            "a NOOP and a RSET for each of a transaction's recipients and more"
+        );
         assert!(worker.command_timeout >= minutes(5), "RFC 5321 4.5.3.2.7");
         assert!(worker.data_timeout >= minutes(3), "RFC 5321 4.5.3.2.5");
         assert!(worker.session_timeout > minutes(10) && worker.maximum_messages == 0);

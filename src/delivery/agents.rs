@@ -117,13 +117,13 @@ fn log_result(shared: &Arc<Shared>, message: &Message<'_>, index: usize, result:
         .recipients
         .get(index)
         .map_or_else(String::new, Recipient::address);
-    let (level, name, reason) = match result {
-        RecipientResult::Temporary { code, text, .. } => (Level::Warning, "deferred", Some((code, text))),
-        RecipientResult::Permanent { code, text, .. } => (Level::Warning, "rejected", Some((code, text))),
-        RecipientResult::Quarantined => (Level::Info, "quarantined", None),
-        _ => (Level::Info, "delivered", None),
+    let (level, event, reason) = match result {
+        RecipientResult::Temporary { code, text, .. } => (Level::Warning, Event::new("deferred"), Some((code, text))),
+        RecipientResult::Permanent { code, text, .. } => (Level::Warning, Event::new("rejected"), Some((code, text))),
+        RecipientResult::Quarantined => (Level::Info, Event::new("quarantined"), None),
+        _ => (Level::Info, Event::new("delivered"), None),
     };
-    let mut event = Event::new(name)
+    let mut event = event
         .word("id", &message.commit.id)
         .word("rcpt", &rcpt)
         .field("agent", agent);

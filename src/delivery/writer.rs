@@ -78,7 +78,7 @@ fn commit_message(shared: &Arc<Shared>, slot: &Slot, door: &Arc<Door>, commit: C
         _ => Ok(()),
     });
     if let Err(reason) = checked {
-        let event = Event::new("refused").word("id", &commit.id);
+        let event = Event::new("commit-refused").word("id", &commit.id);
         shared.log(Level::Error, event.word("reason", &reason));
         return shared.answer(door, &FromDelivery::Refused(reason));
     }
@@ -321,12 +321,12 @@ fn settle(
         };
         match spool::store(&shared.settings.state, tree, &fresh, Some(slot)) {
             Ok(entry) => {
-                let (level, name) = if tree == spool::SPOOL {
-                    (Level::Warning, "spooled")
+                let (level, event) = if tree == spool::SPOOL {
+                    (Level::Warning, Event::new("spooled"))
                 } else {
-                    (Level::Critical, "failed")
+                    (Level::Critical, Event::new("failed"))
                 };
-                let event = Event::new(name).field("id", &entry.name);
+                let event = event.field("id", &entry.name);
                 shared.log(level, event.field("recipients", kept.len()));
                 if tree == spool::SPOOL {
                     stored.push(entry);

@@ -3,21 +3,14 @@
 //!
 //! It looks on wherever it stands, and records what was really sent. Notes: reads none, writes none.
 
-use std::path::Path;
-use std::sync::Arc;
-
-use crate::chain::record::{Config, Log, Which};
-use crate::chain::{BodyReader, Context, Directory, Facts, Handler, HandlerError, Kind, Outcome};
+use crate::chain::record::Which;
+use crate::chain::{Facts, Logged};
 use crate::session::Verdict;
-use crate::smtp::reply::Reply;
 
 /// The handler.
-pub struct CommandLog {
-    log: Log,
-}
+pub struct CommandLog;
 
-impl Kind for CommandLog {
-    type Settings = Config;
+impl Logged for CommandLog {
     const FACTS: &'static Facts = &Facts {
         id: "command_log",
         module: "transaction_log",
@@ -28,30 +21,7 @@ impl Kind for CommandLog {
         taker: false,
         about: "records commands and texts",
     };
-
-    fn new(config: Config, _: &Arc<dyn Directory>) -> CommandLog {
-        CommandLog {
-            log: Log::new(Which::Commands, Self::FACTS.id, config),
-        }
-    }
-}
-
-impl Handler for CommandLog {
-    fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
-        self.log.handle(context)
-    }
-
-    fn body(&self, context: &mut Context<'_>) -> Option<Box<dyn BodyReader>> {
-        self.log.body(context)
-    }
-
-    fn concluded(&self, context: &mut Context<'_>, reply: Option<&Reply>) {
-        self.log.concluded(context, reply);
-    }
-
-    fn records(&self) -> Option<&Path> {
-        self.log.directory()
-    }
+    const WHICH: Which = Which::Commands;
 }
 
 #[cfg(test)]

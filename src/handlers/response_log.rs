@@ -3,21 +3,14 @@
 //!
 //! It looks on wherever it stands, and records what was really sent. Notes: reads none, writes none.
 
-use std::path::Path;
-use std::sync::Arc;
-
-use crate::chain::record::{Config, Log, Which};
-use crate::chain::{BodyReader, Context, Directory, Facts, Handler, HandlerError, Kind, Outcome};
+use crate::chain::record::Which;
+use crate::chain::{Facts, Logged};
 use crate::session::Verdict;
-use crate::smtp::reply::Reply;
 
 /// The handler.
-pub struct ResponseLog {
-    log: Log,
-}
+pub struct ResponseLog;
 
-impl Kind for ResponseLog {
-    type Settings = Config;
+impl Logged for ResponseLog {
     const FACTS: &'static Facts = &Facts {
         id: "response_log",
         module: "transaction_log",
@@ -28,30 +21,7 @@ impl Kind for ResponseLog {
         taker: false,
         about: "records replies",
     };
-
-    fn new(config: Config, _: &Arc<dyn Directory>) -> ResponseLog {
-        ResponseLog {
-            log: Log::new(Which::Responses, Self::FACTS.id, config),
-        }
-    }
-}
-
-impl Handler for ResponseLog {
-    fn handle(&self, context: &mut Context<'_>) -> Result<Outcome, HandlerError> {
-        self.log.handle(context)
-    }
-
-    fn body(&self, context: &mut Context<'_>) -> Option<Box<dyn BodyReader>> {
-        self.log.body(context)
-    }
-
-    fn concluded(&self, context: &mut Context<'_>, reply: Option<&Reply>) {
-        self.log.concluded(context, reply);
-    }
-
-    fn records(&self) -> Option<&Path> {
-        self.log.directory()
-    }
+    const WHICH: Which = Which::Responses;
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What a working process holds: the control channel, and a word with its parent half.
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -88,6 +89,19 @@ impl Seat {
             return true;
         }
         parent.send(&FromWorking::Ready(memory)).is_ok() && matches!(parent.receive(), Ok((ToWorking::Begin, _)))
+    }
+
+    /// Tells the master that `what` failed, so that this process cannot start; its exit status.
+    pub fn give_up(&self, what: &str, error: &io::Error) -> i32 {
+        let _ = self.control.send_nowait(&FromHelper::failed(what, error), &[]);
+        super::EX_CONFIG
+    }
+
+    /// Tells the master that the configuration is broken, so that this process cannot start; its exit status.
+    pub fn refuse(&self, faults: &impl std::fmt::Display) -> i32 {
+        let (reason, errno) = (faults.to_string(), 0);
+        let _ = self.control.send_nowait(&FromHelper::Failed { reason, errno }, &[]);
+        super::EX_CONFIG
     }
 
     /// Asks the parent half for a successor.

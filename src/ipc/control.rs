@@ -9,7 +9,7 @@ use super::keeper::Shown;
 pub enum ToHelper {
     /// A worker's door rides with this frame.
     Door {
-        /// The worker's number, never used twice.
+        /// The worker's number, from 1, never used twice; 0 for a door of another process.
         worker: u32,
         /// Its process.
         pid: i32,

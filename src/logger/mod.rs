@@ -2,8 +2,9 @@
 //! for files of their own.
 //!
 //! It may assume that the master tells the truth about who speaks through a door. It must never let one
-//! speaker hold up another, wait for a syslog daemon, or believe a line's own word about its origin.
+//! speaker hold up another or drown it, wait for a syslog daemon, or believe a line's own word about its origin.
 
+mod allowance;
 pub mod client;
 mod records;
 mod sink;
@@ -18,6 +19,8 @@ use mio::{Events, Interest, Poll, Token};
 
 pub use records::{Files, existing};
 pub use sink::{Destination, Sink};
+
+use allowance::Allowance;
 
 use crate::helper::{Seat, Turn};
 use crate::ipc::channel::{Channel, Fault};
@@ -44,6 +47,8 @@ struct Speaker {
     door: Door,
     pid: u32,
     records: records::Door,
+    /// Of a worker's lines; those of other processes are as many as the work they do for all.
+    allowance: Option<Allowance>,
 }
 
 struct Logger {
@@ -131,8 +136,8 @@ impl Logger {
     fn hear_master(&mut self) -> io::Result<bool> {
         loop {
             match self.control.receive_nowait() {
-                Ok((ToHelper::Door { pid, .. }, Some(fd))) => {
-                    if let Err(error) = self.admit(Door::new(fd), pid) {
+                Ok((ToHelper::Door { worker, pid }, Some(fd))) => {
+                    if let Err(error) = self.admit(Door::new(fd), worker, pid) {
                         self.refuse(pid, &error);
                     }
                 }
@@ -157,7 +162,7 @@ impl Logger {
         }
     }
 
-    fn admit(&mut self, door: Door, pid: i32) -> io::Result<()> {
+    fn admit(&mut self, door: Door, worker: u32, pid: i32) -> io::Result<()> {
         // One worker after the other has the same door.
         socket::tell_senders(&door)?;
         let number = self.next;
@@ -171,6 +176,7 @@ impl Logger {
                 door,
                 pid: pid.unsigned_abs(),
                 records: records::Door::default(),
+                allowance: (worker != 0).then(|| Allowance::new(Instant::now())),
             },
         );
         Ok(())
@@ -188,11 +194,13 @@ impl Logger {
         let Some(speaker) = self.speakers.get_mut(&number) else {
             return false;
         };
+        let lost = speaker.allowance.as_mut().and_then(|all| all.settle(Instant::now()));
+        tell_lost(&mut self.sink, speaker.pid, lost);
         for turn in 0..TURN {
             match speaker.door.receive_signed_nowait() {
                 Ok((ToLogger::Line { level, text }, sender)) => {
                     let level = Level::from_number(level);
-                    if level <= self.threshold {
+                    if level <= self.threshold && speaker.allowance.as_mut().is_none_or(Allowance::admit) {
                         self.sink.write(level, sender.unwrap_or(speaker.pid), &one_line(&text));
                     }
                 }
@@ -214,7 +222,9 @@ impl Logger {
                 }
                 Err(Fault::WouldBlock) => return turn > 0,
                 Err(_) => {
-                    if let Some(speaker) = self.speakers.remove(&number) {
+                    if let Some(mut speaker) = self.speakers.remove(&number) {
+                        let lost = speaker.allowance.as_mut().and_then(Allowance::lost);
+                        tell_lost(&mut self.sink, speaker.pid, lost);
                         self.files.left(&speaker.records);
                     }
                     return turn > 0;
@@ -223,6 +233,14 @@ impl Logger {
         }
         self.ready.insert(number);
         true
+    }
+}
+
+/// Says how many lines of a process were not written.
+fn tell_lost(sink: &mut Sink, pid: u32, lost: Option<u64>) {
+    if let Some(count) = lost {
+        let line = Event::new("lines-lost").field("count", count).field("reason", "flood");
+        sink.write(Level::Warning, pid, &line.text());
     }
 }
 
@@ -237,7 +255,66 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::one_line;
+    use super::*;
+    use crate::sys::socket;
+
+    /// A logger that writes to `path`, and the doors of speakers with these numbers.
+    fn logger(path: &std::path::Path, workers: &[u32]) -> (Logger, Vec<Channel<ToLogger, FromLogger>>) {
+        let (control, _) = socket::seqpacket_pair().unwrap();
+        let mut logger = Logger {
+            poll: Poll::new().unwrap(),
+            control: Control::new(control),
+            sink: Sink::open(Destination::File(path.to_path_buf())).unwrap(),
+            files: Files::default(),
+            speakers: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            next: 0,
+            threshold: Level::Info,
+        };
+        let mut doors = Vec::new();
+        for worker in workers {
+            let (ours, theirs) = socket::seqpacket_pair().unwrap();
+            logger.admit(Door::new(ours), *worker, 40).unwrap();
+            doors.push(Channel::new(theirs));
+        }
+        (logger, doors)
+    }
+
+    #[test]
+    fn who_floods_loses_its_own_lines_and_others_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let (mut logger, mut doors) = logger(&path, &[7, 8, 0]);
+        let say = |door: &Channel<ToLogger, FromLogger>, text: &str| {
+            let (level, text) = (Level::Info as u8, text.to_owned());
+            door.send_nowait(&ToLogger::Line { level, text }, &[]).is_ok()
+        };
+        let more = 1000;
+        for count in 0..allowance::LINES + more {
+            assert!(say(&doors[0], "event=flood") && say(&doors[2], "event=work"));
+            if count % 1000 == 0 {
+                assert!(say(&doors[1], "event=other"));
+            }
+            for speaker in 0..3 {
+                logger.hear_speaker(speaker);
+            }
+        }
+        doors.remove(0);
+        logger.hear_speaker(0);
+        logger.sink.flush();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let count = |what: &str| text.lines().filter(|line| line.contains(what)).count();
+        // On a slow machine the next window may have begun.
+        assert!((allowance::LINES..=allowance::LINES + more).contains(&(count("event=flood") as u32)));
+        assert_eq!(count("event=work"), (allowance::LINES + more) as usize);
+        assert_eq!(count("event=other"), 21);
+        let lost: usize = text
+            .lines()
+            .filter(|line| line.contains("warning rsmtpd[40]: event=lines-lost ") && line.ends_with(" reason=flood"))
+            .filter_map(|line| line.split("count=").nth(1)?.split(' ').next()?.parse::<usize>().ok())
+            .sum();
+        assert_eq!(count("event=flood") + lost, (allowance::LINES + more) as usize);
+    }
 
     #[test]
     fn a_line_cannot_become_two() {

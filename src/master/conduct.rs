@@ -4,9 +4,9 @@
 //! reported. From then on little is left to say, so that a captured worker can neither pass for a spare, nor count
 //! clients that are not there, nor keep the master busy.
 
-use crate::ipc::link::{FromWorker, INTRODUCTIONS, Role};
+use std::net::SocketAddr;
 
-use super::workers::State;
+use crate::ipc::link::{FromWorker, INTRODUCTIONS, Role};
 
 /// The longest session identifier.
 const SESSION: usize = 32;
@@ -14,6 +14,24 @@ const SESSION: usize = 32;
 /// Doors for records that a worker may ask for while it has one client: one, and another each time the logger has
 /// started again. A captured worker gains with it no more than as many quotas of the log.
 const RECORDS: u8 = 4;
+
+/// What a worker does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Forked, not heard of yet.
+    Starting,
+    /// Waits for a client.
+    Spare,
+    /// Serves one.
+    Busy {
+        /// The client.
+        peer: SocketAddr,
+        /// The session's identifier.
+        session: String,
+    },
+    /// Was told to leave, or has said that it is done.
+    Leaving,
+}
 
 /// What one worker may still say.
 #[derive(Debug)]
@@ -181,7 +199,7 @@ mod tests {
             conduct.judge(&serving(), &client()).is_err(),
             "a few dozen times a connection"
         );
-        for session in ["", "a b", "a\nworker pid=1", "\u{1b}[2J", &"a".repeat(60_000)] {
+        for session in ["", "a b", "a\nworker=1", "\u{1b}[2J", &"a".repeat(60_000)] {
             assert!(
                 Conduct::new(1).judge(&State::Spare, &busy(session)).is_err(),
                 "{session:.20}"

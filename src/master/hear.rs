@@ -14,8 +14,8 @@ use crate::log::{Event, Level};
 use crate::sys::process::{self, Ended};
 
 use super::Master;
-use super::slots;
-use super::workers::State;
+use super::conduct::State;
+use super::descriptors;
 
 /// Reports taken from one worker before the others have their turn.
 const TURN: usize = 32;
@@ -225,7 +225,7 @@ impl Master {
             return;
         };
         worker.doors = worker.doors.saturating_add(1);
-        let pair = (worker.doors <= DOORS).then(slots::pair);
+        let pair = (worker.doors <= DOORS).then(descriptors::pair);
         match (self.ready.helpers.of(role), pair) {
             (Some(helper), Some(Ok((ours, theirs)))) => {
                 let pid = worker.pid.as_raw();

@@ -11,7 +11,7 @@ use crate::ipc::link::Role;
 use crate::log::{Event, Level};
 
 use super::helpers::Helpers;
-use super::{Master, slots, start_keeper};
+use super::{Master, descriptors, start_keeper};
 
 impl Master {
     /// Takes what a helper has said.
@@ -74,7 +74,7 @@ impl Master {
             Role::Keeper => return self.shown.clear(),
             _ => return self.give_voice(role),
         }
-        if let Ok((ours, theirs)) = slots::pair() {
+        if let Ok((ours, theirs)) = descriptors::pair() {
             let own = ToHelper::Door {
                 worker: 0,
                 pid: nix::unistd::Pid::this().as_raw(),
@@ -95,7 +95,7 @@ impl Master {
     }
 
     fn give_voice(&self, role: Role) {
-        if let (Some(helper), Ok((ours, theirs))) = (self.ready.helpers.of(role), slots::pair()) {
+        if let (Some(helper), Ok((ours, theirs))) = (self.ready.helpers.of(role), descriptors::pair()) {
             let door = ToHelper::Door {
                 worker: 0,
                 pid: helper.pid.as_raw(),

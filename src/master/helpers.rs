@@ -14,7 +14,7 @@ use crate::ipc::link::Role;
 use crate::sys::privilege::{self, Capability, Identity};
 use crate::sys::{arena, process, signals};
 
-use super::slots::pair;
+use super::descriptors::pair;
 
 /// How long a helper may take to say that it is ready.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);

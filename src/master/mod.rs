@@ -4,6 +4,7 @@
 //! octets, hold a key or a table that grows with the traffic beyond its bounds, or start a thread.
 
 mod conduct;
+mod descriptors;
 mod ending;
 mod hear;
 mod hear_helpers;
@@ -42,12 +43,13 @@ use crate::tls;
 use nix::sys::signal::Signal;
 
 use crate::worker::served::Served;
+use conduct::State;
 use ending::Ending;
 use helpers::Helpers;
 use pool::Pool;
 use sources::Sources;
 use turn_away::Door;
-use workers::{Near, State, Workers};
+use workers::{Near, Workers};
 
 const SIGNALS: Token = Token(0);
 const LISTENERS: usize = 1;
@@ -275,7 +277,7 @@ impl Master {
                 refused: self.sources.view(),
             };
             let forked = self.workers.fork(&self.ready.served, &near, &self.ready.helpers.logger);
-            match forked.and_then(|(number, new)| if new { self.attend(number) } else { Ok(()) }) {
+            match forked.and_then(|number| self.attend(number)) {
                 Ok(()) => {}
                 Err(error) => {
                     self.pool.fork_failed(now);
@@ -294,10 +296,13 @@ impl Master {
         let Some(worker) = self.workers.get_mut(number) else {
             return Ok(());
         };
-        let token = Token(WORKERS + worker.slot.token);
-        self.poll
-            .registry()
-            .register(&mut SourceFd(&worker.slot.link.as_raw_fd()), token, Interest::READABLE)
+        if !worker.slot.watched {
+            let token = Token(WORKERS + worker.slot.token);
+            let registry = self.poll.registry();
+            registry.register(&mut SourceFd(&worker.slot.link.as_raw_fd()), token, Interest::READABLE)?;
+            worker.slot.watched = true;
+        }
+        Ok(())
     }
 
     fn hear_signals(&mut self) {
@@ -333,8 +338,8 @@ impl Master {
             self.refused,
             self.configuration_state(),
         );
-        for what in &self.awaiting_start {
-            let _ = writeln!(text, "next-start {what}");
+        for key in &self.awaiting_start {
+            let _ = writeln!(text, "next_start={key}");
         }
         for (_, worker) in self
             .workers
@@ -345,7 +350,7 @@ impl Master {
             if let State::Busy { peer, session } = worker.state() {
                 let _ = writeln!(
                     text,
-                    "worker pid={} peer={peer} session={session} seconds={}",
+                    "worker={} peer={peer} session={session} seconds={}",
                     worker.pid,
                     worker.since.elapsed().as_secs()
                 );

@@ -16,7 +16,7 @@ use crate::sys::socket;
 use crate::worker::refuse;
 use crate::worker::served::Served;
 
-use super::slots::MASTER_DESCRIPTORS;
+use super::descriptors::MASTER_DESCRIPTORS;
 use super::{Master, pool_sizes, start_keeper};
 
 /// How long the master waits for the keeper; spares serve meanwhile.
@@ -269,11 +269,10 @@ impl Master {
 
     /// Names, once each, what this reload could not put into force.
     fn tell_what_waits(&mut self, keys: &[&'static str]) {
-        let keys = keys.iter().map(|key| format!("key={}", key.replace(' ', "-")));
-        let all: BTreeSet<String> = keys.collect();
-        for what in all.difference(&self.awaiting_start) {
-            let text = format!("event=waits {what} note=\"takes effect at the next start\"");
-            self.ready.log.line(Level::Notice, text);
+        let all: BTreeSet<String> = keys.iter().map(|key| key.replace(' ', "-")).collect();
+        for key in all.difference(&self.awaiting_start) {
+            let event = Event::new("waits").field("key", key);
+            self.say(Level::Notice, event.quoted("note", b"takes effect at the next start"));
         }
         self.awaiting_start = all;
     }

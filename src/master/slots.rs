@@ -5,28 +5,20 @@
 //! never give the ends of one worker to another while the first one lives.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::ToHelper;
 use crate::ipc::link::{FromWorker, ToWorker};
 use crate::sys::socket;
 
+use super::descriptors::{MASTER_DESCRIPTORS, pair};
 use super::helpers::Helper;
-
-/// Descriptors below this are the ones a worker may keep; the master moves its own to this and above.
-pub const MASTER_DESCRIPTORS: RawFd = 64;
 
 /// Slots kept for workers to come.
 const SPARE: usize = 64;
 /// Orders that a worker may have left unread.
 const UNREAD: usize = 16;
-
-/// A pair whose first end is moved out of the workers' reach.
-pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (ours, theirs) = socket::seqpacket_pair()?;
-    Ok((socket::move_fd_at_least(ours, MASTER_DESCRIPTORS)?, theirs))
-}
 
 /// A pair for a worker's voice; both ends out of the workers' reach.
 fn voice() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -39,6 +31,8 @@ fn voice() -> io::Result<(OwnedFd, OwnedFd)> {
 pub(super) struct Slot {
     /// By which events of its Link are told apart.
     pub(super) token: usize,
+    /// Whether the master is told of what comes over the Link.
+    pub(super) watched: bool,
     /// The master's end of the Link.
     pub(super) link: Channel<ToWorker, FromWorker>,
     /// The worker's end of the Link.
@@ -53,6 +47,7 @@ impl Slot {
         let (logger, voice) = voice()?;
         let slot = Slot {
             token,
+            watched: false,
             link: Channel::new(link),
             theirs: Channel::new(socket::move_fd_at_least(theirs, MASTER_DESCRIPTORS)?),
             voice,
@@ -60,19 +55,15 @@ impl Slot {
         Ok((slot, logger))
     }
 
-    /// The worker's ends once more, within its reach: Link and voice.
+    /// The worker's ends once more, by the lowest free numbers: Link and voice.
     ///
     /// # Errors
-    /// No descriptors; or none that a worker may have.
+    /// No descriptors.
     pub(super) fn lend(&self) -> io::Result<[OwnedFd; 2]> {
-        let lent = [
+        Ok([
             socket::duplicate_at_least(&self.theirs, 0)?,
             socket::duplicate_at_least(&self.voice, 0)?,
-        ];
-        if lent.iter().any(|fd| fd.as_raw_fd() >= socket::FIRST_SHARED) {
-            return Err(io::Error::other("the descriptors that a worker may have are used up"));
-        }
-        Ok(lent)
+        ])
     }
 
     /// The logger was started again: gives the worker another way to it.

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::broker::{self, Hosts};
 use crate::chain::{Chain, Reach, configured};
 use crate::config;
-use crate::helper::{EX_CONFIG, EX_SOFTWARE, Seat, Turn};
-use crate::ipc::control::{FromHelper, ToHelper};
+use crate::helper::{EX_SOFTWARE, Seat, Turn};
+use crate::ipc::control::ToHelper;
 use crate::ipc::frame;
 use crate::ipc::link::Role;
 use crate::log::Level;
@@ -20,9 +20,8 @@ use crate::sys::privilege::Identity;
 use crate::sys::sandbox;
 use crate::worker::served::{Served, level};
 
+use super::descriptors::pair;
 use super::helpers::Helper;
-use super::slots::pair;
-use super::startup::give_up;
 
 /// Names of this machine.
 const HOSTS: &str = "/etc/hosts";
@@ -57,11 +56,7 @@ pub(super) fn start(
     let work = |seat: Seat| {
         let known = match first.renewed(&seat, said, directory, path) {
             Ok(known) => known,
-            Err(faults) => {
-                let (reason, errno) = (faults.to_string(), 0);
-                let _ = seat.control.send_nowait(&FromHelper::Failed { reason, errno }, &[]);
-                return EX_CONFIG;
-            }
+            Err(faults) => return seat.refuse(&faults),
         };
         let Ok(voice) = voice.try_clone() else {
             return EX_SOFTWARE;
@@ -69,7 +64,7 @@ pub(super) fn start(
         let log = Rc::new(Log::new(voice, Level::from_number(known.level)));
         let hosts = std::fs::read(HOSTS).unwrap_or_default();
         if let Err(error) = sandbox::enter(&profile(&known.settings), mode) {
-            return give_up(&seat, "sandbox", &error);
+            return seat.give_up("sandbox", &error);
         }
         if !seat.take_over(frame::encode(&known).unwrap_or_default()) {
             return EX_SOFTWARE;

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config;
 use crate::delivery;
-use crate::helper::{EX_CONFIG, EX_SOFTWARE, Seat, Turn};
-use crate::ipc::control::{FromHelper, ToHelper};
+use crate::helper::{EX_SOFTWARE, Seat, Turn};
+use crate::ipc::control::ToHelper;
 use crate::ipc::frame;
 use crate::ipc::link::Role;
 use crate::log::Level;
@@ -25,9 +25,8 @@ use crate::sys::privilege::Identity;
 use crate::sys::sandbox;
 use crate::worker::served::{Served, level};
 
+use super::descriptors::pair;
 use super::helpers::Helper;
-use super::slots::pair;
-use super::startup::give_up;
 
 /// Forks it.
 ///
@@ -50,11 +49,7 @@ pub(super) fn start(
     let work = |seat: Seat| {
         let known = match first.renewed(&seat, served.said(), directory) {
             Ok(known) => known,
-            Err(faults) => {
-                let (reason, errno) = (faults.to_string(), 0);
-                let _ = seat.control.send_nowait(&FromHelper::Failed { reason, errno }, &[]);
-                return EX_CONFIG;
-            }
+            Err(faults) => return seat.refuse(&faults),
         };
         let Ok(voice) = voice.try_clone() else {
             return EX_SOFTWARE;
@@ -63,7 +58,7 @@ pub(super) fn start(
         let speaker = Arc::clone(&client);
         let log: delivery::Log = Arc::new(move |level, event| speaker.say(level, event));
         if let Err(error) = sandbox::enter(&delivery_profile(state, &known.settings), mode) {
-            return give_up(&seat, "sandbox", &error);
+            return seat.give_up("sandbox", &error);
         }
         if !seat.take_over(frame::encode(&known).unwrap_or_default()) {
             return EX_SOFTWARE;

@@ -21,7 +21,6 @@ use crate::sys::{process, sandbox};
 use crate::worker::served::Served;
 
 use super::helpers::{Helper, PATIENCE};
-use super::startup::give_up;
 
 /// What it keeps of root: reading keys of mode 0600, binding ports below 1024.
 const CAPABILITIES: [Capability; 2] = [Capability::CAP_DAC_READ_SEARCH, Capability::CAP_NET_BIND_SERVICE];
@@ -48,7 +47,7 @@ pub(super) fn start(served: &Served, directory: &OwnedFd, path: &Path, user: Opt
         let mut reach = directories(&settings);
         reach.push(path.canonicalize().unwrap_or_else(|_| path.to_path_buf()));
         if let Err(error) = sandbox::enter(&sandbox::Profile::keeper(reach.clone()), mode) {
-            return give_up(&seat, "sandbox", &error);
+            return seat.give_up("sandbox", &error);
         }
         let place = Place {
             seat,

@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use crate::config;
-use crate::helper::{EX_CONFIG, EX_SOFTWARE, Seat};
+use crate::helper::{EX_SOFTWARE, Seat};
 use crate::ipc::channel::Channel;
-use crate::ipc::control::{FromHelper, ToHelper};
+use crate::ipc::control::ToHelper;
 use crate::ipc::link::Role;
 use crate::log::{Event, Level};
 use crate::logger::{self, Destination, Sink, client::Client as Log};
@@ -24,23 +24,14 @@ use crate::sys::privilege::{self, Identity};
 use crate::sys::signals::Signals;
 use crate::sys::{detach, process, sandbox, signals, socket};
 use nix::fcntl::AtFlags;
-use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::Ready;
+use super::descriptors::{MASTER_DESCRIPTORS, pair};
 use super::helpers::{Helper, Helpers};
-use super::slots::{MASTER_DESCRIPTORS, pair};
+use super::workers::SIGNALS;
 use super::{start_broker, start_delivery, start_keeper};
 use crate::worker::served::Served;
-
-/// What the master catches.
-pub const SIGNALS: [Signal; 5] = [
-    Signal::SIGHUP,
-    Signal::SIGTERM,
-    Signal::SIGINT,
-    Signal::SIGCHLD,
-    Signal::SIGUSR1,
-];
 
 /// What the command line says beside the configuration.
 #[derive(Debug, Clone)]
@@ -371,7 +362,7 @@ fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result
     let work = move |seat: Seat| {
         let mut sink = match Sink::open(destination.clone()) {
             Ok(sink) => sink,
-            Err(error) => return give_up(&seat, &format!("{destination}"), &error),
+            Err(error) => return seat.give_up(&format!("{destination}"), &error),
         };
         let (files, failed) = logger::Files::open(&directories);
         for (path, error) in failed {
@@ -381,7 +372,7 @@ fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result
         }
         sink.flush();
         if let Err(error) = sandbox::enter(&profile, mode) {
-            return give_up(&seat, "sandbox", &error);
+            return seat.give_up("sandbox", &error);
         }
         logger::run(seat, sink, files, level).map_or(EX_SOFTWARE, |()| 0)
     };
@@ -423,12 +414,6 @@ fn make_log_file(path: &Path, user: &Identity) -> Result<()> {
         }
         Err(error) => Err(error).with_context(|| format!("{}", path.display())),
     }
-}
-
-/// Tells the master why a working process cannot start; its exit status.
-pub(super) fn give_up(seat: &Seat, what: &str, error: &io::Error) -> i32 {
-    let _ = seat.control.send_nowait(&FromHelper::failed(what, error), &[]);
-    EX_CONFIG
 }
 
 /// What the logger reads: the time zone.

@@ -14,36 +14,27 @@ use nix::unistd::Pid;
 use crate::ipc::control::ToHelper;
 use crate::ipc::link::{FromWorker, ToWorker};
 use crate::ipc::sources::{Source, View};
-use crate::sys::{arena, child, process, signals};
+use crate::sys::{arena, child, process, signals, socket};
 use crate::worker::{self, Inherited};
 
-use super::conduct::Conduct;
+use super::conduct::{Conduct, State};
+use super::descriptors::MASTER_DESCRIPTORS;
 use super::helpers::Helper;
-use super::slots::{MASTER_DESCRIPTORS, Slot, Slots};
-use super::startup::SIGNALS;
+use super::slots::{Slot, Slots};
 use crate::worker::served::Served;
+
+/// What the master catches.
+pub const SIGNALS: [Signal; 5] = [
+    Signal::SIGHUP,
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGCHLD,
+    Signal::SIGUSR1,
+];
 
 /// Workers that may be on their way from fork to their first word at once: each takes descriptors that it must find
 /// below [`FIRST_SHARED`](socket::FIRST_SHARED).
 const STARTING: usize = 6;
-
-/// What a worker does.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
-    /// Forked, not heard of yet.
-    Starting,
-    /// Waits for a client.
-    Spare,
-    /// Serves one.
-    Busy {
-        /// The client.
-        peer: SocketAddr,
-        /// The session's identifier.
-        session: String,
-    },
-    /// Was told to leave, or has said that it is done.
-    Leaving,
-}
 
 /// One worker.
 #[derive(Debug)]
@@ -127,7 +118,7 @@ pub struct Workers {
     /// By generation; those with none are left out.
     spares: BTreeMap<u64, usize>,
     starting: usize,
-    next: u32,
+    last: u32,
 }
 
 impl Workers {
@@ -302,13 +293,16 @@ impl Workers {
         }
     }
 
-    /// Forks a worker; its number, and whether its Link is new. Never returns in the child.
+    /// Forks a worker; its number. Never returns in the child.
     ///
     /// # Errors
     /// No descriptors, no process, or no memory; more under way than [`Workers::startable`] allows.
-    pub fn fork(&mut self, served: &Served, near: &Near<'_>, logger: &Helper) -> io::Result<(u32, bool)> {
+    pub fn fork(&mut self, served: &Served, near: &Near<'_>, logger: &Helper) -> io::Result<u32> {
         let (slot, voice) = self.slots.take()?;
         let lent = slot.lend()?;
+        if lent.iter().any(|fd| fd.as_raw_fd() >= socket::FIRST_SHARED) {
+            return Err(io::Error::other("the descriptors that a worker may have are used up"));
+        }
         let blocked = signals::block_for_fork()?;
         match process::spawn_sharing_files(MASTER_DESCRIPTORS)? {
             process::Fork::Child => {
@@ -317,8 +311,9 @@ impl Workers {
             }
             process::Fork::Parent(pid) => {
                 drop(blocked);
-                let number = self.next;
-                self.next = self.next.wrapping_add(1);
+                // 0 is no worker.
+                let number = self.last.wrapping_add(1).max(1);
+                self.last = number;
                 if let Some(voice) = &voice {
                     let door = ToHelper::Door {
                         worker: number,
@@ -348,7 +343,7 @@ impl Workers {
                 self.by_pid.insert(pid, number);
                 self.by_token.insert(worker.slot.token, number);
                 self.table.insert(number, worker);
-                Ok((number, voice.is_some()))
+                Ok(number)
             }
         }
     }

@@ -11,6 +11,7 @@
 
 pub mod anomaly;
 pub mod body;
+pub mod counters;
 pub mod exchange;
 pub mod introduced;
 pub mod kept;
@@ -24,6 +25,7 @@ use std::net::SocketAddr;
 
 pub use anomaly::{Anomaly, Observed};
 pub use body::BodyFacts;
+pub use counters::Counters;
 pub use exchange::Exchange;
 pub use introduced::Introduced;
 pub use kept::{At, Kept, Verdict};
@@ -32,6 +34,9 @@ pub use order::order;
 pub use recipient::{Disposition, Mailbox, Recipient};
 pub use tls::TlsFacts;
 pub use transaction::Transaction;
+
+use crate::smtp::address::ReversePath;
+use crate::smtp::params::MailParameters;
 
 /// At most this many anomalies are kept for a session; a hostile client must not grow the worker.
 const MAXIMUM_ANOMALIES: usize = 256;
@@ -43,29 +48,6 @@ pub struct Hello {
     pub esmtp: bool,
     /// The name or address literal as sent.
     pub name: String,
-}
-
-/// How often something happened in the session.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Commands read, of whatever kind.
-    pub commands: u32,
-    /// Transactions begun, whether or not they ended with a message.
-    pub transactions: u32,
-    /// Messages answered with 250.
-    pub messages: u32,
-    /// Commands that were the client's fault.
-    pub errors: u32,
-    /// Commands that no chain knows.
-    pub unknown_commands: u32,
-    /// Recipients accepted.
-    pub recipients: u32,
-    /// Recipients refused.
-    pub rejected_recipients: u32,
-    /// Of those, the ones that a full transaction put off for another one (RFC 5321 §4.5.3.1.10).
-    pub put_off_recipients: u32,
-    /// Octets of message bodies received.
-    pub octets: u64,
 }
 
 /// One connection.
@@ -207,12 +189,25 @@ impl Session {
         self.transaction = None;
     }
 
-    /// Takes an accepted HELO or EHLO: what was concluded about the former name and the transaction are gone
-    /// (RFC 5321 §4.1.4).
-    pub(crate) fn greet(&mut self, hello: Hello) {
+    /// The body of the transaction under way.
+    pub(crate) fn body_mut(&mut self) -> Option<&mut BodyFacts> {
+        self.transaction.as_mut()?.body.as_mut()
+    }
+
+    /// Takes an accepted HELO or EHLO, and the extensions that its reply named, one line each: what was concluded about the
+    /// former name and the transaction are gone (RFC 5321 §4.1.4).
+    pub(crate) fn greet(&mut self, hello: Hello, offered: Vec<String>) {
         self.reset();
         self.kept.retain(|kept| !kept.of_hello);
         self.hello = Some(hello);
+        self.offered = offered;
+    }
+
+    /// Begins a transaction, the next in number.
+    pub(crate) fn begin_transaction(&mut self, reverse_path: ReversePath, parameters: MailParameters) {
+        let number = self.counters.transactions.saturating_add(1);
+        self.counters.transactions = number;
+        self.transaction = Some(Transaction::new(&self.id, number, reverse_path, parameters));
     }
 }
 
@@ -246,10 +241,11 @@ pub(crate) mod tests {
     fn client_name_before_and_after_hello() {
         let mut session = session();
         assert_eq!(session.client_name(), "[192.0.2.7:4711]");
-        session.greet(Hello {
+        let hello = Hello {
             esmtp: true,
             name: "client.example".into(),
-        });
+        };
+        session.greet(hello, Vec::new());
         assert_eq!(session.client_name(), "client.example");
         assert!(session.is_esmtp());
     }

@@ -406,6 +406,7 @@ impl Served {
                 .unwrap_or(u32::MAX),
             maximum_errors: worker.maximum_errors,
             maximum_unknown_commands: worker.maximum_unknown_commands,
+            maximum_harmless_commands: worker.maximum_harmless_commands,
             maximum_received: small(worker.maximum_received),
             tolerate_unadvertised_params: worker.tolerate_unadvertised_params,
             starttls: self.tls(listener) == ListenerTls::StartTls,

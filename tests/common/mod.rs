@@ -9,6 +9,7 @@
 pub mod back_end;
 pub mod certificates;
 pub mod dns;
+pub mod manual;
 pub mod messages;
 pub mod processes;
 pub mod relay;
@@ -151,6 +152,19 @@ impl Setup {
         }
     }
 
+    fn bare(directory: TempDir) -> Setup {
+        Setup {
+            directory,
+            port: 0,
+            low: false,
+            silent: false,
+            state: None,
+            launcher: Vec::new(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+        }
+    }
+
     fn below(place: &Path) -> Setup {
         let directory = tempfile::Builder::new()
             .prefix("rsmtpd-test-")
@@ -166,16 +180,7 @@ impl Setup {
                 fs::copy(&from, to).expect("copy of a shipped file");
             }
         }
-        let mut setup = Setup {
-            directory,
-            port: 0,
-            low: false,
-            silent: false,
-            state: None,
-            launcher: Vec::new(),
-            arguments: Vec::new(),
-            environment: Vec::new(),
-        };
+        let mut setup = Setup::bare(directory);
         setup.write("simple_recipient_validator.yaml", RECIPIENTS);
         setup.set("worker.yaml", "maximum_errors", "100");
         setup.set("worker.yaml", "maximum_unknown_commands", "100");
@@ -461,16 +466,7 @@ impl Server {
 
     fn take_setup(mut self) -> Setup {
         self.end();
-        let fresh = Setup {
-            directory: tempfile::tempdir().expect("temporary directory"),
-            port: 0,
-            low: false,
-            silent: false,
-            state: None,
-            launcher: Vec::new(),
-            arguments: Vec::new(),
-            environment: Vec::new(),
-        };
+        let fresh = Setup::bare(tempfile::tempdir().expect("temporary directory"));
         std::mem::replace(&mut self.setup, fresh)
     }
 

@@ -638,6 +638,21 @@ struct Connection<'c> {
     in_body: bool,
 }
 
+/// Where the conversation of a connection reaches the outside, at this time.
+macro_rules! ports {
+    ($connection:expr, $signer:expr, $now:expr) => {
+        Ports {
+            delivery: &mut $connection.delivery,
+            body: &mut $connection.body,
+            back_end: &mut Nowhere,
+            resolver: &mut Nowhere,
+            records: &mut Lost,
+            tls: $signer,
+            now: $now,
+        }
+    };
+}
+
 impl<'c> Connection<'c> {
     fn open(chain: &'c Chain, choice: u8) -> Connection<'c> {
         Connection::with(chain, choice, None)
@@ -651,6 +666,7 @@ impl<'c> Connection<'c> {
             maximum_messages: 4,
             maximum_errors: 8,
             maximum_unknown_commands: 4,
+            maximum_harmless_commands: 12,
             maximum_received: 2,
             tolerate_unadvertised_params: choice & 128 != 0,
             starttls: choice & 64 != 0,
@@ -694,20 +710,8 @@ impl<'c> Connection<'c> {
     }
 
     fn call<T>(&mut self, call: impl FnOnce(&mut Conversation<'c>, &mut Ports<'_>) -> T) -> T {
-        let now = 1_700_000_000_000_000;
-        let mut signer = Signer(self.delivery.choice & 32 == 0);
-        call(
-            &mut self.conversation,
-            &mut Ports {
-                delivery: &mut self.delivery,
-                body: &mut self.body,
-                back_end: &mut Nowhere,
-                resolver: &mut Nowhere,
-                records: &mut Lost,
-                tls: &mut signer,
-                now,
-            },
-        )
+        let signer = &mut Signer(self.delivery.choice & 32 == 0);
+        call(&mut self.conversation, &mut ports!(self, signer, 1_700_000_000_000_000))
     }
 
     fn say(&mut self, mut input: &[u8], more: bool) {
@@ -716,17 +720,8 @@ impl<'c> Connection<'c> {
             let (used, event) = self.receiver.feed(input);
             input = &input[used..];
             let commits = self.delivery.commits.len();
-            let now = 1_700_000_001_000_000;
-            let mut signer = Signer(self.delivery.choice & 32 == 0);
-            let mut ports = Ports {
-                delivery: &mut self.delivery,
-                body: &mut self.body,
-                back_end: &mut Nowhere,
-                resolver: &mut Nowhere,
-                records: &mut Lost,
-                tls: &mut signer,
-                now,
-            };
+            let signer = &mut Signer(self.delivery.choice & 32 == 0);
+            let mut ports = ports!(self, signer, 1_700_000_001_000_000);
             let (action, ends_message) = match event {
                 None => return assert!(input.is_empty(), "left octets without an event"),
                 Some(Event::Command(line)) => {

@@ -7,11 +7,11 @@ use super::run::Ran;
 use super::{Action, Conversation, Next};
 use crate::chain::decision::Stage;
 use crate::chain::effect::Effect;
-use crate::chain::handler::HandlerError;
+use crate::chain::error::HandlerError;
 use crate::chain::outcome::{Message, unavailable};
 use crate::chain::ports::Ports;
 use crate::ipc::delivery::{self as ipc, RecipientResult};
-use crate::log::Level;
+use crate::log::{Event, Level};
 use crate::session::{Anomaly, Disposition, Recipient, Transaction, Verdict};
 use crate::smtp::receiver::{BodyEnd, LineEndings};
 use crate::smtp::reply::Reply;
@@ -20,8 +20,7 @@ use crate::smtp::status::Status;
 impl Conversation<'_> {
     /// DATA or a chunk is complete.
     pub(super) fn end_of_body(&mut self, end: &BodyEnd, ports: &mut Ports<'_>) -> Action {
-        let octets = &mut self.session.counters.octets;
-        *octets = octets.saturating_add(end.octets);
+        self.session.counters.text_received(end.octets);
         if let Some(refusal) = self.hearing_out.take() {
             return self.heard_out(refusal, ports);
         }
@@ -34,12 +33,7 @@ impl Conversation<'_> {
             return self.body_refused(reply, if close { Next::Close } else { Next::Command }, ports);
         }
         self.observe_body(end);
-        let Some(body) = self
-            .session
-            .transaction
-            .as_mut()
-            .and_then(|transaction| transaction.body.as_mut())
-        else {
+        let Some(body) = self.session.body_mut() else {
             return self.body_refused(Some(unavailable()), Next::Command, ports);
         };
         body.end(end);
@@ -140,13 +134,8 @@ impl Conversation<'_> {
     /// Refuses the message under way and forgets it.
     pub(super) fn body_refused(&mut self, mut reply: Option<Reply>, mut next: Next, ports: &mut Ports<'_>) -> Action {
         ports.back_end.give_up();
-        self.log_message("reject", reply.as_ref(), None, &[]);
-        let counters = &mut self.session.counters;
-        counters.errors = counters.errors.saturating_add(1);
-        if counters.errors > self.limits.maximum_errors && next != Next::Close {
-            reply = Some(Reply::new(421, Some(Status(4, 7, 0)), "too many errors"));
-            next = Next::Close;
-        }
+        self.log_message(self.event("reject"), reply.as_ref(), None, &[]);
+        (reply, next) = self.count_refused_message(reply, next);
         if let Some(reply) = &reply {
             self.body_concluded(reply, ports);
         }
@@ -170,7 +159,7 @@ impl Conversation<'_> {
             Some(Status::SYSTEM_FULL),
             "no space for the message, try again later",
         );
-        self.log_message("defer", Some(&reply), None, &[]);
+        self.log_message(self.event("defer"), Some(&reply), None, &[]);
         self.body_concluded(&reply, ports);
         self.forget_transaction(ports);
         self.message_ended = true;
@@ -212,22 +201,26 @@ impl Conversation<'_> {
             }
             None => (Some(taken.unwrap_or_else(|reply| reply)), Next::Command, None),
         };
-        let accepted = reply.as_ref().is_some_and(Reply::is_positive);
-        let counters = &mut self.session.counters;
-        if accepted {
-            counters.messages = counters.messages.saturating_add(1);
+        if reply.as_ref().is_some_and(Reply::is_positive) {
+            self.session.counters.message_accepted();
         } else {
-            counters.errors = counters.errors.saturating_add(1);
-            self.log_message("refused", reply.as_ref(), by.as_deref(), &ran.findings);
-        }
-        if self.session.counters.errors > self.limits.maximum_errors && !accepted && next != Next::Close {
-            reply = Some(Reply::new(421, Some(Status(4, 7, 0)), "too many errors"));
-            next = Next::Close;
+            self.log_message(self.event("refused"), reply.as_ref(), by.as_deref(), &ran.findings);
+            (reply, next) = self.count_refused_message(reply, next);
         }
         self.concluded(links, Stage::EndOfData, None, reply.as_ref(), ports);
         self.forget_transaction(ports);
         self.message_ended = true;
         self.act(reply, next)
+    }
+
+    /// A message that was not taken is an error of the client's; with too many of them the session ends.
+    pub(super) fn count_refused_message(&mut self, reply: Option<Reply>, next: Next) -> (Option<Reply>, Next) {
+        self.session.counters.error();
+        if self.session.counters.errors > self.limits.maximum_errors && next != Next::Close {
+            let reply = Reply::new(421, Some(Status(4, 7, 0)), "too many errors");
+            return (Some(reply), Next::Close);
+        }
+        (reply, next)
     }
 
     /// Gives the copies to the taker; its 250 is the only one after end-of-data.
@@ -322,12 +315,12 @@ impl Conversation<'_> {
 
     pub(super) fn log_message(
         &mut self,
-        name: &str,
+        event: Event,
         reply: Option<&Reply>,
         by: Option<&str>,
         findings: &[crate::chain::decision::Finding],
     ) {
-        let mut event = self.event(name).field("verb", "__DATA__");
+        let mut event = event.field("verb", "__DATA__");
         if let Some(reply) = reply {
             event = event.field("code", reply.code);
             if let Some(status) = reply.status {

@@ -198,8 +198,8 @@ impl<'c> Conversation<'c> {
         if self.ended {
             return self.act(None, Next::Close);
         }
-        self.session.counters.commands = self.session.counters.commands.saturating_add(1);
         let command = parse(&line, &self.advertised());
+        self.session.counters.command_read(&command);
         for oddity in &command.oddities {
             self.session.observe(Anomaly::Command(oddity.clone()));
         }
@@ -252,12 +252,7 @@ impl<'c> Conversation<'c> {
             }
             return;
         }
-        let Some(body) = self
-            .session
-            .transaction
-            .as_mut()
-            .and_then(|transaction| transaction.body.as_mut())
-        else {
+        let Some(body) = self.session.body_mut() else {
             return;
         };
         body.chunk(octets);

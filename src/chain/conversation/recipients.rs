@@ -87,7 +87,7 @@ impl<'c> Conversation<'c> {
             recipient.kept.clone_from(&ran.decision.waiting);
         }
         transaction.recipients.push(recipient);
-        self.session.counters.recipients = self.session.counters.recipients.saturating_add(1);
+        self.session.counters.recipient_accepted();
         self.apply(ran);
     }
 
@@ -95,10 +95,6 @@ impl<'c> Conversation<'c> {
         if well_formed && let Some(transaction) = &mut self.session.transaction {
             transaction.refused = transaction.refused.saturating_add(1);
         }
-        let counters = &mut self.session.counters;
-        counters.rejected_recipients = counters.rejected_recipients.saturating_add(1);
-        if is_put_off(exchange) {
-            counters.put_off_recipients = counters.put_off_recipients.saturating_add(1);
-        }
+        self.session.counters.recipient_refused(is_put_off(exchange));
     }
 }

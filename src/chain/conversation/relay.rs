@@ -12,7 +12,8 @@ use super::{Action, Conversation, Next};
 use crate::chain::Link;
 use crate::chain::decision::Stage;
 use crate::chain::effect::Effect;
-use crate::chain::handler::{HandlerError, Passing};
+use crate::chain::error::HandlerError;
+use crate::chain::handler::Passing;
 use crate::chain::outcome::relayed;
 use crate::chain::ports::Ports;
 use crate::log::Level;
@@ -226,17 +227,11 @@ impl<'c> Conversation<'c> {
         ran: &Ran,
         ports: &mut Ports<'_>,
     ) -> Action {
-        let accepted = reply.as_ref().is_some_and(Reply::is_positive);
-        let counters = &mut self.session.counters;
-        if accepted {
-            counters.messages = counters.messages.saturating_add(1);
+        if reply.as_ref().is_some_and(Reply::is_positive) {
+            self.session.counters.message_accepted();
         } else {
-            counters.errors = counters.errors.saturating_add(1);
-            self.log_message("refused", reply.as_ref(), by, &ran.findings);
-        }
-        if self.session.counters.errors > self.limits.maximum_errors && !accepted && next != Next::Close {
-            reply = Some(Reply::new(421, Some(Status(4, 7, 0)), "too many errors"));
-            next = Next::Close;
+            self.log_message(self.event("refused"), reply.as_ref(), by, &ran.findings);
+            (reply, next) = self.count_refused_message(reply, next);
         }
         self.forget_transaction(ports);
         self.message_ended = true;

@@ -7,7 +7,8 @@ use crate::chain::Link;
 use crate::chain::context::Context;
 use crate::chain::decision::{Decision, Finding, Stage, decide};
 use crate::chain::effect::Effect;
-use crate::chain::handler::{Evidence, HandlerError, Outcome};
+use crate::chain::error::HandlerError;
+use crate::chain::opinion::{Evidence, Outcome};
 use crate::chain::outcome::unavailable;
 use crate::chain::ports::Ports;
 use crate::config::{Evaluate, Mode, OnError};
@@ -56,6 +57,7 @@ impl<'c> Conversation<'c> {
         let spare = self.chain.evaluate == Evaluate::UntilDecided
             && !recipient.as_deref().is_some_and(Recipient::is_postmaster);
         let mut findings: Vec<Finding> = Vec::new();
+        self.findings.clear();
         let mut readers = std::mem::take(&mut self.readers);
         for (number, link) in links.iter().enumerate() {
             if link.mode == Mode::Off || link.facts.taker || is_skipped(&findings, &link.id) {
@@ -70,24 +72,9 @@ impl<'c> Conversation<'c> {
             } else {
                 None
             };
-            let mut context = Context {
-                session: &mut self.session,
-                recipient: recipient.as_deref_mut(),
-                exchange,
-                limits: &self.limits,
-                chunking: self.chain.chunk_links().is_some(),
-                verbs: self.chain.verbs(),
-                delivery: &mut *ports.delivery,
-                back_end: &mut *ports.back_end,
-                resolver: &mut *ports.resolver,
-                records: &mut *ports.records,
-                stage,
-                findings: &[],
-                now: ports.now,
-                timeout: link.timeout,
-                decided: so_far,
-                reason,
-            };
+            let mut context = self.context(link, stage, exchange, reason, ports);
+            context.recipient = recipient.as_deref_mut();
+            context.decided = so_far;
             let result = match reader {
                 Some(reader) => reader.end(&mut context),
                 None => link.handler.handle(&mut context),
@@ -105,7 +92,6 @@ impl<'c> Conversation<'c> {
             self.readers = readers;
         }
         let decision = decide(stage, combine, &kept, &findings);
-        self.findings.clear();
         if links.iter().any(|link| link.facts.decides_nothing()) {
             self.findings.clone_from(&findings);
         }
@@ -125,7 +111,19 @@ impl<'c> Conversation<'c> {
         ports: &mut Ports<'_>,
         call: impl FnOnce(&mut Context<'_>) -> T,
     ) -> T {
-        let mut context = Context {
+        call(&mut self.context(link, stage, exchange, reason, ports))
+    }
+
+    /// What an entry may know and touch, without a recipient and with nothing decided.
+    fn context<'a>(
+        &'a mut self,
+        link: &Link,
+        stage: Stage,
+        exchange: Option<&'a Exchange>,
+        reason: Option<&'a str>,
+        ports: &'a mut Ports<'_>,
+    ) -> Context<'a> {
+        Context {
             session: &mut self.session,
             recipient: None,
             exchange,
@@ -142,8 +140,7 @@ impl<'c> Conversation<'c> {
             timeout: link.timeout,
             decided: Verdict::None,
             reason,
-        };
-        call(&mut context)
+        }
     }
 
     /// Tells every entry the final reply.
@@ -195,13 +192,13 @@ impl<'c> Conversation<'c> {
 
     /// One line for a command that was refused, or not answered.
     pub(super) fn log_refusal(&mut self, verb: &str, exchange: &Exchange, reply: Option<&Reply>) {
-        let name = match reply.map(|reply| reply.code) {
-            None => "drop",
-            Some(500..) => "reject",
-            Some(_) => "defer",
+        let event = match reply.map(|reply| reply.code) {
+            None => self.event("drop"),
+            Some(500..) => self.event("reject"),
+            Some(_) => self.event("defer"),
         };
         // Client-given: a verb that we do not know may hold anything.
-        let mut event = self.event(name).word("verb", verb);
+        let mut event = event.word("verb", verb);
         if let Some(reply) = reply {
             event = event.field("code", reply.code);
             if let Some(status) = reply.status {

@@ -73,8 +73,15 @@ impl<'c> Conversation<'c> {
 
     /// Limits of the session: beyond them it ends.
     fn session_limit(&self, verb: &Verb) -> Option<Reply> {
-        let over = *verb == Verb::Mail && self.session.counters.transactions >= self.limits.maximum_messages;
-        over.then(|| Reply::new(421, Some(Status(4, 7, 0)), "too many messages in one session"))
+        let counters = &self.session.counters;
+        let text = if *verb == Verb::Mail && counters.transactions >= self.limits.maximum_messages {
+            "too many messages in one session"
+        } else if *verb != Verb::Quit && counters.harmless_commands > self.limits.maximum_harmless_commands {
+            "too many commands without a message"
+        } else {
+            return None;
+        };
+        Some(Reply::new(421, Some(Status(4, 7, 0)), text))
     }
 
     /// Limits of the transaction, as a fault of the exchange.
@@ -108,10 +115,7 @@ impl<'c> Conversation<'c> {
                 reverse_path,
                 parameters,
             }) => {
-                let number = self.session.counters.transactions.saturating_add(1);
-                self.session.counters.transactions = number;
-                let (path, parameters) = (reverse_path.clone(), parameters.clone());
-                self.session.transaction = Some(Transaction::new(&self.session.id, number, path, parameters));
+                self.session.begin_transaction(reverse_path.clone(), parameters.clone());
                 ports.body.reset();
                 None
             }
@@ -128,12 +132,10 @@ impl<'c> Conversation<'c> {
         {
             self.forget_transaction(ports);
             let esmtp = exchange.command.verb == Verb::Ehlo;
-            self.session.greet(Hello {
-                esmtp,
-                name: name.as_str().to_owned(),
-            });
-            let lines = reply.iter().flat_map(|reply| reply.lines.iter().skip(1));
-            self.session.offered = if esmtp { lines.cloned().collect() } else { Vec::new() };
+            let name = name.as_str().to_owned();
+            let lines = reply.iter().filter(|_| esmtp);
+            let offered = lines.flat_map(|reply| reply.lines.iter().skip(1)).cloned().collect();
+            self.session.greet(Hello { esmtp, name }, offered);
         }
         self.keep(Stage::Hello, ran);
         self.finish(exchange, reply, next, ports)
@@ -238,11 +240,7 @@ impl<'c> Conversation<'c> {
 
     /// Counts announced octets: a chunk beyond the limit is refused before any of it is kept.
     fn announce(&mut self, size: u64) -> Option<Reply> {
-        let body = self
-            .session
-            .transaction
-            .as_mut()
-            .and_then(|transaction| transaction.body.as_mut())?;
+        let body = self.session.body_mut()?;
         body.announced = body.announced.saturating_add(size);
         let limit = self.limits.message_size;
         body.too_big |= limit > 0 && body.announced > limit;
@@ -254,8 +252,7 @@ impl<'c> Conversation<'c> {
         let relayed = links.iter().any(Link::is_relay) && !matches!(verb, Verb::Other(_));
         let known = self.chain.links(verb.name()).is_some() || relayed;
         if !known {
-            let counters = &mut self.session.counters;
-            counters.unknown_commands = counters.unknown_commands.saturating_add(1);
+            self.session.counters.unknown_command();
         }
         let ok = match verb {
             Verb::StartTls => Reply::new(220, Some(Status::OK), "ready to start TLS"),
@@ -349,7 +346,7 @@ impl<'c> Conversation<'c> {
         }
         let negative = reply.as_ref().is_some_and(|reply| reply.code >= 400);
         if negative && self.is_error(exchange) {
-            self.session.counters.errors = self.session.counters.errors.saturating_add(1);
+            self.session.counters.error();
         }
         let counters = self.session.counters;
         let too_many = if counters.unknown_commands > self.limits.maximum_unknown_commands {

@@ -278,6 +278,21 @@ pub(crate) struct Peer {
     held: Vec<Hold>,
 }
 
+/// Where the conversation of a peer reaches the outside, at this time.
+macro_rules! ports {
+    ($peer:expr, $now:expr) => {
+        Ports {
+            delivery: &mut $peer.delivery,
+            body: &mut $peer.body,
+            back_end: &mut $peer.back_end,
+            resolver: &mut $peer.resolver,
+            records: &mut $peer.records,
+            tls: &mut $peer.keeper,
+            now: $now,
+        }
+    };
+}
+
 impl Peer {
     /// Connected to the standard chain, with small limits.
     pub(crate) fn new() -> Peer {
@@ -335,6 +350,7 @@ impl Peer {
             maximum_messages: 3,
             maximum_errors: 6,
             maximum_unknown_commands: 2,
+            maximum_harmless_commands: 1000,
             maximum_received: 2,
             tolerate_unadvertised_params: false,
             starttls: false,
@@ -364,16 +380,7 @@ impl Peer {
             held: Vec::new(),
         };
         prepare(&mut peer);
-        let mut ports = Ports {
-            delivery: &mut peer.delivery,
-            body: &mut peer.body,
-            back_end: &mut peer.back_end,
-            resolver: &mut peer.resolver,
-            records: &mut peer.records,
-            tls: &mut peer.keeper,
-            now: 1_700_000_000_000_000,
-        };
-        let action = peer.conversation.open(&mut ports);
+        let action = peer.conversation.open(&mut ports!(peer, 1_700_000_000_000_000));
         peer.greeting = peer.act(action);
         peer
     }
@@ -436,15 +443,7 @@ impl Peer {
         while (pending || !input.is_empty()) && !self.closed {
             let (used, event) = self.receiver.feed(input);
             input = &input[used..];
-            let mut ports = Ports {
-                delivery: &mut self.delivery,
-                body: &mut self.body,
-                back_end: &mut self.back_end,
-                resolver: &mut self.resolver,
-                records: &mut self.records,
-                tls: &mut self.keeper,
-                now: 1_700_000_001_000_000,
-            };
+            let mut ports = ports!(self, 1_700_000_001_000_000);
             let action = match event {
                 None => {
                     pending = false;
@@ -478,16 +477,8 @@ impl Peer {
             server_name: "tls.example.com".into(),
             hello: Vec::new(),
         };
-        let mut ports = Ports {
-            delivery: &mut self.delivery,
-            body: &mut self.body,
-            back_end: &mut self.back_end,
-            resolver: &mut self.resolver,
-            records: &mut self.records,
-            tls: &mut self.keeper,
-            now: 1_700_000_001_000_000,
-        };
-        let lines = self.conversation.secure(facts, &mut ports);
+        let ports = &mut ports!(self, 1_700_000_001_000_000);
+        let lines = self.conversation.secure(facts, ports);
         self.log
             .extend(lines.into_iter().map(|(level, line)| format!("{level:?} {line}")));
         self.receiver.reset();

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::chain::context::Context;
 use crate::chain::decision::Finding;
-use crate::chain::handler::Evidence;
+use crate::chain::opinion::Evidence;
 use crate::session::{At, Exchange, Session};
 use crate::smtp::line::LineEnding;
 use crate::smtp::proxy_header::{Header, Subject, Version};

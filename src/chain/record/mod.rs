@@ -15,7 +15,9 @@ use jiff::tz::TimeZone;
 
 use super::context::Context;
 use super::decision::Stage;
-use super::handler::{BodyReader, HandlerError, Outcome};
+use super::error::HandlerError;
+use super::handler::BodyReader;
+use super::opinion::Outcome;
 use super::ports::Records;
 use super::settings::Settings;
 use crate::config::{Field, Section};

@@ -131,6 +131,8 @@ pub(super) fn programs(kind: Kind) -> Result<Vec<BpfProgram>, seccompiler::Backe
     match kind {
         Kind::MasterAndWorker => {
             duplicates(&mut rules, vec![int(0, Gt, 2)?, int(0, Lt, FIRST_SHARED.into())?])?;
+            // The master's; a worker has none of these.
+            duplicates(&mut rules, descriptor(FIRST_CONTROL)?)?;
             worker_sockets(&mut rules)?;
         }
         Kind::Broker => {

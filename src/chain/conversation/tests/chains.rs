@@ -2,7 +2,8 @@
 
 use super::verdicts::{link, prepend, reject};
 use super::*;
-use crate::chain::handler::{HandlerError, Outcome};
+use crate::chain::error::HandlerError;
+use crate::chain::opinion::Outcome;
 use crate::chain::{Evaluate, Mode, OnError};
 use crate::session::{At, Verdict};
 

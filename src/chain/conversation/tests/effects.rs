@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::verdicts::{link, peer, prepend, reject};
 use super::*;
-use crate::chain::handler::Outcome;
+use crate::chain::opinion::Outcome;
 use crate::chain::{Effect, FieldName, HeaderField, Mode};
 use crate::session::At;
 

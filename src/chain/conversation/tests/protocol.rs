@@ -3,7 +3,7 @@
 use super::verdicts::peer;
 use super::*;
 use crate::chain::Mode;
-use crate::chain::handler::Outcome;
+use crate::chain::opinion::Outcome;
 use crate::session::Anomaly;
 use crate::smtp::command::Oddity;
 use proptest::prelude::*;

@@ -1,7 +1,9 @@
 //! Verdicts of policies beside the protocol's own handlers.
 
 use super::*;
-use crate::chain::handler::{Facts, Handler, HandlerError, Outcome};
+use crate::chain::error::HandlerError;
+use crate::chain::handler::{Facts, Handler};
+use crate::chain::opinion::Outcome;
 use crate::chain::{Context, Effect, Link, Mode, OnError};
 use crate::session::{At, Verdict};
 
@@ -101,6 +103,14 @@ fn only_soft_recipients_hear_no_policy() {
     assert_eq!(peer.delivery.commits.len(), 1);
 }
 
+/// A verdict and nothing else.
+fn verdict(verdict: Verdict) -> Outcome {
+    Outcome {
+        verdict,
+        ..Outcome::default()
+    }
+}
+
 #[test]
 fn reject_and_keep_a_copy() {
     let mut peer = peer(
@@ -116,14 +126,8 @@ fn reject_and_keep_a_copy() {
 
 #[test]
 fn quarantine_is_answered_with_250() {
-    let quarantine: Judge = |_| {
-        Ok(Outcome {
-            verdict: Verdict::Quarantine,
-            ..Outcome::default()
-        })
-    };
     for verb in ["__OPEN__", "EHLO", "MAIL", "RCPT", "DATA", "__DATA__"] {
-        let mut peer = peer(verb, Mode::Enforce, quarantine).hello();
+        let mut peer = peer(verb, Mode::Enforce, |_| Ok(verdict(Verdict::Quarantine))).hello();
         peer.begin(&["user"]);
         assert!(peer.data("x\r\n").starts_with("250 "), "{verb}");
         assert_eq!(peer.copies(0), [("user".to_owned(), Disposition::Quarantine)], "{verb}");
@@ -179,13 +183,7 @@ fn an_acceptance_opens_no_relay_and_cures_no_fault() {
 
 #[test]
 fn drop_closes_without_a_word() {
-    let mut peer = peer("MAIL", Mode::Enforce, |_| {
-        Ok(Outcome {
-            verdict: Verdict::Drop,
-            ..Outcome::default()
-        })
-    })
-    .hello();
+    let mut peer = peer("MAIL", Mode::Enforce, |_| Ok(verdict(Verdict::Drop))).hello();
     assert_eq!(peer.say("MAIL FROM:<>"), "");
     assert!(peer.is_closed());
 }
@@ -212,14 +210,8 @@ fn a_refusal_at_data_waits_for_a_soft_copy() {
 
 #[test]
 fn postmaster_is_not_quarantined_at_any_step() {
-    let quarantine: Judge = |_| {
-        Ok(Outcome {
-            verdict: Verdict::Quarantine,
-            ..Outcome::default()
-        })
-    };
     for verb in ["__OPEN__", "EHLO", "MAIL", "RCPT", "DATA", "__DATA__"] {
-        let mut peer = peer(verb, Mode::Enforce, quarantine).hello();
+        let mut peer = peer(verb, Mode::Enforce, |_| Ok(verdict(Verdict::Quarantine))).hello();
         peer.begin(&["postmaster", "user"]);
         assert!(peer.data("x\r\n").starts_with("250 "), "{verb}");
         let copies = [
