@@ -27,6 +27,9 @@ impl Conversation<'_> {
 
     /// XCLIENT, on a server that knows it.
     pub(super) fn introduce(&mut self, mut exchange: Exchange, ports: &mut Ports<'_>) -> Action {
+        if let Some(reply) = self.session_limit(&exchange.command.verb) {
+            return self.finish_early(&exchange, Some(reply), Next::Close, ports);
+        }
         let attributes = match self.may_follow(&exchange) {
             Ok(attributes) => attributes,
             Err(refusal) => {
@@ -200,6 +203,15 @@ mod tests {
         codes(&mut peer, &[("XCLIENT REVERSE_NAME=a", "501"), ("MAIL FROM:<>", "250")]);
         assert_eq!(peer.session().peer.to_string(), "192.0.2.7:4711");
         assert_eq!(peer.session().counters.errors, 3);
+    }
+
+    #[test]
+    fn it_cannot_be_said_for_ever() {
+        let mut peer = Peer::in_front();
+        for _ in 0..1000 {
+            assert!(peer.say("XCLIENT ADDR=198.51.100.9").starts_with("220 "));
+        }
+        assert!(peer.say("XCLIENT ADDR=198.51.100.9").starts_with("421 ") && peer.is_closed());
     }
 
     #[test]
