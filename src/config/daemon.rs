@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::listener::{Listener, ListenerTls, listener};
+use super::listener::{Listener, ListenerTls, address, listener, network};
 use super::section::{Field, Section};
 
 /// How many sockets there may be: workers have as many descriptor numbers for them.
@@ -173,11 +173,6 @@ impl Default for Daemon {
     }
 }
 
-/// Whether a listener can have this address: an IP address, `localhost` or `*`.
-pub fn is_listening_address(text: &str) -> bool {
-    text == "localhost" || text == "*" || text.parse::<IpAddr>().is_ok()
-}
-
 impl Daemon {
     /// The listeners in force: `listeners`, or the one that `address` and `port` make.
     pub fn listening(&self) -> Vec<Listener> {
@@ -335,26 +330,6 @@ fn domain_match(field: &Field<'_>) -> Option<String> {
     found
 }
 
-pub(super) fn address(field: &Field<'_>) -> Option<String> {
-    let found = field.scalar().filter(|text| is_listening_address(text));
-    if found.is_none() {
-        field.expected("an IP address, localhost or *");
-    }
-    found
-}
-
-pub(super) fn network(field: &Field<'_>) -> Option<IpNet> {
-    let text = field.scalar().unwrap_or_default();
-    let found = text
-        .parse::<IpNet>()
-        .ok()
-        .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-    if found.is_none() {
-        field.expected("an IP address or network such as 192.0.2.0/24");
-    }
-    found
-}
-
 fn nameserver(field: &Field<'_>) -> Option<SocketAddr> {
     let text = field.scalar().unwrap_or_default();
     let alone = text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, 53));
@@ -395,20 +370,6 @@ pub(super) fn account(field: &Field<'_>) -> Option<String> {
     });
     if found.is_none() {
         field.expected("the name of an account");
-    }
-    found
-}
-
-/// The NAME of a `command_handler_NAME.yaml`.
-pub(super) fn chain_name(field: &Field<'_>) -> Option<String> {
-    let found = field.scalar().filter(|name| {
-        (1..=100).contains(&name.len())
-            && name
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-    });
-    if found.is_none() {
-        field.expected("a name of letters, digits, dots, dashes and underscores");
     }
     found
 }

@@ -4,7 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::daemon::{address, chain_name, network};
 use super::section::Field;
 
 /// One socket to listen on.
@@ -91,4 +90,45 @@ fn proxies(field: &Field<'_>) -> Option<Vec<IpNet>> {
         return None;
     }
     Some(items.iter().filter_map(network).collect())
+}
+
+/// Whether a listener can have this address: an IP address, `localhost` or `*`.
+pub fn is_listening_address(text: &str) -> bool {
+    text == "localhost" || text == "*" || text.parse::<IpAddr>().is_ok()
+}
+
+/// An address to listen on.
+pub(super) fn address(field: &Field<'_>) -> Option<String> {
+    let found = field.scalar().filter(|text| is_listening_address(text));
+    if found.is_none() {
+        field.expected("an IP address, localhost or *");
+    }
+    found
+}
+
+/// A network, or an address for one of its own.
+pub(super) fn network(field: &Field<'_>) -> Option<IpNet> {
+    let text = field.scalar().unwrap_or_default();
+    let found = text
+        .parse::<IpNet>()
+        .ok()
+        .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    if found.is_none() {
+        field.expected("an IP address or network such as 192.0.2.0/24");
+    }
+    found
+}
+
+/// The NAME of a `command_handler_NAME.yaml`.
+pub(super) fn chain_name(field: &Field<'_>) -> Option<String> {
+    let found = field.scalar().filter(|name| {
+        (1..=100).contains(&name.len())
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    });
+    if found.is_none() {
+        field.expected("a name of letters, digits, dots, dashes and underscores");
+    }
+    found
 }
