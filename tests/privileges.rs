@@ -26,11 +26,22 @@ const WITH_ACCOUNTS: &str =
     r#"mount --bind "$1/passwd" /etc/passwd && mount --bind "$1/group" /etc/group && shift && exec "$@""#;
 
 /// The service users of the tests, which nobody else has.
-const USERS: [(&str, u32); 4] = [
+const USERS: [(&str, u32); 5] = [
     ("rsmtpd", 48_611),
     ("rsmtpd-log", 48_612),
     ("rsmtpd-mail", 48_613),
     ("rsmtpd-keeper", 48_614),
+    ("rsmtpd-broker", 48_615),
+];
+
+/// The processes of a daemon that has something to look up.
+const ALL: [&str; 6] = [
+    "rsmtpd: broker",
+    "rsmtpd: deliver",
+    "rsmtpd: keeper",
+    "rsmtpd: logger",
+    "rsmtpd: master",
+    "rsmtpd: worker",
 ];
 
 /// What the keeper keeps of root: DAC_READ_SEARCH and NET_BIND_SERVICE, as bits.
@@ -88,8 +99,29 @@ fn reachable(setup: Setup) -> Setup {
     setup
 }
 
-/// Waits until the spares are there, then answers all processes by role.
+/// A setup that has all processes.
+fn whole(setup: Setup) -> Setup {
+    setup.write("hello.yaml", "look_up: yes\n");
+    setup
+}
+
+/// Waits until the spares are there, then answers all processes by role; they are [`ALL`] but for the broker.
 fn processes(server: &Server, spares: usize) -> BTreeMap<String, Vec<Process>> {
+    let by_name = whatever_runs(server, spares);
+    let names: Vec<&str> = by_name.keys().map(String::as_str).collect();
+    assert_eq!(names, ALL[1..]);
+    by_name
+}
+
+/// The same for a setup that is [`whole`].
+fn all_processes(server: &Server, spares: usize) -> BTreeMap<String, Vec<Process>> {
+    let by_name = whatever_runs(server, spares);
+    let names: Vec<&str> = by_name.keys().map(String::as_str).collect();
+    assert_eq!(names, ALL);
+    by_name
+}
+
+fn whatever_runs(server: &Server, spares: usize) -> BTreeMap<String, Vec<Process>> {
     let mut by_name: BTreeMap<String, Vec<Process>> = BTreeMap::new();
     let complete = wait_until(|| {
         by_name.clear();
@@ -99,17 +131,6 @@ fn processes(server: &Server, spares: usize) -> BTreeMap<String, Vec<Process>> {
         by_name.get("rsmtpd: worker").is_some_and(|w| w.len() >= spares)
     });
     assert!(complete, "{by_name:?}");
-    let names: Vec<&str> = by_name.keys().map(String::as_str).collect();
-    assert_eq!(
-        names,
-        [
-            "rsmtpd: deliver",
-            "rsmtpd: keeper",
-            "rsmtpd: logger",
-            "rsmtpd: master",
-            "rsmtpd: worker"
-        ]
-    );
     by_name
 }
 
@@ -140,7 +161,7 @@ fn assert_dropped_but(by_name: &BTreeMap<String, Vec<Process>>, bounding: u64) -
     }
     assert_eq!(users["rsmtpd: master"], users["rsmtpd: worker"]);
     let different: BTreeSet<u32> = users.values().copied().collect();
-    assert_eq!(different.len(), 4, "{users:?}");
+    assert_eq!(different.len(), users.len() - 1, "{users:?}");
     users
 }
 
@@ -173,8 +194,8 @@ fn without_the_service_users_each_role_has_a_dynamic_id() {
     if !namespaces("privileges::without_the_service_users") {
         return;
     }
-    let mut server = with_accounts(reachable(Setup::new().low_port()), &[]).start();
-    let by_name = processes(&server, 8);
+    let mut server = with_accounts(whole(reachable(Setup::new().low_port())), &[]).start();
+    let by_name = all_processes(&server, 8);
     let users = assert_dropped(&by_name);
     for user in users.values() {
         assert!(DYNAMIC.contains(user), "{users:?}");
@@ -216,13 +237,14 @@ fn each_service_user_has_its_role() {
     if !namespaces("privileges::each_service_user_has_its_role") {
         return;
     }
-    let server = with_accounts(reachable(Setup::new().low_port()), &USERS).start();
-    let by_name = processes(&server, 8);
+    let server = with_accounts(whole(reachable(Setup::new().low_port())), &USERS).start();
+    let by_name = all_processes(&server, 8);
     let users = assert_dropped(&by_name);
     assert_eq!(users["rsmtpd: master"], 48_611);
     assert_eq!(users["rsmtpd: logger"], 48_612);
     assert_eq!(users["rsmtpd: deliver"], 48_613);
     assert_eq!(users["rsmtpd: keeper"], 48_614);
+    assert_eq!(users["rsmtpd: broker"], 48_615);
     assert_delivers(&server, 48_613);
     assert!(!server.said().contains("missing"), "{}", server.said());
 }

@@ -3,13 +3,10 @@
 mod common;
 
 use common::certificates::{self, ECDSA, Pair, RSA, block, enable, entry, make};
+use common::secure::{hear, say, shake_hands, starttls};
 use common::{Client, Server, Setup, run, tool, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -19,89 +16,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// Takes any certificate, but not a signature by another key.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-type Secure = StreamOwned<ClientConnection, TcpStream>;
-
-/// Shakes hands over an open connection, or says why not.
-fn shake_hands(mut stream: TcpStream, name: &str) -> std::io::Result<Secure> {
-    let provider = Arc::new(ring::default_provider());
-    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-        .with_no_client_auth();
-    let name = ServerName::try_from(name.to_owned()).expect("name");
-    let mut connection = ClientConnection::new(Arc::new(config), name).expect("client");
-    while connection.is_handshaking() {
-        connection.complete_io(&mut stream)?;
-    }
-    Ok(StreamOwned::new(connection, stream))
-}
-
-/// Says STARTTLS and shakes hands.
-fn starttls(mut client: Client, name: &str) -> std::io::Result<Secure> {
-    let reply = client.command("STARTTLS");
-    assert_eq!(reply.code, 220, "{reply:?}");
-    shake_hands(client.stream().try_clone()?, name)
-}
-
-/// Sends a line, reads one reply.
-fn say(secure: &mut Secure, line: &str) -> String {
-    secure.write_all(format!("{line}\r\n").as_bytes()).expect("sent");
-    hear(secure)
-}
-
-fn hear(secure: &mut Secure) -> String {
-    let (mut text, mut octet) = (String::new(), [0]);
-    loop {
-        assert_eq!(secure.read(&mut octet).expect("reply"), 1, "{text}");
-        text.push(char::from(octet[0]));
-        let last = text.lines().last().unwrap_or_default();
-        if text.ends_with("\r\n") && last.as_bytes().get(3) == Some(&b' ') {
-            return text;
-        }
-    }
-}
 
 fn one_pair(setup: &Setup) -> Pair {
     make(&setup.aside().join("one"), "mail.example.com", ECDSA)

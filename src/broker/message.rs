@@ -75,8 +75,8 @@ pub fn read(id: u16, question: &Question, octets: &[u8]) -> Reading {
     };
     match message.queries.as_slice() {
         [query] if repeats(query) => {}
-        // Some servers leave the question out when they refuse it.
-        [] if head.response_code != ResponseCode::NoError => {}
+        // Some servers leave the question out when they refuse it; what says that there is nothing must repeat it.
+        [] if !matches!(head.response_code, ResponseCode::NoError | ResponseCode::NXDomain) => {}
         _ => return Reading::Foreign,
     }
     if head.truncation {
@@ -232,6 +232,14 @@ mod tests {
         );
         assert_eq!(read_it(&ask(7, &question()).unwrap()), Reading::Foreign);
         assert_eq!(read_it(b""), Reading::Foreign);
+        let without = |code| {
+            answer(move |message| {
+                message.queries.clear();
+                message.metadata.response_code = code;
+            })
+        };
+        assert_eq!(read_it(&without(ResponseCode::NXDomain)), Reading::Foreign);
+        assert!(matches!(read_it(&without(ResponseCode::Refused)), Reading::Failed(_)));
         assert!(matches!(read_it(b"\0\x07xx"), Reading::Failed(_)));
         let endless = answer(|message| {
             message.add_answer(alias("mail.example.com.", "a.example."));

@@ -133,6 +133,11 @@ pub trait Handler: Send + Sync {
         let _ = (context, reply);
     }
 
+    /// Who writes records is told, once, that a TLS handshake is done, or has failed: the session says which.
+    fn shaken(&self, context: &mut Context<'_>) {
+        let _ = context;
+    }
+
     /// The directory of the records that it writes: it is opened at the start.
     fn records(&self) -> Option<&Path> {
         None

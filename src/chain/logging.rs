@@ -54,6 +54,10 @@ impl<L: Logged> Handler for Logging<L> {
         self.log.concluded(context, reply);
     }
 
+    fn shaken(&self, context: &mut Context<'_>) {
+        self.log.shaken(context);
+    }
+
     fn records(&self) -> Option<&Path> {
         self.log.directory()
     }

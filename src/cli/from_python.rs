@@ -107,7 +107,7 @@ pub const DEVIATIONS: &[Deviation] = &[
     ),
     deviation(
         "EHLO waited for name servers",
-        "no reply waits for names that nothing decides on",
+        "it asks only with look_up: yes in hello.yaml, for as long as the entry's timeout, by a process of its own",
         "a slow name server stopped the session",
     ),
     deviation(

@@ -222,17 +222,29 @@ impl Logger {
                 }
                 Err(Fault::WouldBlock) => return turn > 0,
                 Err(_) => {
-                    if let Some(mut speaker) = self.speakers.remove(&number) {
-                        let lost = speaker.allowance.as_mut().and_then(Allowance::lost);
-                        tell_lost(&mut self.sink, speaker.pid, lost);
-                        self.files.left(&speaker.records);
-                    }
+                    self.left(number);
                     return turn > 0;
                 }
             }
         }
         self.ready.insert(number);
         true
+    }
+
+    /// A speaker is gone: says how many of its records were lost.
+    fn left(&mut self, number: usize) {
+        let Some(mut speaker) = self.speakers.remove(&number) else {
+            return;
+        };
+        let lost = speaker.allowance.as_mut().and_then(Allowance::lost);
+        tell_lost(&mut self.sink, speaker.pid, lost);
+        self.files.left(&speaker.records);
+        let records::Door { lost, count, .. } = &speaker.records;
+        if let Some(reason) = lost {
+            let event = Event::new("records-lost").field("count", count);
+            let line = event.quoted("reason", reason.as_bytes()).text();
+            self.sink.write(Level::Error, speaker.pid, &one_line(&line));
+        }
     }
 }
 

@@ -26,13 +26,15 @@ pub struct Files {
     open: BTreeMap<(String, String), File>,
 }
 
-/// What one door has brought of a record that is not whole, and the first that was lost.
+/// What one door has brought of a record that is not whole, and what was lost.
 #[derive(Debug, Default)]
 pub struct Door {
     partial: Vec<u8>,
     too_long: bool,
     /// Why the first record was lost.
     pub lost: Option<String>,
+    /// How many were.
+    pub count: u64,
     /// The last file that was written to.
     last: Option<(String, String)>,
 }
@@ -93,6 +95,7 @@ impl Files {
         match written {
             Ok(()) => false,
             Err(error) => {
+                door.count = door.count.saturating_add(1);
                 let first = door.lost.is_none();
                 door.lost.get_or_insert_with(|| error.to_string());
                 first
@@ -228,6 +231,7 @@ mod tests {
             assert!(files.take(&mut door, record(path, name, b"x", false)), "{name}");
             assert!(door.lost.is_some(), "{name}");
             assert!(!files.take(&mut door, record(path, name, b"x", false)), "said once");
+            assert_eq!(door.count, 2, "and counted");
         }
         assert!(!path.join("target").exists());
         let mut door = Door::default();

@@ -180,7 +180,15 @@ impl Sink {
             return;
         }
         let written = match &mut self.target {
-            Target::File(file) => file.write_all(&self.held),
+            Target::File(file) => {
+                let before = file.metadata().map(|about| about.len());
+                let written = file.write_all(&self.held);
+                if let (Err(_), Ok(before)) = (&written, before) {
+                    // Counted as lost as a whole, and nothing is glued to half a line.
+                    let _ = file.set_len(before);
+                }
+                written
+            }
             Target::Syslog(_) | Target::Stderr => io::stderr().write_all(&self.held),
         };
         if written.is_err() {

@@ -254,6 +254,7 @@ impl Master {
                     Level::Notice,
                     Event::new("configuration-read").field("generation", self.generation()),
                 );
+                self.tell_new_directories();
             }
             Err(faults) => {
                 if self.broken.len() < 64 {

@@ -77,6 +77,8 @@ pub struct Ready {
     pub addresses: Vec<SocketAddr>,
     /// Where mail goes, for people.
     pub destination: String,
+    /// The directories of records that the logger was started with.
+    pub records: Vec<PathBuf>,
     /// The helpers.
     pub helpers: Helpers,
     /// A voice.

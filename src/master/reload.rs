@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
@@ -122,7 +123,11 @@ impl Master {
         if self.ready.helpers.broker.is_none() && !served.reach().is_empty() {
             keys.push("broker");
         }
-        self.tell_what_waits(&keys);
+        let keys: Vec<String> = keys
+            .iter()
+            .map(|key| format!("key={}", key.replace(' ', "-")))
+            .collect();
+        self.tell_what_waits(keys, &served.record_directories());
         self.ready.served = served.without(absent);
         self.pool.resize(pool_sizes(&self.ready.served));
         self.sources.configure(&self.ready.served);
@@ -267,15 +272,32 @@ impl Master {
         self.say(Level::Notice, event);
     }
 
-    /// Names, once each, what this reload could not put into force.
-    fn tell_what_waits(&mut self, keys: &[&'static str]) {
-        let all: BTreeSet<String> = keys.iter().map(|key| key.replace(' ', "-")).collect();
-        for key in all.difference(&self.awaiting_start) {
-            let event = Event::new("waits").field("key", key);
-            self.say(Level::Notice, event.quoted("note", b"takes effect at the next start"));
+    /// Names the directories of records of a configuration that was read without a reload, as far as they are new.
+    pub(super) fn tell_new_directories(&mut self) {
+        let keys = self.awaiting_start.iter().filter(|what| what.starts_with("key="));
+        let keys = keys.cloned().collect();
+        let directories = self.ready.served.record_directories();
+        self.tell_what_waits(keys, &directories);
+    }
+
+    /// Names, once each, what could not be put into force: keys, and directories that the logger has not opened.
+    fn tell_what_waits(&mut self, keys: Vec<String>, directories: &[PathBuf]) {
+        let new = directories.iter().filter(|path| !self.ready.records.contains(path));
+        let all: BTreeSet<String> = keys.into_iter().chain(new.map(|path| named(path))).collect();
+        for what in all.difference(&self.awaiting_start) {
+            let text = format!("event=waits {what} note=\"takes effect at the next start\"");
+            self.ready.log.line(Level::Notice, text);
         }
         self.awaiting_start = all;
     }
+}
+
+/// A directory as it stands in a line of the log.
+fn named(directory: &Path) -> String {
+    let line = Event::new("")
+        .word("directory", &directory.display().to_string())
+        .text();
+    line.trim_start_matches("event= ").to_owned()
 }
 
 /// Says 421 to clients that wait at a listener that is about to close; how many, one turn at most.

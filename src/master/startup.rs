@@ -112,18 +112,16 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
         warn_about_users(&users, &log);
     }
     say_listening(&addresses, &log);
-    let path = plan.directory.clone();
-    let destination = destination(&served, &state);
-    let named = served.addresses();
     Ok(Ready {
+        path: plan.directory.clone(),
+        destination: destination(&served, &state),
+        records: served.record_directories(),
+        named: served.addresses(),
         served,
-        path,
         directory,
         listeners,
         closers,
-        named,
         addresses,
-        destination,
         helpers,
         log,
         notify,

@@ -32,7 +32,7 @@ pub use kept::{At, Kept, Verdict};
 pub use notes::{Note, Notes, OfRecipient, OfSession, OfTransaction};
 pub use order::order;
 pub use recipient::{Disposition, Mailbox, Recipient};
-pub use tls::TlsFacts;
+pub use tls::{TlsFacts, TlsFailure};
 pub use transaction::Transaction;
 
 use crate::smtp::address::ReversePath;
@@ -83,6 +83,8 @@ pub struct Session {
     pub offered: Vec<String>,
     /// The TLS that protects it.
     pub tls: Option<TlsFacts>,
+    /// The handshake that failed, and ends it.
+    pub tls_failure: Option<TlsFailure>,
     /// How many of `kept` the greeting found: they are about the connection, not about what the client said.
     kept_at_greeting: usize,
 }
@@ -106,6 +108,7 @@ impl Session {
             began: 0,
             offered: Vec::new(),
             tls: None,
+            tls_failure: None,
             kept_at_greeting: 0,
         }
     }

@@ -16,3 +16,16 @@ pub struct TlsFacts {
     /// The first records that the client sent, which hold its ClientHello; at most 16 KiB.
     pub hello: Vec<u8>,
 }
+
+/// Why a handshake came to nothing, and what the client had said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFailure {
+    /// In words.
+    pub error: String,
+    /// The alert that we sent or received, `none` where there was none.
+    pub alert: String,
+    /// The name that the client asked for, if it came so far.
+    pub sni: Option<String>,
+    /// As in [`TlsFacts`].
+    pub hello: Vec<u8>,
+}

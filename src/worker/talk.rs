@@ -178,6 +178,7 @@ fn converse(talk: &mut Talk<'_>) {
     for (level, line) in talk.conversation.close(reason, &mut talk.recorder).lines {
         talk.log.line(level, line);
     }
+    talk.recorder.finish();
 }
 
 impl Talk<'_> {

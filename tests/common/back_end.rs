@@ -76,8 +76,14 @@ impl Script {
 impl BackEnd {
     /// Serves by `script`.
     pub fn start(script: Script) -> BackEnd {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("free port");
-        let address = listener.local_addr().expect("address");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        BackEnd::start_at(any, script).expect("free port")
+    }
+
+    /// The same at an address; none if it cannot be had.
+    pub fn start_at(address: SocketAddr, script: Script) -> Option<BackEnd> {
+        let listener = TcpListener::bind(address).ok()?;
+        let address = listener.local_addr().ok()?;
         let heard = Arc::new(Mutex::new(Vec::new()));
         let all = Arc::clone(&heard);
         thread::spawn(move || {
@@ -96,7 +102,7 @@ impl BackEnd {
                 });
             }
         });
-        BackEnd { address, heard }
+        Some(BackEnd { address, heard })
     }
 
     /// Where it listens.

@@ -13,6 +13,7 @@ pub mod manual;
 pub mod messages;
 pub mod processes;
 pub mod relay;
+pub mod secure;
 pub mod service;
 
 use std::ffi::OsString;

@@ -23,11 +23,15 @@ use rsmtpd::smtp::{
     Receiver, Reply, parse, proxy_header as header, xclient as introduction,
 };
 
+#[path = "outside.rs"]
+mod outside;
+pub(crate) use outside::{broker, dns};
+
 /// What is done with one input; panics where something does not hold.
 pub(crate) type Entry = fn(&[u8]);
 
 /// Every target by name.
-pub(crate) const ENTRIES: [(&str, Entry); 10] = [
+pub(crate) const ENTRIES: [(&str, Entry); 12] = [
     ("receiver", receiver),
     ("address", address),
     ("command", command),
@@ -35,6 +39,8 @@ pub(crate) const ENTRIES: [(&str, Entry); 10] = [
     ("bdat", bdat),
     ("frame", frame),
     ("keeper", keeper),
+    ("broker", broker),
+    ("dns", dns),
     ("session", session),
     ("proxy_header", proxy_header),
     ("xclient", xclient),

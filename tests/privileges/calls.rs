@@ -2,7 +2,7 @@
 
 use super::puppet::Argument::{self, Number, Octets};
 use super::puppet::{Outcome, Puppet};
-use super::{processes, reachable};
+use super::{all_processes, processes, reachable, whole};
 use crate::common::processes::Process;
 use crate::common::{PATIENCE, Setup, certificates, needs_root, skip, tool, wait_until};
 use nix::errno::Errno;
@@ -482,35 +482,49 @@ fn sockets_of(worker: &Process, master: &Process) -> (i64, i64) {
     (first(shared), first(own))
 }
 
-/// That the working half of a helper is refused what `rows` say; after a deadly one its parent makes another.
-fn helper_is_refused(test: &str, name: &str, rows: impl Fn(i64) -> Vec<Row>) {
+/// Deaths of one helper in a row: its parent half pauses longer after each.
+const DEATHS: usize = 3;
+
+/// That the working half of a helper of `setup` is refused what `rows` say, given the master's number; after a deadly
+/// one its parent makes another.
+fn helper_is_refused(test: &str, name: &str, setup: impl Fn() -> Setup, rows: impl Fn(i64) -> Vec<Row>) {
     if !needs_root(test) {
         return;
     }
-    let server = reachable(Setup::new()).start();
-    let working = |not: i32| {
-        let mut pid = None;
-        wait_until(|| {
-            let halves = named(server.pid(), name, 1);
-            let half = halves.iter().find(|p| p.seccomp == 2 && p.pid != not);
-            pid = half.map(|p| p.pid);
-            pid.is_some()
-        });
-        pid.expect("the working half")
-    };
     let mut failed = Vec::new();
-    let mut pid = working(0);
-    for (call, number, arguments, expected) in rows(server.pid().into()) {
-        let Some(mut puppet) = take(test, pid) else {
-            return;
+    let (mut next, mut count) = (0, usize::MAX);
+    while next < count {
+        let server = reachable(setup()).start();
+        let working = |not: i32| {
+            let mut pid = None;
+            wait_until(|| {
+                let halves = named(server.pid(), name, 1);
+                let half = halves.iter().find(|p| p.seccomp == 2 && p.pid != not);
+                pid = half.map(|p| p.pid);
+                pid.is_some()
+            });
+            pid.expect("the working half")
         };
-        let outcome = puppet.call(number, &arguments);
-        if outcome != expected {
-            failed.push(format!("{call}: {outcome:?} instead of {expected:?}"));
-        }
-        drop(puppet);
-        if matches!(outcome, Outcome::Killed(_)) {
-            pid = working(pid);
+        let rows = rows(server.pid().into());
+        count = rows.len();
+        let (mut pid, mut deaths) = (working(0), 0);
+        for (call, number, arguments, expected) in rows.into_iter().skip(next) {
+            let Some(mut puppet) = take(test, pid) else {
+                return;
+            };
+            let outcome = puppet.call(number, &arguments);
+            if outcome != expected {
+                failed.push(format!("{call}: {outcome:?} instead of {expected:?}"));
+            }
+            drop(puppet);
+            next += 1;
+            if matches!(outcome, Outcome::Killed(_)) {
+                deaths += 1;
+                if deaths == DEATHS {
+                    break;
+                }
+                pid = working(pid);
+            }
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
@@ -551,6 +565,8 @@ fn vain_for_helpers(other: i64) -> Vec<Row> {
         ),
         // A few that end it; the whole list is the worker's.
         ("internet socket", libc::SYS_socket, numbers(&[INET, STREAM, 0]), KILLED),
+        ("fork", libc::SYS_fork, vec![], KILLED),
+        ("fork by clone", libc::SYS_clone, numbers(&[FORK, 0, 0, 0, 0]), KILLED),
         (
             "execve",
             libc::SYS_execve,
@@ -572,23 +588,26 @@ fn delivery_has_no_network_and_no_program() {
     helper_is_refused(
         "privileges::delivery_has_no_network",
         "rsmtpd: deliver",
+        Setup::new,
         vain_for_helpers,
     );
 }
 
 #[test]
 fn the_logger_has_no_network_no_program_and_no_thread() {
-    helper_is_refused("privileges::the_logger_has_no_network", "rsmtpd: logger", |master| {
+    let rows = |master| {
         let thread = (libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD) as i64;
         let mut rows = vain_for_helpers(master);
         rows.push(("thread", libc::SYS_clone, numbers(&[thread, 0, 0, 0, 0]), KILLED));
         rows
-    });
+    };
+    let test = "privileges::the_logger_has_no_network";
+    helper_is_refused(test, "rsmtpd: logger", Setup::new, rows);
 }
 
 #[test]
 fn the_keeper_reads_what_it_was_named_and_reaches_nobody() {
-    helper_is_refused("privileges::the_keeper_reads_what", "rsmtpd: keeper", |master| {
+    let rows = |master| {
         let open = |name: &str, flags| vec![Number(HERE), path(name), Number(flags), Number(0o600)];
         let plain = (libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as i64;
         let datagram = (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as i64;
@@ -621,8 +640,144 @@ fn the_keeper_reads_what_it_was_named_and_reaches_nobody() {
             ("thread", libc::SYS_clone, numbers(&[thread, 0, 0, 0, 0]), KILLED),
             ("setuid", libc::SYS_setuid, numbers(&[0]), KILLED),
             ("ptrace", libc::SYS_ptrace, numbers(&[16, master, 0, 0]), KILLED),
+            ("fork", libc::SYS_fork, vec![], KILLED),
+            ("fork by clone", libc::SYS_clone, numbers(&[FORK, 0, 0, 0, 0]), KILLED),
         ]
-    });
+    };
+    let test = "privileges::the_keeper_reads_what";
+    helper_is_refused(test, "rsmtpd: keeper", Setup::new, rows);
+}
+
+/// What the broker dies of: all that it needs is to make sockets of the internet, and to connect them.
+fn deadly_for_the_broker(master: i64) -> Vec<Row> {
+    let thread = (libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD) as i64;
+    let own = |kind: libc::c_int| i64::from(kind | libc::SOCK_CLOEXEC);
+    let calls = vec![
+        (
+            "execve",
+            libc::SYS_execve,
+            vec![path("/bin/true"), Number(0), Number(0)],
+        ),
+        ("fork", libc::SYS_fork, vec![]),
+        ("fork by clone", libc::SYS_clone, numbers(&[FORK, 0, 0, 0, 0])),
+        ("vfork", libc::SYS_vfork, vec![]),
+        ("thread", libc::SYS_clone, numbers(&[thread, 0, 0, 0, 0])),
+        (
+            "open for writing",
+            libc::SYS_openat,
+            vec![Number(HERE), path("/tmp/rsmtpd-made"), Number(0o101), Number(0o600)],
+        ),
+        ("old open", libc::SYS_open, vec![path("/etc/passwd"), Number(READ)]),
+        (
+            "unlink",
+            libc::SYS_unlinkat,
+            vec![Number(HERE), path("/tmp/x"), Number(0)],
+        ),
+        ("bind", libc::SYS_bind, vec![Number(0), internet(), Number(16)]),
+        ("listen", libc::SYS_listen, numbers(&[0, 0])),
+        (
+            "local socket",
+            libc::SYS_socket,
+            numbers(&[libc::AF_UNIX.into(), own(libc::SOCK_STREAM), 0]),
+        ),
+        (
+            "raw socket",
+            libc::SYS_socket,
+            numbers(&[INET, own(libc::SOCK_RAW), libc::IPPROTO_TCP.into()]),
+        ),
+        (
+            "packet socket",
+            libc::SYS_socket,
+            numbers(&[libc::AF_PACKET.into(), own(libc::SOCK_DGRAM), 0]),
+        ),
+        (
+            "netlink socket",
+            libc::SYS_socket,
+            numbers(&[libc::AF_NETLINK.into(), own(libc::SOCK_RAW), 0]),
+        ),
+        (
+            "prlimit of the master",
+            libc::SYS_prlimit64,
+            numbers(&[master, 7, 0, 0]),
+        ),
+        ("setuid", libc::SYS_setuid, numbers(&[0])),
+        ("capset", libc::SYS_capset, numbers(&[0, 0])),
+        (
+            "mprotect to execute",
+            libc::SYS_mprotect,
+            numbers(&[0, 4096, libc::PROT_EXEC.into()]),
+        ),
+    ];
+    let row = |(name, number, arguments)| (name, number, arguments, KILLED);
+    let own = calls.into_iter().map(row);
+    own.chain(deadly_for_all(master).into_iter().take(3)).collect()
+}
+
+#[test]
+fn the_broker_makes_sockets_and_nothing_else() {
+    let rows = |master: i64| {
+        let open = |name: &str| vec![Number(HERE), path(name), Number(READ), Number(0)];
+        let denied = refused(Errno::EACCES);
+        let mut rows = vec![
+            ("open", libc::SYS_openat, open("/etc/passwd"), denied),
+            (
+                "memory of the master",
+                libc::SYS_openat,
+                open(&format!("/proc/{master}/mem")),
+                denied,
+            ),
+            ("its own memory", libc::SYS_openat, open("/proc/self/mem"), denied),
+            (
+                "kill the master",
+                libc::SYS_kill,
+                numbers(&[master, 15]),
+                refused(Errno::EPERM),
+            ),
+            (
+                "clone3",
+                libc::SYS_clone3,
+                vec![words(&[0; 8]), Number(64)],
+                refused(Errno::ENOSYS),
+            ),
+        ];
+        rows.extend(deadly_for_the_broker(master));
+        rows
+    };
+    let test = "privileges::the_broker_makes_sockets";
+    helper_is_refused(test, "rsmtpd: broker", || whole(Setup::new()), rows);
+}
+
+/// Broken into, it reaches the ports that the configuration names and no other, by TCP.
+#[test]
+fn the_broker_connects_to_ports_of_the_configuration_alone() {
+    let test = "privileges::the_broker_connects_to_ports";
+    if !needs_root(test) {
+        return;
+    }
+    let listen = || std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let (named, other) = (listen(), listen());
+    let port = |listener: &std::net::TcpListener| listener.local_addr().expect("address").port();
+    let mut setup = whole(reachable(Setup::new()));
+    setup.set(
+        "rsmtpd.yaml",
+        "nameservers",
+        &format!("[\"127.0.0.1:{}\"]", port(&named)),
+    );
+    let server = setup.start();
+    let Some(mut puppet) = take(test, server.working_half("broker")) else {
+        return;
+    };
+    let Outcome::Returned(socket) = puppet.call(libc::SYS_socket, &numbers(&[INET, STREAM, 0])) else {
+        panic!("no socket");
+    };
+    let mut connect = |port: u16| {
+        let [high, low] = port.to_be_bytes();
+        let address = Octets(vec![2, 0, high, low, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+        puppet.call(libc::SYS_connect, &[Number(socket), address, Number(16)])
+    };
+    assert_eq!(connect(port(&other)), refused(Errno::EACCES));
+    assert_eq!(connect(server.address().port()), refused(Errno::EACCES));
+    assert_eq!(connect(port(&named)), Outcome::Returned(0));
 }
 
 #[test]
@@ -631,7 +786,7 @@ fn a_key_is_the_keepers_alone() {
     if !needs_root(test) || tool(test, "openssl").is_none() {
         return;
     }
-    let mut setup = reachable(Setup::new());
+    let mut setup = whole(reachable(Setup::new()));
     let pair = certificates::make(&setup.aside().join("keys"), "mail.example.com", certificates::ECDSA);
     certificates::enable(
         &mut setup,
@@ -643,9 +798,9 @@ fn a_key_is_the_keepers_alone() {
     std::fs::copy(&pair.1, &copy).expect("copy");
     let server = setup.start();
     assert!(server.hello_text().contains("STARTTLS"));
-    let by_name = processes(&server, 8);
+    let by_name = all_processes(&server, 8);
     let worker = by_name["rsmtpd: worker"][0].pid;
-    for pid in [server.pid(), worker] {
+    for pid in [server.pid(), worker, server.working_half("broker")] {
         let Some(mut puppet) = take(test, pid) else { return };
         for path_of_key in [key.as_str(), &copy.display().to_string()] {
             let open = vec![Number(HERE), path(path_of_key), Number(READ)];

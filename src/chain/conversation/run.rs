@@ -8,6 +8,7 @@ use crate::chain::context::Context;
 use crate::chain::decision::{Decision, Finding, Stage, decide};
 use crate::chain::effect::Effect;
 use crate::chain::error::HandlerError;
+use crate::chain::handler::Handler;
 use crate::chain::opinion::{Evidence, Outcome};
 use crate::chain::outcome::unavailable;
 use crate::chain::ports::Ports;
@@ -159,16 +160,33 @@ impl<'c> Conversation<'c> {
         }
     }
 
-    /// Tells whoever writes records, each once wherever it stands, how the connection ends.
+    /// Tells whoever writes records how the connection ends.
     pub(super) fn ending(&mut self, reason: &str, reply: Option<&Reply>, ports: &mut Ports<'_>) {
+        self.tell_recorders(Some(reason), ports, |handler, context| {
+            handler.concluded(context, reply)
+        });
+    }
+
+    /// Tells whoever writes records that a handshake is done, or has failed.
+    pub(super) fn shaken(&mut self, ports: &mut Ports<'_>) {
+        self.tell_recorders(None, ports, |handler, context| handler.shaken(context));
+    }
+
+    /// Tells whoever writes records, each once wherever it stands.
+    fn tell_recorders(
+        &mut self,
+        reason: Option<&str>,
+        ports: &mut Ports<'_>,
+        tell: impl Fn(&dyn Handler, &mut Context<'_>),
+    ) {
         self.findings.clear();
         let chain = self.chain;
         let mut told: Vec<&str> = Vec::new();
         for link in chain.every_link().filter(|link| link.mode != Mode::Off) {
             if link.handler.records().is_some() && !told.contains(&link.facts.id) {
                 told.push(link.facts.id);
-                self.with_context(link, Stage::Other, None, Some(reason), ports, |context| {
-                    link.handler.concluded(context, reply);
+                self.with_context(link, Stage::Other, None, reason, ports, |context| {
+                    tell(link.handler.as_ref(), context);
                 });
             }
         }

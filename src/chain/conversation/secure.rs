@@ -3,7 +3,7 @@
 use super::Conversation;
 use crate::chain::ports::Ports;
 use crate::log::Level;
-use crate::session::TlsFacts;
+use crate::session::{TlsFacts, TlsFailure};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
@@ -35,6 +35,13 @@ impl Conversation<'_> {
         }
         let event = event.field("server_name", &tls.server_name);
         self.session.secure(tls);
+        self.shaken(ports);
         vec![(Level::Info, event.text())]
+    }
+
+    /// The handshake came to nothing: the connection is about to end.
+    pub fn insecure(&mut self, failure: TlsFailure, ports: &mut Ports<'_>) {
+        self.session.tls_failure = Some(failure);
+        self.shaken(ports);
     }
 }

@@ -330,13 +330,22 @@ impl Peer {
 
     /// Connected to the chains of a file and no others, whose handlers have these files.
     pub(crate) fn only(text: &str, files: &[(&'static str, &str)]) -> Peer {
+        Peer::only_with(text, files, |limits| limits.maximum_errors = 50)
+    }
+
+    /// The same without files, where STARTTLS can be had.
+    pub(crate) fn offering_tls(text: &str) -> Peer {
+        Peer::only_with(text, &[], |limits| limits.starttls = true)
+    }
+
+    fn only_with(text: &str, files: &[(&'static str, &str)], change: impl FnOnce(&mut Limits)) -> Peer {
         let mut faults = Vec::new();
         let file = ChainFile::parse("chain.yaml", text, &registry::names(), &mut faults).expect("YAML");
         let part = |(id, text): &(&'static str, &str)| (*id, Part::parse(&format!("{id}.yaml"), text).expect("YAML"));
         let files = files.iter().map(part).collect();
         let chain = Chain::build(&file, &files, &directory(), &mut faults);
         assert_eq!(faults, []);
-        Peer::on(chain, |limits| limits.maximum_errors = 50)
+        Peer::on(chain, change)
     }
 
     fn on(chain: Chain, change: impl FnOnce(&mut Limits)) -> Peer {
@@ -473,15 +482,29 @@ impl Peer {
             version: "TLSv1.3",
             cipher: "TLS_AES_128_GCM_SHA256".into(),
             group: Some("x25519"),
-            sni: None,
+            sni: Some("tls.example.com".into()),
             server_name: "tls.example.com".into(),
-            hello: Vec::new(),
+            hello: b"\x16\x03\x01\xff".to_vec(),
         };
         let ports = &mut ports!(self, 1_700_000_001_000_000);
         let lines = self.conversation.secure(facts, ports);
         self.log
             .extend(lines.into_iter().map(|(level, line)| format!("{level:?} {line}")));
         self.receiver.reset();
+    }
+
+    /// As the owner of the connection tells of a handshake that failed.
+    pub(crate) fn fail_handshake(&mut self, failure: crate::session::TlsFailure) {
+        let mut ports = Ports {
+            delivery: &mut self.delivery,
+            body: &mut self.body,
+            back_end: &mut self.back_end,
+            resolver: &mut self.resolver,
+            records: &mut self.records,
+            tls: &mut self.keeper,
+            now: 1_700_000_001_000_000,
+        };
+        self.conversation.insecure(failure, &mut ports);
     }
 
     fn act(&mut self, action: Action) -> String {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::chain::context::Context;
-use crate::session::{Anomaly, Exchange, Session};
+use crate::session::{Exchange, Session};
 use crate::smtp::reply::Reply;
 
 /// `YYYYMMDDTHHMMSS-ADDRESS-SESSION.log`, in local time.
@@ -29,8 +29,7 @@ fn buffer(is_full: bool) -> &'static str {
 
 /// The connection, as the pseudo command that it is in chains.
 pub(super) fn open(text: &mut Vec<u8>, context: &Context<'_>) {
-    let session = context.session();
-    let early = session.anomalies.iter().any(|seen| seen.anomaly == Anomaly::EarlyTalk);
+    let early = super::talks_early(context.session());
     let (time, buffer) = (time(context.now()), buffer(early));
     text.extend(format!("> {time} [buffer: {buffer}] __OPEN__\r\n").as_bytes());
 }

@@ -20,6 +20,8 @@ pub(super) struct Facts {
     /// Who is at the other end of the connection, where that is not the client.
     via: Option<String>,
     transaction: u32,
+    /// Version, cipher suite and the name that the client asked for.
+    tls: Option<(&'static str, String, Option<String>)>,
 }
 
 impl Facts {
@@ -30,6 +32,10 @@ impl Facts {
             peer: session.peer.to_string(),
             via: session.is_introduced().then(|| session.introduced.via.to_string()),
             transaction: session.transaction.as_ref().map_or(0, |transaction| transaction.number),
+            tls: session
+                .tls
+                .as_ref()
+                .map(|tls| (tls.version, tls.cipher.clone(), tls.sni.clone())),
         }
     }
 }
@@ -50,6 +56,13 @@ impl Object {
         }
         if facts.transaction > 0 {
             object.number("tx", u64::from(facts.transaction));
+        }
+        if let Some((version, cipher, sni)) = &facts.tls {
+            let mut tls = Object::new();
+            tls.text("version", version);
+            tls.text("cipher", cipher);
+            tls.option("sni", sni.as_deref());
+            object.raw("tls", &tls.end());
         }
         object
     }
@@ -83,17 +96,26 @@ impl Object {
         quote(&mut self.0, value);
     }
 
+    fn option(&mut self, name: &str, value: Option<&str>) {
+        match value {
+            Some(value) => self.text(name, value),
+            None => self.raw(name, "null"),
+        }
+    }
+
     /// Under its name as text, or under `NAME_base64`.
     fn octets(&mut self, name: &str, value: &[u8]) {
         match std::str::from_utf8(value) {
             Ok(text) => self.text(name, text),
-            Err(_) => {
-                self.key(&format!("{name}_base64"));
-                self.0.push('"');
-                base64(&mut self.0, value);
-                self.0.push('"');
-            }
+            Err(_) => self.base64(name, value),
         }
+    }
+
+    fn base64(&mut self, name: &str, value: &[u8]) {
+        self.key(&format!("{name}_base64"));
+        self.0.push('"');
+        base64(&mut self.0, value);
+        self.0.push('"');
     }
 
     fn list(&mut self, name: &str, values: impl Iterator<Item = String>) {
@@ -164,10 +186,34 @@ pub(super) fn open(facts: &Facts, context: &Context<'_>) -> Vec<u8> {
     let mut object = Object::event("open", facts, context.now());
     object.text("local", &session.local.to_string());
     object.text("server_name", &session.server_name);
-    object.text("buffer", buffer(!session.anomalies.is_empty()));
+    object.text("buffer", buffer(super::talks_early(session)));
     if let Some(header) = &session.introduced.header {
         object.raw("proxy", &proxy(header));
     }
+    object.line()
+}
+
+/// What came of a handshake, with the ClientHello as it came.
+pub(super) fn tls(facts: &Facts, at: i64, session: &Session) -> Vec<u8> {
+    let object = match (&session.tls, &session.tls_failure) {
+        (Some(tls), None) => {
+            let mut object = Object::event("tls", facts, at);
+            object.option("group", tls.group);
+            object.text("server_name", &tls.server_name);
+            object.base64("hello", &tls.hello);
+            object
+        }
+        (_, failure) => {
+            let mut object = Object::event("tls_failed", facts, at);
+            if let Some(failure) = failure {
+                object.text("alert", &failure.alert);
+                object.text("error", &failure.error);
+                object.option("sni", failure.sni.as_deref());
+                object.base64("hello", &failure.hello);
+            }
+            object
+        }
+    };
     object.line()
 }
 
@@ -184,10 +230,7 @@ fn proxy(header: &Header) -> String {
         },
     );
     if !header.values.is_empty() {
-        object.key("values_base64");
-        object.0.push('"');
-        base64(&mut object.0, &header.values);
-        object.0.push('"');
+        object.base64("values", &header.values);
     }
     object.end()
 }

@@ -22,7 +22,7 @@ use super::ports::Records;
 use super::settings::Settings;
 use crate::config::{Field, Section};
 use crate::ipc::record::{PIECE, Record};
-use crate::session::Session;
+use crate::session::{Anomaly, Session};
 use crate::smtp::command::Verb;
 use crate::smtp::reply::Reply;
 
@@ -175,6 +175,18 @@ impl Log {
         }
     }
 
+    /// Writes down what came of a TLS handshake; the original had no such thing.
+    pub fn shaken(&self, context: &mut Context<'_>) {
+        if self.config.format != Format::Jsonl || !self.which.commands() {
+            return;
+        }
+        if let Some(file) = self.file(context.session()) {
+            let now = context.records().now();
+            let line = json::tls(&json::Facts::of(context), now, context.session());
+            file.append(&line, context.records());
+        }
+    }
+
     fn classic(&self, context: &Context<'_>, reply: Option<&Reply>, now: i64) -> Vec<u8> {
         let mut text = Vec::new();
         if context.reason().is_some() {
@@ -240,6 +252,11 @@ impl Log {
 fn is_still_to_come(context: &Context<'_>, reply: Option<&Reply>) -> bool {
     let command = context.exchange().map(|exchange| &exchange.command);
     reply.is_none() && command.is_some_and(|command| command.verb == Verb::Bdat && command.parsed.is_ok())
+}
+
+/// Whether the client spoke before it was greeted.
+fn talks_early(session: &Session) -> bool {
+    session.anomalies.iter().any(|seen| seen.anomaly == Anomaly::EarlyTalk)
 }
 
 /// A file to append to.

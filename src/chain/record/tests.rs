@@ -98,6 +98,59 @@ fn every_line_of_jsonl_is_an_object_with_raw_octets() {
     }
 }
 
+/// A server with STARTTLS that records by this handler in JSON.
+fn secured(handler: &str) -> Peer {
+    let entry = format!("{{handler: {handler}, with: {{log_path: /l, format: jsonl}}}}");
+    let chain = chain(&entry);
+    Peer::offering_tls(&format!("{chain}STARTTLS: [{{handler: starttls}}, {entry}]\n"))
+}
+
+#[test]
+fn tls_is_recorded_once_whole_and_then_with_every_event() {
+    let mut peer = secured("transaction_log");
+    peer.say("EHLO client.example");
+    assert!(peer.say("STARTTLS").starts_with("220 "));
+    peer.say("EHLO client.example");
+    let (_, text) = peer.records();
+    let lines: Vec<&str> = text.lines().collect();
+    let facts = r#""tls":{"version":"TLSv1.3","cipher":"TLS_AES_128_GCM_SHA256","sni":"tls.example.com"}"#;
+    let (before, after): (Vec<&str>, Vec<&str>) = lines.iter().partition(|line| !line.contains(facts));
+    let begins = |line: &&str, event: &str| line.contains(&format!("\"event\":\"{event}\""));
+    assert!(before.len() == 6 && begins(&before[0], "open"), "{text}");
+    assert!(after.len() == 3 && begins(&after[0], "tls"), "{text}");
+    assert!(after[0].ends_with(r#","group":"x25519","server_name":"tls.example.com","hello_base64":"FgMB/w=="}"#));
+    // Replies alone say less, but under which TLS they were given.
+    let mut peer = secured("response_log");
+    peer.say("STARTTLS");
+    peer.say("EHLO client.example");
+    let (_, text) = peer.records();
+    assert!(
+        !text.contains("hello_base64") && text.matches(facts).count() == 1,
+        "{text}"
+    );
+}
+
+#[test]
+fn a_failed_handshake_is_recorded_with_alert_and_hello() {
+    let mut peer = secured("command_log");
+    peer.fail_handshake(crate::session::TlsFailure {
+        error: "no \"cipher\" in common".into(),
+        alert: "sent HandshakeFailure".into(),
+        sni: None,
+        hello: b"\x16\x03\x01\xff".to_vec(),
+    });
+    peer.close("tls-failed");
+    let (_, text) = peer.records();
+    for part in [
+        r#""event":"tls_failed","session":"6f1c","peer":"192.0.2.7:4711","alert":"sent HandshakeFailure","error":"#,
+        r#""error":"no \"cipher\" in common","sni":null,"hello_base64":"FgMB/w=="}"#,
+        r#""event":"close","session":"6f1c","peer":"192.0.2.7:4711","reason":"tls-failed""#,
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    assert!(!text.contains("\"tls\":"), "{text}");
+}
+
 #[test]
 fn null_writes_nothing_and_losses_matter_only_where_they_are_required() {
     let peer = dialogue("{handler: transaction_log, with: {log_path: null, required: yes}}");

@@ -41,11 +41,16 @@ const COMMON: &[Call] = calls! {
 /// Older forms of calls of [`COMMON`], which C libraries still use where the architecture has them.
 #[cfg(target_arch = "x86_64")]
 const OLDER: &[Call] = calls! {
-    SYS_access, SYS_epoll_wait, SYS_fork, SYS_getrlimit, SYS_pipe, SYS_poll, SYS_readlink,
-    SYS_select, SYS_time,
+    SYS_access, SYS_epoll_wait, SYS_getrlimit, SYS_pipe, SYS_poll, SYS_readlink, SYS_select, SYS_time,
 };
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[Call] = &[];
+
+/// The older form of clone, for the one that forks.
+#[cfg(target_arch = "x86_64")]
+const FORK: &[Call] = calls! { SYS_fork };
+#[cfg(not(target_arch = "x86_64"))]
+const FORK: &[Call] = &[];
 
 /// What the logger and delivery do to files, in the directories that Landlock leaves them.
 const FILES: &[Call] = calls! {
@@ -100,7 +105,7 @@ const ENTERING: &[Call] = calls! {
 pub(super) fn names(kind: Kind) -> Vec<&'static str> {
     let mut lists = vec![COMMON, BY_ARGUMENT, ENTERING, OLDER];
     match kind {
-        Kind::MasterAndWorker => {}
+        Kind::MasterAndWorker => lists.push(FORK),
         Kind::Keeper => lists.extend([LISTENERS, calls! { SYS_socket }]),
         Kind::Broker => lists.extend([SOCKETS, calls! { SYS_socket }]),
         _ => lists.extend([FILES, OLDER_FILES, SOCKETS, calls! { SYS_socket }]),
@@ -130,6 +135,7 @@ pub(super) fn programs(kind: Kind) -> Result<Vec<BpfProgram>, seccompiler::Backe
     by_argument(&mut rules, first_own)?;
     match kind {
         Kind::MasterAndWorker => {
+            forks(&mut rules)?;
             duplicates(&mut rules, vec![int(0, Gt, 2)?, int(0, Lt, FIRST_SHARED.into())?])?;
             // The master's; a worker has none of these.
             duplicates(&mut rules, descriptor(FIRST_CONTROL)?)?;
@@ -166,7 +172,8 @@ pub(super) fn programs(kind: Kind) -> Result<Vec<BpfProgram>, seccompiler::Backe
         }
     }
     if kind == Kind::Delivery {
-        let thread = rule(vec![argument(0, MaskedEq(NAMESPACES), 0)?])?;
+        let thread = libc::CLONE_THREAD as u64;
+        let thread = rule(vec![argument(0, MaskedEq(NAMESPACES | thread), thread)?])?;
         rules.insert(libc::SYS_clone, vec![thread]);
     }
     let filter = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, architecture()?)?;
@@ -266,12 +273,6 @@ fn descriptor(first: i32) -> Result<Vec<SeccompCondition>, seccompiler::BackendE
 
 /// The rules that every profile with an allow-list shares.
 fn by_argument(rules: &mut Rules, first_own: i32) -> Result<(), seccompiler::BackendError> {
-    let fork = libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
-    let mut clone = Vec::new();
-    for flags in [fork, libc::CLONE_FILES | libc::SIGCHLD, libc::SIGCHLD] {
-        clone.push(rule(vec![argument(0, Eq, flags as u64)?])?);
-    }
-    rules.insert(libc::SYS_clone, clone);
     for number in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(
             number,
@@ -323,6 +324,18 @@ fn by_argument(rules: &mut Rules, first_own: i32) -> Result<(), seccompiler::Bac
         prctl.push(rule(vec![int(0, Eq, option.into())?])?);
     }
     rules.insert(libc::SYS_prctl, prctl);
+    Ok(())
+}
+
+/// More processes. Who works for others makes none: its parent half does, which has no filter.
+fn forks(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
+    let fork = libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
+    let mut clone = Vec::new();
+    for flags in [fork, libc::CLONE_FILES | libc::SIGCHLD, libc::SIGCHLD] {
+        clone.push(rule(vec![argument(0, Eq, flags as u64)?])?);
+    }
+    rules.insert(libc::SYS_clone, clone);
+    allow(rules, &[FORK]);
     Ok(())
 }
 
@@ -432,7 +445,7 @@ mod tests {
         ] {
             assert!(!worker.contains(&call), "{call}");
         }
-        let all = [COMMON, OLDER, FILES, OLDER_FILES, SOCKETS, BY_ARGUMENT, ENTERING].concat();
+        let all = [COMMON, OLDER, FORK, FILES, OLDER_FILES, SOCKETS, BY_ARGUMENT, ENTERING].concat();
         assert!(FORBIDDEN.iter().all(|call| !all.contains(call)));
     }
 

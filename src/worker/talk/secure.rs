@@ -10,7 +10,7 @@ use crate::ipc::link::Role;
 use crate::keeper::client::Client;
 use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
-use crate::session::Anomaly;
+use crate::session::{Anomaly, TlsFailure};
 use crate::tls::{Certificates, Failure, Server};
 use crate::worker::link::{Link, Order};
 use crate::worker::transport::Shaken;
@@ -102,7 +102,7 @@ impl Talk<'_> {
                     }
                 }
                 Shaken::Failed(failure) => {
-                    self.tell_failure(&failure);
+                    self.tell_failure(failure);
                     return Ok(Some("tls-failed"));
                 }
                 Shaken::Late => return self.given_up("it took too long", "timeout"),
@@ -112,7 +112,7 @@ impl Talk<'_> {
     }
 
     fn given_up(&mut self, error: &str, reason: &'static str) -> io::Result<Option<&'static str>> {
-        self.tell_failure(&Failure {
+        self.tell_failure(Failure {
             error: error.to_owned(),
             alert: "none".to_owned(),
         });
@@ -120,19 +120,26 @@ impl Talk<'_> {
     }
 
     /// Records why a handshake failed, and what the client had said.
-    fn tell_failure(&self, failure: &Failure) {
+    fn tell_failure(&mut self, failure: Failure) {
         let session = self.conversation.session();
+        let server = self.transport.tls();
+        let failure = TlsFailure {
+            error: failure.error,
+            alert: failure.alert,
+            sni: server.and_then(Server::sni).map(str::to_owned),
+            hello: server.map_or(Vec::new(), |server| server.hello().to_vec()),
+        };
         let mut event = Event::new("tls-failed")
             .field("session", &session.id)
             .field("peer", session.peer.ip())
             .quoted("alert", failure.alert.as_bytes())
             .quoted("error", failure.error.as_bytes());
-        let server = self.transport.tls();
-        if let Some(name) = server.and_then(Server::sni) {
+        if let Some(name) = &failure.sni {
             event = event.quoted("sni", name.as_bytes());
         }
         self.log.say(Level::Info, event);
-        hello(self.log, Level::Info, &session.id, server.map_or(&[], Server::hello));
+        hello(self.log, Level::Info, &session.id, &failure.hello);
+        self.with_ports(|conversation, ports| conversation.insecure(failure, ports));
     }
 }
 
