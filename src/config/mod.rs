@@ -14,6 +14,7 @@ mod directory;
 mod discover;
 mod duration;
 mod fault;
+mod listener;
 mod load;
 mod overrides;
 mod part;
@@ -33,12 +34,11 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode as FileMode;
 
 pub use chain_file::{ChainFile, Combine, Entry, Evaluate, HandlerName, Mode, OnError, VerbEntries};
-pub use daemon::{
-    Certificate, Daemon, Listener, ListenerTls, LogLevel, SandboxMode, Tls, Workers, is_listening_address,
-};
+pub use daemon::{Certificate, Daemon, LogLevel, SandboxMode, Tls, Workers};
 pub use delivery::{Acknowledge, Agent, Delivery, DovecotLda, Lmtp};
 pub use discover::discover;
 pub use fault::{Fault, Faults};
+pub use listener::{Listener, ListenerTls, is_listening_address};
 pub use load::{Node, Value};
 pub use overrides::Overrides;
 pub use part::Part;

@@ -25,6 +25,7 @@ use crate::smtp::params::{Body, MailParameters};
 use crate::smtp::proxy_header::{self, Version};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
+use crate::smtp::xclient;
 
 /// Extensions that a client can use through us, where the back end has them (SIZE is made, see [`size`]).
 const CARRIED: [&str; 7] = [
@@ -202,7 +203,7 @@ impl Proxy {
         let Some(attributes) = attributes(&hello) else {
             return Ok(greeting);
         };
-        let line = xclient(context.session(), &attributes);
+        let line = introduction(context.session(), &attributes);
         let answer = context.back_end().command(line.as_bytes()).map_err(failed)?;
         // To go on as who we are would give the client the rights that we have there.
         if answer.code == 220 || answer.is_temporary() {
@@ -290,6 +291,9 @@ impl Proxy {
                 reply = offered(&reply, context.limits().message_size);
                 if context.tls_available() {
                     reply.lines.push("STARTTLS".to_owned());
+                }
+                if context.xclient_available() {
+                    reply.lines.push(xclient::KEYWORD.to_owned());
                 }
             } else {
                 reply.lines.truncate(1);
@@ -421,7 +425,7 @@ fn attributes(hello: &Reply) -> Option<Vec<String>> {
 }
 
 /// Who the client is, by those attributes.
-fn xclient(session: &Session, attributes: &[String]) -> String {
+fn introduction(session: &Session, attributes: &[String]) -> String {
     let address = |ip: std::net::IpAddr| match ip.to_canonical() {
         std::net::IpAddr::V6(ip) => format!("IPV6:{ip}"),
         std::net::IpAddr::V4(ip) => ip.to_string(),
@@ -522,7 +526,7 @@ mod tests {
         let session = Session::new("s".into(), peer, "[::ffff:192.0.2.1]:25".parse().unwrap(), "x");
         let attributes = ["ADDR", "DESTADDR", "LOGIN"].map(str::to_owned);
         assert_eq!(
-            xclient(&session, &attributes),
+            introduction(&session, &attributes),
             "XCLIENT ADDR=IPV6:2001:db8::7 DESTADDR=192.0.2.1"
         );
     }

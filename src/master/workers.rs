@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,8 @@ pub struct Worker {
     pub(super) slot: Slot,
     /// The source that its client is counted for.
     pub source: Option<Source>,
+    /// Whether its client may be another than who is at the other end of the connection.
+    pub may_be_introduced: bool,
     /// Doors given to it since it took its client.
     pub doors: u32,
     /// How long a session may last by what it was forked with.
@@ -71,6 +74,17 @@ impl Worker {
     /// What it does.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Serves somebody else on the same connection; the session, unless it serves nobody.
+    pub(super) fn introduce(&mut self, client: SocketAddr) -> Option<String> {
+        match &mut self.state {
+            State::Busy { peer, session } => {
+                *peer = client;
+                Some(session.clone())
+            }
+            _ => None,
+        }
     }
 
     /// Takes note of what it says; what is wrong with that.
@@ -318,6 +332,7 @@ impl Workers {
                     generation: served.generation,
                     slot,
                     source: None,
+                    may_be_introduced: false,
                     doors: 0,
                     session: served.patience().session,
                     conduct: Conduct::new(served.daemon.workers.connections_per_worker),
@@ -400,6 +415,7 @@ mod tests {
                 generation: 1,
                 slot: Slots::default().take().unwrap().0,
                 source: None,
+                may_be_introduced: false,
                 doors: 0,
                 // The last one is of an earlier configuration.
                 session: minutes(if number == 3 { 90 } else { 10 }),
