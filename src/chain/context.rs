@@ -72,6 +72,11 @@ impl Context<'_> {
         self.limits.starttls && self.session.tls.is_none() && self.verbs.iter().any(|verb| verb == "STARTTLS")
     }
 
+    /// Whether XCLIENT is served to whoever says the commands.
+    pub fn xclient_available(&self) -> bool {
+        self.limits.xclient && self.session.introduced.may_introduce
+    }
+
     /// Verbs that have a chain, in the order of the file.
     pub fn verbs(&self) -> &[String] {
         self.verbs

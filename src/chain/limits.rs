@@ -23,6 +23,8 @@ pub struct Limits {
     pub tolerate_unadvertised_params: bool,
     /// Whether STARTTLS is offered.
     pub starttls: bool,
+    /// Whether XCLIENT is served, to those who may speak for others.
+    pub xclient: bool,
     /// What to do with bare CR and LF.
     pub line_endings: LineEndings,
 }
@@ -39,6 +41,7 @@ impl Default for Limits {
             maximum_received: 100,
             tolerate_unadvertised_params: false,
             starttls: false,
+            xclient: false,
             line_endings: LineEndings::Normalize,
         }
     }

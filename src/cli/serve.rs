@@ -133,9 +133,17 @@ fn announce(ready: &Ready) {
     let recipients = ready.served.recipients();
     let domains: Vec<&str> = recipients.domains().collect();
     let _ = writeln!(text, "rsmtpd: recipients of {}", domains.join(", "));
-    if let (Some(address), Some(domain)) = (ready.addresses.first(), recipients.first_domain()) {
+    // One that begins with SMTP.
+    let is_plain = |listener: &usize| {
+        !ready.served.is_for_proxies(*listener) && ready.served.tls(*listener) != config::ListenerTls::Implicit
+    };
+    let plain = (0..ready.addresses.len()).find(is_plain);
+    let address = plain.and_then(|listener| ready.addresses.get(listener));
+    if let (Some(address), Some(domain)) = (address, recipients.first_domain()) {
         let _ = writeln!(text, "rsmtpd: ready; to send a test message, paste:");
         let _ = writeln!(text, "{}", test_line(address, &format!("postmaster@{domain}")));
+    } else {
+        text.push_str("rsmtpd: ready\n");
     }
     // One write, so that no line of the logger falls between.
     let _ = io::stderr().write_all(text.as_bytes());

@@ -1,11 +1,12 @@
 //! `rsmtpd.yaml`: what the master needs. Read at start and at SIGHUP.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::listener::{Listener, ListenerTls, address, listener, network};
 use super::section::{Field, Section};
 
 /// How many sockets there may be: workers have as many descriptor numbers for them.
@@ -46,46 +47,8 @@ pub struct Daemon {
     pub workers: Workers,
     /// `tls`: certificates.
     pub tls: Tls,
-}
-
-/// One socket to listen on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listener {
-    /// `address`: as [`Daemon::address`].
-    pub address: String,
-    /// `port`: as [`Daemon::port`], no default.
-    pub port: u16,
-    /// `tls`: whether its clients are offered STARTTLS (RFC 3207), speak TLS from the first octet (RFC 8314), or neither.
-    /// Default starttls, which is none without a certificate.
-    pub tls: ListenerTls,
-    /// `chain`: NAME of the `command_handler_NAME.yaml` for its connections. Default: `command_handler` of `worker.yaml`.
-    pub chain: Option<String>,
-}
-
-/// What a listener does about TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ListenerTls {
-    /// Nothing.
-    None,
-    /// Offers STARTTLS.
-    StartTls,
-    /// Begins with it.
-    Implicit,
-}
-
-impl Listener {
-    /// The socket addresses it stands for: two for `localhost` and `*`. IPv4 first.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        let addresses: Vec<IpAddr> = match self.address.as_str() {
-            "localhost" => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
-            "*" => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
-            other => other.parse().into_iter().collect(),
-        };
-        addresses
-            .into_iter()
-            .map(|address| SocketAddr::new(address, self.port))
-            .collect()
-    }
+    /// `xclient`: networks of servers in front that may say by XCLIENT whom they speak for. Default: none.
+    pub xclient: Vec<IpNet>,
 }
 
 /// Levels of the log, most severe first.
@@ -205,13 +168,9 @@ impl Default for Daemon {
             nameservers: Vec::new(),
             workers: Workers::default(),
             tls: Tls::default(),
+            xclient: Vec::new(),
         }
     }
-}
-
-/// Whether a listener can have this address: an IP address, `localhost` or `*`.
-pub fn is_listening_address(text: &str) -> bool {
-    text == "localhost" || text == "*" || text.parse::<IpAddr>().is_ok()
 }
 
 impl Daemon {
@@ -223,6 +182,7 @@ impl Daemon {
                 port: self.port,
                 tls: ListenerTls::StartTls,
                 chain: None,
+                proxy_protocol: None,
             }]
         } else {
             self.listeners.clone()
@@ -282,6 +242,12 @@ impl Daemon {
         }
         if let Some(tls) = section.get("tls").and_then(|f| f.section()) {
             daemon.tls = Tls::read(tls);
+        }
+        section.read("xclient", &mut daemon.xclient, |f| {
+            Some(f.items(true)?.iter().filter_map(network).collect())
+        });
+        if let Some(misplaced) = section.get("proxy_protocol") {
+            misplaced.fault("expected this in an entry of listeners, found it outside of them".to_owned());
         }
         section.finish();
         daemon
@@ -354,57 +320,12 @@ impl Tls {
     }
 }
 
-fn listener(field: &Field<'_>) -> Option<Listener> {
-    let section = field.section()?;
-    let mut listener = Listener {
-        address: "localhost".to_owned(),
-        port: 0,
-        tls: ListenerTls::StartTls,
-        chain: None,
-    };
-    section.read("address", &mut listener.address, address);
-    match section.get("port") {
-        Some(port) => listener.port = port.integer(0..=65535).unwrap_or(0),
-        None => field.fault("expected a port, found none".to_owned()),
-    }
-    section.read("tls", &mut listener.tls, |f| {
-        f.choice(&[
-            ("none", ListenerTls::None),
-            ("starttls", ListenerTls::StartTls),
-            ("implicit", ListenerTls::Implicit),
-        ])
-    });
-    section.read_option("chain", &mut listener.chain, chain_name);
-    section.finish();
-    Some(listener)
-}
-
 /// A host name, or one with a dot in front.
 fn domain_match(field: &Field<'_>) -> Option<String> {
     let is_domain = |text: &String| is_host_name(text.strip_prefix('.').unwrap_or(text));
     let found = field.scalar().filter(is_domain);
     if found.is_none() {
         field.expected("a domain such as .example.com");
-    }
-    found
-}
-
-fn address(field: &Field<'_>) -> Option<String> {
-    let found = field.scalar().filter(|text| is_listening_address(text));
-    if found.is_none() {
-        field.expected("an IP address, localhost or *");
-    }
-    found
-}
-
-fn network(field: &Field<'_>) -> Option<IpNet> {
-    let text = field.scalar().unwrap_or_default();
-    let found = text
-        .parse::<IpNet>()
-        .ok()
-        .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-    if found.is_none() {
-        field.expected("an IP address or network such as 192.0.2.0/24");
     }
     found
 }
@@ -449,20 +370,6 @@ pub(super) fn account(field: &Field<'_>) -> Option<String> {
     });
     if found.is_none() {
         field.expected("the name of an account");
-    }
-    found
-}
-
-/// The NAME of a `command_handler_NAME.yaml`.
-pub(super) fn chain_name(field: &Field<'_>) -> Option<String> {
-    let found = field.scalar().filter(|name| {
-        (1..=100).contains(&name.len())
-            && name
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-    });
-    if found.is_none() {
-        field.expected("a name of letters, digits, dots, dashes and underscores");
     }
     found
 }

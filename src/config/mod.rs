@@ -1,7 +1,7 @@
 //! The configuration: types and defaults of each file, read from one directory with every fault named by file, line and column.
 //!
 //! May assume nothing about the files. Must never stop at the first fault, take an impossible value, or touch anything outside
-//! the directory. The YAML crate is known to `load` alone. What a handler's own file says is the handler's to read: here it
+//! the directory but files of certificates, which are public. The YAML crate is known to `load` alone. What a handler's own file says is the handler's to read: here it
 //! is only found, and handed over as a [`Part`].
 //!
 //! `simple_recipient_validator.yaml` is read here, not by the recipient handler: it names further files, and who exists is
@@ -14,9 +14,11 @@ mod directory;
 mod discover;
 mod duration;
 mod fault;
+mod listener;
 mod load;
 mod overrides;
 mod part;
+mod peer_tls;
 mod place;
 mod recipients;
 mod recipients_file;
@@ -32,15 +34,15 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode as FileMode;
 
 pub use chain_file::{ChainFile, Combine, Entry, Evaluate, HandlerName, Mode, OnError, VerbEntries};
-pub use daemon::{
-    Certificate, Daemon, Listener, ListenerTls, LogLevel, SandboxMode, Tls, Workers, is_listening_address,
-};
+pub use daemon::{Certificate, Daemon, LogLevel, SandboxMode, Tls, Workers};
 pub use delivery::{Acknowledge, Agent, Delivery, DovecotLda, Lmtp};
 pub use discover::discover;
 pub use fault::{Fault, Faults};
+pub use listener::{Listener, ListenerTls, is_listening_address};
 pub use load::{Node, Value};
 pub use overrides::Overrides;
 pub use part::Part;
+pub use peer_tls::{Authorities, PeerTls, PeerTlsMode, Pin, Proof};
 pub use place::Place;
 pub use recipients::{Earlier, Lookup, Recipients, Table};
 pub use section::{Field, Section};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::daemon::chain_name;
+use super::listener::chain_name;
 use super::section::Field;
 
 /// Limits and deadlines of a session; the defaults conform to RFC 5321 4.5.3.

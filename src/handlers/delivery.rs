@@ -80,9 +80,10 @@ impl Handler for Delivery {
 fn fields(session: &Session, transaction: &Transaction, date: &str) -> Vec<u8> {
     let mut fields = transaction.fields.concat();
     let name = session.hello.as_ref().map(|hello| hello.name.as_str());
+    let looked_up = session.notes.get::<ClientName>().and_then(ClientName::confirmed);
     let trace = Trace {
         helo: name.unwrap_or_default(),
-        peer_name: session.notes.get::<ClientName>().and_then(ClientName::confirmed),
+        peer_name: looked_up.or(session.introduced.name()),
         peer: session.peer.ip(),
         by: &session.server_name,
         with: With {

@@ -14,6 +14,7 @@ use crate::ipc::broker::{Answer, Question};
 use crate::session::{Note, OfSession, Verdict};
 use crate::smtp::command::{Arguments, HelloKind, HelloName, Verb};
 use crate::smtp::reply::Reply;
+use crate::smtp::xclient;
 
 /// Octets of text in one reply line (RFC 5321 §4.5.3.1.5), without code, separator and CRLF.
 const LINE: usize = 512 - "250-".len() - "\r\n".len();
@@ -129,6 +130,9 @@ impl Hello {
         });
         if context.tls_available() {
             lines.push("STARTTLS".to_owned());
+        }
+        if context.xclient_available() {
+            lines.push(xclient::KEYWORD.to_owned());
         }
         if context.verbs().iter().any(|verb| verb == "HELP") {
             lines.push("HELP".to_owned());

@@ -37,6 +37,9 @@ impl Role {
     }
 }
 
+/// How often a worker reports another client on one connection; further ones are not counted.
+pub const INTRODUCTIONS: u8 = 64;
+
 /// What a worker reports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromWorker {
@@ -49,12 +52,24 @@ pub enum FromWorker {
         /// The limit that its source has reached.
         limit: Limit,
     },
+    /// Turned one away that is no proxy, on a listener for those.
+    NoProxy {
+        /// Who it was.
+        peer: SocketAddr,
+    },
     /// Has one.
     Busy {
-        /// The client.
+        /// Who is at the other end of the connection.
         peer: SocketAddr,
         /// The session's identifier.
         session: String,
+        /// Whether that is a proxy, and the client still to be told.
+        is_proxy: bool,
+    },
+    /// Was told whom the connection is about, by a PROXY header or XCLIENT.
+    Client {
+        /// The client.
+        peer: SocketAddr,
     },
     /// Found other configuration files than it was forked with.
     Changed {

@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 
-use crate::ipc::link::{FromWorker, Role};
+use crate::ipc::link::{FromWorker, INTRODUCTIONS, Role};
 
 /// The longest session identifier.
 const SESSION: usize = 32;
@@ -42,6 +42,8 @@ pub(super) struct Conduct {
     may_notice: bool,
     /// Doors for records that it may still ask for.
     records: u8,
+    /// Clients that it may still name on its connection.
+    introductions: u8,
 }
 
 impl Conduct {
@@ -51,6 +53,7 @@ impl Conduct {
             clients,
             may_notice: false,
             records: 0,
+            introductions: 0,
         }
     }
 
@@ -59,9 +62,11 @@ impl Conduct {
         let busy = matches!(state, State::Busy { .. });
         match message {
             FromWorker::Ready if busy || *state == State::Spare => Err("ready out of turn"),
-            FromWorker::Ready | FromWorker::Refused { .. } if self.clients == 0 => Err("more clients than it may have"),
-            FromWorker::Refused { .. } if busy => Err("refused while busy"),
-            FromWorker::Ready | FromWorker::Refused { .. } => Ok(()),
+            FromWorker::Ready | FromWorker::Refused { .. } | FromWorker::NoProxy { .. } if self.clients == 0 => {
+                Err("more clients than it may have")
+            }
+            FromWorker::Refused { .. } | FromWorker::NoProxy { .. } if busy => Err("refused while busy"),
+            FromWorker::Ready | FromWorker::Refused { .. } | FromWorker::NoProxy { .. } => Ok(()),
             FromWorker::Busy { .. } if busy => Err("busy twice"),
             FromWorker::Busy { .. } if self.clients == 0 => Err("more clients than it may have"),
             FromWorker::Busy { session, .. } if !is_session(session) => Err("no session identifier"),
@@ -69,6 +74,12 @@ impl Conduct {
                 self.clients -= 1;
                 self.may_notice = true;
                 self.records = RECORDS;
+                self.introductions = INTRODUCTIONS;
+                Ok(())
+            }
+            FromWorker::Client { .. } if !busy || self.introductions == 0 => Err("client out of turn"),
+            FromWorker::Client { .. } => {
+                self.introductions -= 1;
                 Ok(())
             }
             FromWorker::Changed { .. } if !busy || !std::mem::take(&mut self.may_notice) => Err("changed out of turn"),
@@ -98,6 +109,7 @@ mod tests {
         FromWorker::Busy {
             peer: ([192, 0, 2, 1], 25).into(),
             session: session.to_owned(),
+            is_proxy: false,
         }
     }
 
@@ -117,6 +129,11 @@ mod tests {
 
     const DOOR: FromWorker = FromWorker::Open { helper: Role::Delivery };
     const RECORDING: FromWorker = FromWorker::Open { helper: Role::Logger };
+    fn client() -> FromWorker {
+        let peer = ([198, 51, 100, 1], 25).into();
+        FromWorker::Client { peer }
+    }
+
     const CHANGED: FromWorker = FromWorker::Changed { fingerprint: 1 };
 
     #[test]
@@ -127,6 +144,7 @@ mod tests {
             (State::Spare, refused()),
             (State::Spare, busy("a1")),
             (serving(), CHANGED),
+            (serving(), client()),
             (serving(), DOOR),
             (serving(), DOOR),
             (serving(), FromWorker::Done),
@@ -160,6 +178,7 @@ mod tests {
             (State::Leaving, FromWorker::Done),
             (State::Leaving, DOOR),
             (State::Leaving, CHANGED),
+            (State::Leaving, client()),
         ];
         for (state, message) in wrong {
             assert!(of_one().judge(&state, &message).is_err(), "{state:?} {message:?}");
@@ -172,6 +191,14 @@ mod tests {
             assert_eq!(conduct.judge(&serving(), &RECORDING), Ok(()));
         }
         assert!(conduct.judge(&serving(), &RECORDING).is_err(), "a few times a client");
+        let mut conduct = of_one();
+        for _ in 0..INTRODUCTIONS {
+            assert_eq!(conduct.judge(&serving(), &client()), Ok(()));
+        }
+        assert!(
+            conduct.judge(&serving(), &client()).is_err(),
+            "a few dozen times a connection"
+        );
         for session in ["", "a b", "a\nworker=1", "\u{1b}[2J", &"a".repeat(60_000)] {
             assert!(
                 Conduct::new(1).judge(&State::Spare, &busy(session)).is_err(),

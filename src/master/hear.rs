@@ -60,7 +60,13 @@ impl Master {
                     self.sources.closed(source, now);
                 }
             }
-            FromWorker::Busy { peer, session } => self.busy(number, peer, session, now),
+            FromWorker::NoProxy { peer } => self.tell_no_proxy(peer, now),
+            FromWorker::Busy {
+                peer,
+                session,
+                is_proxy,
+            } => self.busy(number, peer, session, is_proxy, now),
+            FromWorker::Client { peer } => self.introduced(number, peer, now),
             FromWorker::Done => {
                 self.workers.change(number, State::Leaving);
                 self.forget_client(number, now);
@@ -71,22 +77,66 @@ impl Master {
         }
     }
 
-    fn busy(&mut self, number: u32, peer: SocketAddr, session: String, now: Instant) {
+    fn busy(&mut self, number: u32, peer: SocketAddr, session: String, is_proxy: bool, now: Instant) {
+        let may_be_introduced = self.ready.served.may_be_introduced(peer.ip());
         let Some(worker) = self.workers.get_mut(number) else {
             return;
         };
         self.served_sum += 1;
-        let (beyond, source) = self.sources.opened(peer.ip(), now);
-        worker.source = source;
         worker.doors = 0;
-        if let (Some(limit), Some(source)) = (beyond, source) {
-            let session = session.clone();
-            let _ = worker.slot.link.send_nowait(&ToWorker::Refuse { session }, &[]);
-            self.tell_refused(peer, source, limit, now);
+        worker.may_be_introduced = may_be_introduced;
+        // What a proxy brings is its clients'.
+        if !is_proxy {
+            self.count(number, peer, session.clone(), now);
         }
         self.workers.change(number, State::Busy { peer, session });
         let generation = self.generation();
         self.pool.taken(self.workers.spares(generation), now);
+    }
+
+    /// A worker's connection turns out to be a client's who is not at its other end. That is believed only where it may be:
+    /// else a worker that was taken over could be counted for anybody.
+    fn introduced(&mut self, number: u32, peer: SocketAddr, now: Instant) {
+        let Some(worker) = self.workers.get_mut(number).filter(|worker| worker.may_be_introduced) else {
+            return;
+        };
+        if let Some(session) = worker.introduce(peer) {
+            self.forget_client(number, now);
+            self.count(number, peer, session, now);
+        }
+    }
+
+    /// Counts a worker's client for its source; one too many is refused.
+    fn count(&mut self, number: u32, peer: SocketAddr, session: String, now: Instant) {
+        let Some(worker) = self.workers.get_mut(number) else {
+            return;
+        };
+        let (beyond, source) = self.sources.opened(peer.ip(), now);
+        worker.source = source;
+        if let (Some(limit), Some(source)) = (beyond, source) {
+            let _ = worker.slot.link.send_nowait(&ToWorker::Refuse { session }, &[]);
+            self.tell_refused(peer, source, limit, now);
+        }
+    }
+
+    /// Somebody who is no proxy came to a listener for proxies; it counts as a connection of its source.
+    fn tell_no_proxy(&mut self, peer: SocketAddr, now: Instant) {
+        self.refused += 1;
+        let (_, source) = self.sources.opened(peer.ip(), now);
+        let count = match source {
+            Some(source) => {
+                let count = self.sources.refused(source, now);
+                self.sources.closed(source, now);
+                count
+            }
+            None => Some(1),
+        };
+        if let Some(count) = count {
+            let event = Event::new("proxy-refused")
+                .field("peer", peer.ip())
+                .field("count", count);
+            self.say(Level::Info, event);
+        }
     }
 
     fn tell_refused(&mut self, peer: SocketAddr, source: Source, limit: Limit, now: Instant) {

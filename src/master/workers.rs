@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,7 @@ pub const SIGNALS: [Signal; 5] = [
 
 /// Workers that may be on their way from fork to their first word at once: each takes descriptors that it must find
 /// below [`FIRST_SHARED`](socket::FIRST_SHARED).
-const STARTING: usize = 6;
+const STARTING: usize = 10;
 
 /// One worker.
 #[derive(Debug)]
@@ -49,6 +50,8 @@ pub struct Worker {
     pub(super) slot: Slot,
     /// The source that its client is counted for.
     pub source: Option<Source>,
+    /// Whether its client may be another than who is at the other end of the connection.
+    pub may_be_introduced: bool,
     /// Doors given to it since it took its client.
     pub doors: u32,
     /// How long a session may last by what it was forked with.
@@ -71,6 +74,17 @@ impl Worker {
     /// What it does.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Serves somebody else on the same connection; the session, unless it serves nobody.
+    pub(super) fn introduce(&mut self, client: SocketAddr) -> Option<String> {
+        match &mut self.state {
+            State::Busy { peer, session } => {
+                *peer = client;
+                Some(session.clone())
+            }
+            _ => None,
+        }
     }
 
     /// Takes note of what it says; what is wrong with that.
@@ -113,9 +127,13 @@ impl Workers {
         self.spares.get(&generation).copied().unwrap_or(0)
     }
 
-    /// How many may be forked before one of those under way has begun.
+    /// How many may be forked before those under way have begun. Several at once or none: what the master writes
+    /// between two forks is copied page by page, however many it forks then.
     pub fn startable(&self) -> usize {
-        STARTING.saturating_sub(self.starting)
+        if self.starting > STARTING / 2 {
+            return 0;
+        }
+        STARTING - self.starting
     }
 
     /// Workers that have not ended and are not spares of `generation`.
@@ -314,6 +332,7 @@ impl Workers {
                     generation: served.generation,
                     slot,
                     source: None,
+                    may_be_introduced: false,
                     doors: 0,
                     session: served.patience().session,
                     conduct: Conduct::new(served.daemon.workers.connections_per_worker),
@@ -396,6 +415,7 @@ mod tests {
                 generation: 1,
                 slot: Slots::default().take().unwrap().0,
                 source: None,
+                may_be_introduced: false,
                 doors: 0,
                 // The last one is of an earlier configuration.
                 session: minutes(if number == 3 { 90 } else { 10 }),

@@ -52,6 +52,12 @@ pub enum Anomaly {
     /// It sent so many octets behind STARTTLS before our reply: a command put there by somebody on the way would have been
     /// executed inside TLS (RFC 3207 §6).
     PlaintextBehindStartTls(u64),
+    /// It began as a proxy does that speaks for somebody else, though nobody has asked for a PROXY header.
+    UnaskedProxyHeader,
+    /// It is to begin with a PROXY header, and did not.
+    NoProxyHeader,
+    /// It said XCLIENT, and may not speak for others.
+    UnauthorizedXclient,
     /// The client went away instead of saying QUIT.
     NoQuit,
 }
@@ -74,6 +80,9 @@ impl Anomaly {
             Anomaly::ChunkBoundary(_) => "chunk_boundary",
             Anomaly::SizeMismatch { .. } => "size_mismatch",
             Anomaly::PlaintextBehindStartTls(_) => "plaintext_behind_starttls",
+            Anomaly::UnaskedProxyHeader => "unasked_proxy_header",
+            Anomaly::NoProxyHeader => "no_proxy_header",
+            Anomaly::UnauthorizedXclient => "unauthorized_xclient",
             Anomaly::NoQuit => "no_quit",
         }
     }

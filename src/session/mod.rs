@@ -13,6 +13,7 @@ pub mod anomaly;
 pub mod body;
 pub mod counters;
 pub mod exchange;
+pub mod introduced;
 pub mod kept;
 pub mod notes;
 pub mod order;
@@ -26,6 +27,7 @@ pub use anomaly::{Anomaly, Observed};
 pub use body::BodyFacts;
 pub use counters::Counters;
 pub use exchange::Exchange;
+pub use introduced::Introduced;
 pub use kept::{At, Kept, Verdict};
 pub use notes::{Note, Notes, OfRecipient, OfSession, OfTransaction};
 pub use order::order;
@@ -53,10 +55,12 @@ pub struct Hello {
 pub struct Session {
     /// Identifier, unique among all sessions.
     pub id: String,
-    /// The client's address.
+    /// The client's address. One that nobody knows is 0.0.0.0.
     pub peer: SocketAddr,
     /// The address it connected to.
     pub local: SocketAddr,
+    /// Who else is at the other end of the connection and speaks for the client, if anybody.
+    pub introduced: Introduced,
     /// The name this server gives itself.
     pub server_name: String,
     /// The last accepted HELO or EHLO.
@@ -92,6 +96,7 @@ impl Session {
             id,
             peer,
             local,
+            introduced: Introduced::new(peer, local),
             server_name: server_name.into(),
             hello: None,
             transaction: None,
@@ -112,6 +117,7 @@ impl Session {
     pub fn client_name(&self) -> String {
         match &self.hello {
             Some(hello) => hello.name.clone(),
+            None if self.introduced.helo().is_some() => self.introduced.helo().unwrap_or_default().to_owned(),
             None => format!("[{}:{}]", self.peer.ip(), self.peer.port()),
         }
     }
@@ -176,6 +182,7 @@ impl Session {
         self.offered.clear();
         self.kept.truncate(self.kept_at_greeting);
         self.notes.forget();
+        (self.peer, self.local) = self.introduced.forget_xclient();
         self.server_name.clone_from(&tls.server_name);
         self.tls = Some(tls);
     }

@@ -24,6 +24,7 @@ pub mod status;
 pub mod trace;
 pub mod transparency;
 mod verb;
+pub mod xclient;
 
 pub use address::{AddressFault, Domain, ForwardPath, Mailbox, ReversePath};
 pub use command::{Advertised, Arguments, Command, Fault, HelloKind, HelloName, Oddity, Verb, parse};

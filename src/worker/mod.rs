@@ -59,6 +59,7 @@ pub fn run(inherited: Inherited<'_>, served: &Served) -> i32 {
         listeners: inherited.listeners,
         directory: inherited.directory,
         refused: inherited.refused,
+        served,
     };
     panics::remember();
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -87,6 +88,7 @@ struct Ends<'a> {
     listeners: &'a [OwnedFd],
     directory: &'a OwnedFd,
     refused: &'a View,
+    served: &'a Served,
 }
 
 fn life(ends: &Ends<'_>, link: OwnedFd, log: &Rc<logger::client::Client>, served: &Served) -> io::Result<()> {
@@ -104,11 +106,7 @@ fn life(ends: &Ends<'_>, link: OwnedFd, log: &Rc<logger::client::Client>, served
         if last {
             waiting.close();
         }
-        let session = talk::identifier()?;
-        link.report(&FromWorker::Busy {
-            peer,
-            session: session.clone(),
-        });
+        let session = busy(&link, peer, served.is_for_proxies(listener))?;
         let served = served.current(ends.directory.as_fd(), |fingerprint| {
             link.report(&FromWorker::Changed { fingerprint })
         });
@@ -120,6 +118,7 @@ fn life(ends: &Ends<'_>, link: OwnedFd, log: &Rc<logger::client::Client>, served
                 peer,
                 local,
                 listener,
+                refused: ends.refused,
             },
             &served,
             &link,
@@ -141,6 +140,17 @@ fn life(ends: &Ends<'_>, link: OwnedFd, log: &Rc<logger::client::Client>, served
     Ok(())
 }
 
+/// Reports a client, or a proxy that brings one; the session's identifier.
+fn busy(link: &Link, peer: SocketAddr, is_proxy: bool) -> io::Result<String> {
+    let session = talk::identifier()?;
+    link.report(&FromWorker::Busy {
+        peer,
+        session: session.clone(),
+        is_proxy,
+    });
+    Ok(session)
+}
+
 /// Whether this process has used so much of its processor time that the next client might see the end of it.
 fn is_worn() -> bool {
     let used = nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID);
@@ -153,6 +163,7 @@ struct Waiting<'a> {
     events: Events,
     listeners: &'a [OwnedFd],
     refused: &'a View,
+    served: &'a Served,
 }
 
 impl<'a> Waiting<'a> {
@@ -168,11 +179,12 @@ impl<'a> Waiting<'a> {
             events: Events::with_capacity(8),
             listeners: ends.listeners,
             refused: ends.refused,
+            served: ends.served,
         })
     }
 
     /// The next client, where it came from and on which listener; none when the master wants us to leave.
-    /// A client whose source is refused is turned away here. That costs no life of a worker, though it be its
+    /// A client whose source is refused, or that is no proxy where only those are served, is turned away here. That costs no life of a worker, though it be its
     /// only one, because nothing is read from that client.
     fn accept(&mut self, link: &Link) -> io::Result<Option<(OwnedFd, SocketAddr, usize)>> {
         loop {
@@ -190,12 +202,20 @@ impl<'a> Waiting<'a> {
                     match socket::accept(listener) {
                         Ok((client, peer)) => {
                             let client = socket::place_client(client)?;
-                            if let Some(limit) = self.refused.refuses(peer.ip(), Instant::now()) {
+                            let number = event.token().0;
+                            if self.served.is_for_proxies(number) {
+                                // Its clients' sources are known from its headers.
+                                if !self.served.is_proxy(number, peer.ip()) {
+                                    refuse::client(client, refuse::NO_PROXY);
+                                    link.report(&FromWorker::NoProxy { peer });
+                                    continue;
+                                }
+                            } else if let Some(limit) = self.refused.refuses(peer.ip(), Instant::now()) {
                                 refuse::client(client, refuse::SOURCE);
                                 link.report(&FromWorker::Refused { peer, limit });
                                 continue;
                             }
-                            return Ok(Some((client, peer, event.token().0)));
+                            return Ok(Some((client, peer, number)));
                         }
                         Err(error) if is_passing(&error) => {}
                         Err(error) => return Err(error),

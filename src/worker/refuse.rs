@@ -10,6 +10,8 @@ use std::os::fd::OwnedFd;
 pub const FULL: &[u8] = b"421 4.3.2 Too many connections, try again later\r\n";
 /// The client's source has reached one of its limits.
 pub const SOURCE: &[u8] = b"421 4.3.2 Too many connections from your network, try again later\r\n";
+/// The listener is for proxies, and the client is none. Not for good: it may be the configuration that is wrong.
+pub const NO_PROXY: &[u8] = b"421 4.3.2 This port serves proxies only\r\n";
 
 /// Says `reply` to a client whose socket does not block and is numbered as the sandbox allows it to be shut down.
 pub fn client(client: OwnedFd, reply: &[u8]) {

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+
+use ipnet::IpNet;
 
 use crate::chain::configured::{self, Chains};
 use crate::chain::{Chain, Limits, Reach};
@@ -31,6 +33,8 @@ pub struct Served {
     chains: Vec<Option<Rc<Chain>>>,
     /// What each socket address does about TLS.
     tls: Vec<ListenerTls>,
+    /// From where each socket address is served by PROXY header only.
+    proxies: Vec<Option<Vec<IpNet>>>,
     certificates: Certificates,
     /// Positions, among the configured socket addresses, of those that only the next start will listen on.
     absent: BTreeSet<usize>,
@@ -94,6 +98,21 @@ fn tls_by_address(daemon: &Daemon, absent: &BTreeSet<usize>) -> Vec<ListenerTls>
     present(each, absent)
 }
 
+/// From where each socket address is served by PROXY header only, in the order of [`Served::addresses`].
+fn proxies_by_address(daemon: &Daemon, absent: &BTreeSet<usize>) -> Vec<Option<Vec<IpNet>>> {
+    let all = daemon.listening();
+    let proxies = |one: &config::Listener| one.proxy_protocol.clone();
+    let each = all
+        .iter()
+        .flat_map(|one| one.addresses().into_iter().map(|_| proxies(one)));
+    present(each, absent)
+}
+
+fn holds(networks: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    networks.iter().any(|network| network.contains(&address))
+}
+
 /// Those whose positions are not in `absent`.
 fn present<T>(all: impl IntoIterator<Item = T>, absent: &BTreeSet<usize>) -> Vec<T> {
     let numbered = all.into_iter().enumerate();
@@ -127,6 +146,7 @@ impl Served {
         Served {
             chains,
             tls: tls_by_address(&daemon, &absent),
+            proxies: proxies_by_address(&daemon, &absent),
             certificates: Certificates::default(),
             absent,
             said,
@@ -235,6 +255,7 @@ impl Served {
     pub fn without(mut self, absent: BTreeSet<usize>) -> Served {
         self.chains = present(self.chains, &absent);
         self.tls = tls_by_address(&self.daemon, &absent);
+        self.proxies = proxies_by_address(&self.daemon, &absent);
         self.absent = absent;
         self
     }
@@ -270,6 +291,28 @@ impl Served {
             Some(tls) => *tls,
             None => ListenerTls::None,
         }
+    }
+
+    /// Whether connections to a listener begin with a PROXY header.
+    pub fn is_for_proxies(&self, listener: usize) -> bool {
+        self.proxies.get(listener).is_some_and(Option::is_some)
+    }
+
+    /// Whether a PROXY header is taken from this address on that listener.
+    pub fn is_proxy(&self, listener: usize, address: IpAddr) -> bool {
+        let networks = self.proxies.get(listener).and_then(Option::as_deref);
+        networks.is_some_and(|networks| holds(networks, address))
+    }
+
+    /// Whether XCLIENT is served to this address.
+    pub fn may_introduce(&self, address: IpAddr) -> bool {
+        holds(&self.daemon.xclient, address)
+    }
+
+    /// Whether a connection from this address may turn out to be another client's.
+    pub fn may_be_introduced(&self, address: IpAddr) -> bool {
+        let listeners = 0..self.proxies.len();
+        self.may_introduce(address) || listeners.into_iter().any(|listener| self.is_proxy(listener, address))
     }
 
     /// Where the listeners are to be.
@@ -377,6 +420,7 @@ impl Served {
             maximum_received: small(worker.maximum_received),
             tolerate_unadvertised_params: worker.tolerate_unadvertised_params,
             starttls: self.tls(listener) == ListenerTls::StartTls,
+            xclient: !self.daemon.xclient.is_empty(),
             line_endings: self.line_endings(),
         }
     }

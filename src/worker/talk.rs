@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 
 use crate::chain::{Action, Conversation, Hold, Next, Ports};
 use crate::config::ListenerTls;
+use crate::ipc::sources::View;
 use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
 use crate::session::{Anomaly, Session};
+use crate::smtp::proxy_header;
 use crate::smtp::receiver::{Event as Input, Receiver};
 use crate::smtp::reply::Reply;
 
@@ -27,7 +29,9 @@ use super::records::{Recorder, now_micros};
 use super::served::Served;
 use super::transport::{Heard, Transport};
 
+mod header;
 mod secure;
+use header::Front;
 use secure::Keys;
 
 /// Size of the read buffer in octets; only pages that are read into cost anything.
@@ -38,7 +42,7 @@ const BATCH: usize = 16 * 1024;
 const LONGEST_STUTTER: Duration = Duration::from_secs(240);
 
 /// Who talks with whom.
-pub struct Ends {
+pub struct Ends<'a> {
     /// The session's identifier.
     pub session: String,
     /// The client.
@@ -47,6 +51,8 @@ pub struct Ends {
     pub local: SocketAddr,
     /// The number of the listener in the configuration.
     pub listener: usize,
+    /// The sources that are refused.
+    pub refused: &'a View,
 }
 
 /// A new session identifier: 60 random bits in base 32, lower case.
@@ -71,11 +77,12 @@ struct Talk<'a> {
     receiver: Receiver,
     conversation: Conversation<'a>,
     staging: Staging,
-    back_end: BackEnd,
+    back_end: BackEnd<'a>,
     broker: Rc<RefCell<Broker>>,
     recorder: Recorder<'a>,
     delivery: Rc<RefCell<Delivery>>,
     keys: Keys<'a>,
+    front: Front<'a>,
     /// TLS comes before the greeting.
     begins_with_tls: bool,
     deadlines: Deadlines,
@@ -99,7 +106,7 @@ pub struct Ended<'a> {
 /// With a panic of the session, after the client was told.
 pub fn serve<'a>(
     client: OwnedFd,
-    ends: Ends,
+    ends: Ends<'a>,
     served: &'a Served,
     link: &'a Rc<Link>,
     delivery: &Rc<RefCell<Delivery>>,
@@ -117,28 +124,35 @@ pub fn serve<'a>(
 #[inline(never)]
 fn prepare<'a>(
     client: OwnedFd,
-    ends: Ends,
+    ends: Ends<'a>,
     served: &'a Served,
     link: &'a Rc<Link>,
     delivery: &Rc<RefCell<Delivery>>,
     log: &'a Log,
 ) -> io::Result<Option<Box<Talk<'a>>>> {
     let recorder = Recorder::new(Rc::clone(link), log, &ends.session);
+    let broker = Rc::new(RefCell::new(Broker::new(Rc::clone(link))));
+    let back_end = BackEnd::new(Rc::clone(&broker), log, &ends.session);
     let session = Session::new(ends.session, ends.peer, ends.local, served.server_name());
     let Some(chain) = served.chain(ends.listener) else {
         return Ok(None);
     };
-    let broker = Rc::new(RefCell::new(Broker::new(Rc::clone(link))));
+    let mut conversation = Conversation::new(session, chain, served.limits(ends.listener));
+    let front = Front::new(served, ends.listener, ends.refused, ends.peer.ip());
+    if front.may_introduce(ends.peer.ip()) {
+        conversation.may_introduce();
+    }
     Ok(Some(Box::new(Talk {
         transport: Transport::new(client, link.as_ref())?,
         receiver: Receiver::new(served.receiver_limits()),
-        conversation: Conversation::new(session, chain, served.limits(ends.listener)),
+        conversation,
         staging: Staging::new(Rc::clone(delivery)),
-        back_end: BackEnd::new(Rc::clone(&broker)),
+        back_end,
         broker,
         recorder,
         delivery: Rc::clone(delivery),
         keys: Keys::new(link, served.certificates()),
+        front,
         begins_with_tls: served.tls(ends.listener) == ListenerTls::Implicit,
         deadlines: Deadlines::new(served.patience(), Instant::now()),
         out: Vec::with_capacity(1024),
@@ -171,6 +185,11 @@ fn converse(talk: &mut Talk<'_>) {
 impl Talk<'_> {
     /// The whole dialogue; why it ended.
     fn run(&mut self) -> io::Result<&'static str> {
+        if self.front.begins_with_header
+            && let Some(reason) = self.begin_with_header()?
+        {
+            return Ok(reason);
+        }
         if self.begins_with_tls
             && let Some(reason) = self.begin_with_tls()?
         {
@@ -199,6 +218,9 @@ impl Talk<'_> {
                     let now = Instant::now();
                     self.deadlines.heard(length, now);
                     let input = buffer.get(..length).unwrap_or_default();
+                    if self.conversation.session().counters.commands == 0 && proxy_header::looks_like(input) {
+                        self.conversation.observe(Anomaly::UnaskedProxyHeader);
+                    }
                     if let Some(reason) = self.digest(input)? {
                         self.flush()?;
                         return Ok(reason);
@@ -280,6 +302,7 @@ impl Talk<'_> {
         for (level, line) in action.log {
             self.log.line(level, line);
         }
+        self.report_client();
         if let Some(reply) = action.reply {
             trace_reply(self.log, &self.conversation.session().id, &reply);
             if action.hold == Hold::default() {

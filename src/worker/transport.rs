@@ -102,6 +102,48 @@ impl Transport {
         }
     }
 
+    /// Looks at what the client has said, without taking it, once that is more than `known` octets; none where it will
+    /// never be. The octets are the socket's, whatever they may be.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn look(&mut self, buffer: &mut [u8], known: usize, deadline: Instant) -> io::Result<Heard> {
+        loop {
+            match self.stream.peek(buffer) {
+                Ok(length) if length > known => return Ok(Heard::Octets(length)),
+                Ok(length) if length == 0 || self.closed => return Ok(Heard::Octets(0)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                _ => {}
+            }
+            if std::mem::take(&mut self.link_ready) {
+                return Ok(Heard::Master);
+            }
+            if !self.wait(deadline)? {
+                return Ok(Heard::Late);
+            }
+        }
+    }
+
+    /// Takes so many octets that were looked at.
+    ///
+    /// # Errors
+    /// They are not there.
+    pub fn skip(&mut self, mut octets: usize) -> io::Result<()> {
+        let mut buffer = [0; 512];
+        while octets > 0 {
+            let most = octets.min(buffer.len());
+            match self.stream.read(buffer.get_mut(..most).unwrap_or_default()) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(length) => octets = octets.saturating_sub(length),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.more = true; // what announced the header may have announced more
+        Ok(())
+    }
+
     /// Whether the client has said something that was not read yet.
     pub fn has_input(&mut self) -> bool {
         if self.tls.is_some() {

@@ -20,7 +20,7 @@ use rsmtpd::keeper::keys::Keys;
 use rsmtpd::session::{Mailbox as Place, Session, TlsFacts};
 use rsmtpd::smtp::{
     Advertised, Arguments, BodyEnd, CommandLine, Domain, Event, ForwardPath, Limits, LineEnding, LineEndings, Mailbox,
-    Receiver, Reply, parse,
+    Receiver, Reply, parse, proxy_header as header, xclient as introduction,
 };
 
 #[path = "outside.rs"]
@@ -31,7 +31,7 @@ pub(crate) use outside::{broker, dns};
 pub(crate) type Entry = fn(&[u8]);
 
 /// Every target by name.
-pub(crate) const ENTRIES: [(&str, Entry); 10] = [
+pub(crate) const ENTRIES: [(&str, Entry); 12] = [
     ("receiver", receiver),
     ("address", address),
     ("command", command),
@@ -42,6 +42,8 @@ pub(crate) const ENTRIES: [(&str, Entry); 10] = [
     ("broker", broker),
     ("dns", dns),
     ("session", session),
+    ("proxy_header", proxy_header),
+    ("xclient", xclient),
 ];
 
 // ---- the receiver ----------------------------------------------------------
@@ -659,6 +661,11 @@ macro_rules! ports {
 
 impl<'c> Connection<'c> {
     fn open(chain: &'c Chain, choice: u8) -> Connection<'c> {
+        Connection::with(chain, choice, None)
+    }
+
+    /// XCLIENT is served where `front` is something, and to this client if it says so.
+    fn with(chain: &'c Chain, choice: u8, front: Option<bool>) -> Connection<'c> {
         let limits = SessionLimits {
             message_size: 300,
             maximum_recipients: 3,
@@ -669,6 +676,7 @@ impl<'c> Connection<'c> {
             maximum_received: 2,
             tolerate_unadvertised_params: choice & 128 != 0,
             starttls: choice & 64 != 0,
+            xclient: front.is_some(),
             line_endings: line_endings(choice >> 3),
         };
         let receiver = Receiver::new(Limits {
@@ -699,6 +707,9 @@ impl<'c> Connection<'c> {
             closed: false,
             in_body: false,
         };
+        if front == Some(true) {
+            connection.conversation.may_introduce();
+        }
         let action = connection.call(|conversation, ports| conversation.open(ports));
         connection.act(action);
         connection
@@ -853,4 +864,107 @@ pub(crate) fn session(input: &[u8]) {
             assert!(!line.contains(char::is_control), "a log line could be forged: {line:?}");
         }
     }
+}
+
+// ---- who stands in front ---------------------------------------------------
+
+/// First octet: whether the others stand behind the beginning of a header, and of which.
+pub(crate) fn proxy_header(input: &[u8]) {
+    let [choice, rest @ ..] = input else { return };
+    let begin: &[u8] = match choice & 7 {
+        0 => b"PROXY ",
+        1 => b"PROXY TCP4 192.0.2.1 ",
+        2 => b"PROXY TCP6 2001:db8::1 ",
+        3 => b"\r\n\r\n\0\r\nQUIT\n",
+        4 => b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00",
+        5 => b"\r\n\r\n\0\r\nQUIT\n\x21\x21\x00",
+        _ => b"",
+    };
+    let wire = [begin, rest].concat();
+    let whole = header::parse(&wire);
+    for length in 0..wire.len().min(600) {
+        match header::parse(&wire[..length]) {
+            Ok(None) => {}
+            found => assert_eq!(found, whole, "what was found depends on how the octets came"),
+        }
+    }
+    let Ok(Some((found, length))) = whole else {
+        let most = if wire.starts_with(b"P") {
+            header::LONGEST_V1
+        } else {
+            header::LONGEST
+        };
+        assert!(whole.is_err() || wire.len() < most, "waits for ever");
+        return;
+    };
+    assert!(
+        header::parse(&wire[..length - 1]) == Ok(None),
+        "more was taken than is needed"
+    );
+    assert!(
+        length
+            <= if found.version == header::Version::V1 {
+                header::LONGEST_V1
+            } else {
+                header::LONGEST
+            }
+    );
+    if let header::Subject::Client { from, to } = found.subject {
+        let again = header::parse(&header::write(found.version, from, to))
+            .expect("ours")
+            .expect("whole")
+            .0;
+        let canonical = |subject: header::Subject| match subject {
+            header::Subject::Client { from, to } => {
+                [from, to].map(|address| (address.ip().to_canonical(), address.port()))
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(canonical(again.subject), canonical(found.subject));
+    }
+}
+
+/// First octet: as of a session; 4 and 16 also whether XCLIENT is served, and to this client. Second: where it is cut. Rest:
+/// what a server in front sends.
+pub(crate) fn xclient(input: &[u8]) {
+    let [choice, seed, wire @ ..] = input else { return };
+    for line in wire.split(|octet| *octet == b'\n') {
+        attributes(line);
+    }
+    let chain = CHAIN.with(Rc::clone);
+    let front = (choice & 4 == 0).then_some(choice & 16 == 0);
+    let mut whole = Connection::with(&chain, *choice, front);
+    whole.say(wire, false);
+    let mut cut = Connection::with(&chain, *choice, front);
+    for piece in pieces(wire, *seed) {
+        cut.say(piece, false);
+    }
+    assert_eq!(cut.codes, whole.codes, "the replies depend on how the octets came");
+    for connection in [&mut whole, &mut cut] {
+        let session = connection.conversation.session();
+        let introduced = session.introduced.attributes.is_some();
+        assert!(!introduced || front == Some(true), "spoke for others without leave");
+        let via = session.introduced.via;
+        assert_eq!(via, ([192, 0, 2, 7], 4711).into());
+        assert!(introduced || session.peer == via, "another client out of nowhere");
+        for (_, line) in connection.conversation.close("lost", &mut Lost).lines {
+            assert!(!line.contains(char::is_control), "a log line could be forged: {line:?}");
+        }
+    }
+}
+
+/// What XCLIENT may say is short, and has nothing in it that could end a line.
+fn attributes(line: &[u8]) {
+    let Ok(found) = introduction::parse(line) else { return };
+    for text in [&found.name, &found.helo, &found.login] {
+        if let Some(text) = text.as_ref().and_then(|text| text.known()) {
+            assert!(
+                (1..=255).contains(&text.len()) && !text.contains(char::is_control),
+                "{text:?}"
+            );
+        }
+    }
+    let mut twice = found.clone();
+    twice.update(found.clone());
+    assert_eq!(twice, found);
 }

@@ -6,6 +6,7 @@
 
 mod end;
 mod hear_out;
+mod introduce;
 mod recipients;
 mod relay;
 mod replies;
@@ -158,11 +159,16 @@ impl<'c> Conversation<'c> {
         self.session.began = ports.now;
         self.now = ports.now;
         let mut event = self.event("connect").field("port", self.session.peer.port());
-        event = event.field("local", self.session.local);
+        event = self.tell_proxy(event.field("local", self.session.local));
         self.log.push((Level::Info, event.text()));
+        self.greet(None, ports)
+    }
+
+    /// Greets a client: one that has just come, or one of whom XCLIENT speaks.
+    fn greet(&mut self, exchange: Option<&Exchange>, ports: &mut Ports<'_>) -> Action {
         let chain = self.chain;
         let links = chain.stage_links("__OPEN__");
-        let ran = self.run(links, Stage::Open, None, None, None, ports);
+        let ran = self.run(links, Stage::Open, exchange, None, None, ports);
         let (verdict, reply) = self.greeted(links, &ran, ports);
         self.keep(Stage::Open, &ran);
         self.session.greeted();
@@ -182,7 +188,7 @@ impl<'c> Conversation<'c> {
         } else {
             Next::Close
         };
-        self.concluded(links, Stage::Open, None, reply.as_ref(), ports);
+        self.concluded(links, Stage::Open, exchange, reply.as_ref(), ports);
         self.act(reply, next)
     }
 
@@ -205,6 +211,9 @@ impl<'c> Conversation<'c> {
             self.session
                 .observe(Anomaly::IllegalPipelining(command.verb.name().to_owned()));
         }
+        if command.verb == Verb::Xclient {
+            self.note_xclient();
+        }
         let fault = match &self.turned_away {
             Some(reply) if command.verb != Verb::Quit => Some(reply.clone()),
             _ => order(&self.session, &command),
@@ -224,6 +233,9 @@ impl<'c> Conversation<'c> {
         if !goes_on && exchange.fault.is_some() {
             let fault = exchange.fault.clone();
             return self.finish_early(&exchange, fault, Next::Command, ports);
+        }
+        if exchange.command.verb == Verb::Xclient && self.limits.xclient && self.turned_away.is_none() {
+            return self.introduce(exchange, ports);
         }
         self.step(exchange, ports)
     }

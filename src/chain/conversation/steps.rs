@@ -72,7 +72,7 @@ impl<'c> Conversation<'c> {
     }
 
     /// Limits of the session: beyond them it ends.
-    fn session_limit(&self, verb: &Verb) -> Option<Reply> {
+    pub(super) fn session_limit(&self, verb: &Verb) -> Option<Reply> {
         let counters = &self.session.counters;
         let text = if *verb == Verb::Mail && counters.transactions >= self.limits.maximum_messages {
             "too many messages in one session"

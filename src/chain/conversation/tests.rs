@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::*;
 use crate::chain::{
-    BackEndLost, BackEndPatience, BackEndPort, BodySink, Chain, DeliveryError, DeliveryPort, Found, RecordError,
+    BackEndLost, BackEndPort, BackEndWay, BodySink, Chain, DeliveryError, DeliveryPort, Found, RecordError,
     ResolverPort, TlsPort, configured, registry,
 };
 use crate::config::{ChainFile, Fault, Part};
-use crate::ipc::broker::{Answer, Endpoint, Question};
+use crate::ipc::broker::{Answer, Question};
 use crate::ipc::delivery::{Body, Commit, Disposition, Outcome, RecipientResult};
 use crate::ipc::record::Record;
 use crate::session::{Mailbox, TlsFacts};
@@ -119,7 +119,7 @@ impl FakeBackEnd {
 }
 
 impl BackEndPort for FakeBackEnd {
-    fn open(&mut self, _: &Endpoint, _: &[u8], _: BackEndPatience) -> Result<Reply, BackEndLost> {
+    fn open(&mut self, _: &BackEndWay<'_>) -> Result<Reply, BackEndLost> {
         self.open = true;
         self.text.clear();
         self.answer("OPEN", 220)
@@ -310,6 +310,24 @@ impl Peer {
         Peer::on(chain, |limits| limits.maximum_errors = 50)
     }
 
+    /// Connected to a server that serves XCLIENT to others.
+    pub(crate) fn with_xclient() -> Peer {
+        Peer::with(|limits| limits.xclient = true)
+    }
+
+    /// A server in front that may speak for others.
+    pub(crate) fn in_front() -> Peer {
+        Peer::in_front_of("NOOP: [{handler: noop}]")
+    }
+
+    /// The same, connected to the chains of a file, which stand in place of the standard ones.
+    pub(crate) fn in_front_of(text: &str) -> Peer {
+        let (chain, faults) = build(text, &[]);
+        assert_eq!(faults, []);
+        let change = |limits: &mut Limits| (limits.xclient, limits.starttls) = (true, true);
+        Peer::prepared(chain, change, |peer| peer.conversation.may_introduce())
+    }
+
     /// Connected to the chains of a file and no others, whose handlers have these files.
     pub(crate) fn only(text: &str, files: &[(&'static str, &str)]) -> Peer {
         Peer::only_with(text, files, |limits| limits.maximum_errors = 50)
@@ -345,6 +363,7 @@ impl Peer {
             maximum_received: 2,
             tolerate_unadvertised_params: false,
             starttls: false,
+            xclient: false,
             line_endings: LineEndings::Normalize,
         };
         change(&mut limits);

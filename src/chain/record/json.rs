@@ -9,6 +9,7 @@ use crate::chain::decision::Finding;
 use crate::chain::opinion::Evidence;
 use crate::session::{At, Exchange, Session};
 use crate::smtp::line::LineEnding;
+use crate::smtp::proxy_header::{Header, Subject, Version};
 use crate::smtp::reply::Reply;
 
 /// What every event of a session says of it.
@@ -16,6 +17,8 @@ use crate::smtp::reply::Reply;
 pub(super) struct Facts {
     session: String,
     peer: String,
+    /// Who is at the other end of the connection, where that is not the client.
+    via: Option<String>,
     transaction: u32,
     /// Version, cipher suite and the name that the client asked for.
     tls: Option<(&'static str, String, Option<String>)>,
@@ -27,6 +30,7 @@ impl Facts {
         Facts {
             session: session.id.clone(),
             peer: session.peer.to_string(),
+            via: session.is_introduced().then(|| session.introduced.via.to_string()),
             transaction: session.transaction.as_ref().map_or(0, |transaction| transaction.number),
             tls: session
                 .tls
@@ -47,6 +51,9 @@ impl Object {
         object.text("event", name);
         object.text("session", &facts.session);
         object.text("peer", &facts.peer);
+        if let Some(via) = &facts.via {
+            object.text("via", via);
+        }
         if facts.transaction > 0 {
             object.number("tx", u64::from(facts.transaction));
         }
@@ -180,6 +187,9 @@ pub(super) fn open(facts: &Facts, context: &Context<'_>) -> Vec<u8> {
     object.text("local", &session.local.to_string());
     object.text("server_name", &session.server_name);
     object.text("buffer", buffer(super::talks_early(session)));
+    if let Some(header) = &session.introduced.header {
+        object.raw("proxy", &proxy(header));
+    }
     object.line()
 }
 
@@ -205,6 +215,24 @@ pub(super) fn tls(facts: &Facts, at: i64, session: &Session) -> Vec<u8> {
         }
     };
     object.line()
+}
+
+/// A PROXY header: its version, for whom it speaks, and what it says beside the addresses, in base64.
+fn proxy(header: &Header) -> String {
+    let mut object = Object::new();
+    object.number("version", if header.version == Version::V1 { 1 } else { 2 });
+    object.text(
+        "for",
+        match header.subject {
+            Subject::Itself => "itself",
+            Subject::Unknown => "unknown",
+            Subject::Client { .. } => "client",
+        },
+    );
+    if !header.values.is_empty() {
+        object.base64("values", &header.values);
+    }
+    object.end()
 }
 
 /// A command.

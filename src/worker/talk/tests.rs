@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::*;
 use crate::chain::{Directory, Found, configured};
 use crate::config::Overrides;
+use crate::ipc::sources::Refused;
 use crate::log::Level;
 use crate::smtp::address::ForwardPath;
 use crate::sys::socket;
@@ -46,16 +47,18 @@ fn a_panic_is_told_the_client_and_ends_the_process() {
     let delivery = Rc::new(RefCell::new(Delivery::new(Rc::clone(&link))));
     let session = Session::new("s".into(), peer, server.local_addr().unwrap(), "mail.example");
     let broker = Rc::new(RefCell::new(Broker::new(Rc::clone(&link))));
+    let refused = Refused::new(Instant::now()).unwrap();
     let mut talk = Talk {
         transport: Transport::new(server.into(), link.as_ref()).unwrap(),
         receiver: Receiver::new(served.receiver_limits()),
         conversation: Conversation::new(session, &chain, served.limits(0)),
         recorder: Recorder::new(Rc::clone(&link), &log, "test"),
         staging: Staging::new(Rc::clone(&delivery)),
-        back_end: BackEnd::new(Rc::clone(&broker)),
+        back_end: BackEnd::new(Rc::clone(&broker), &log, "test"),
         broker,
         delivery,
         keys: Keys::new(&link, served.certificates()),
+        front: Front::new(&served, 0, refused.view(), peer.ip()),
         begins_with_tls: false,
         deadlines: Deadlines::new(served.patience(), Instant::now()),
         out: Vec::new(),
