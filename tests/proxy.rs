@@ -3,7 +3,9 @@
 mod common;
 
 use common::back_end::{BackEnd, Does, Script};
-use common::{Client, Server, Setup, stuffed};
+use common::certificates::{ECDSA, Pair, RSA, make, pins, signed};
+use common::{Client, Server, Setup, stuffed, tool};
+use std::io::Write;
 
 /// A proxy in front of `back_end`; `more` goes into proxy.yaml.
 fn proxy_with(back_end: &BackEnd, more: &str) -> Server {
@@ -57,7 +59,34 @@ fn a_session_goes_through_whole() {
 }
 
 /// The commands of a whole session with one recipient, each with what the back end does there instead.
-const STEPS: [&str; 7] = ["OPEN", "EHLO client", "MAIL", "RCPT", "DATA", "END", "NOOP"];
+const STEPS: [(&str, &str); 7] = [
+    ("OPEN", "at=greeting |hello=false messages=0"),
+    ("EHLO client", "at=EHLO |hello=false messages=0"),
+    (
+        "MAIL",
+        "at=MAIL |hello=true from=\"<a@client.example>\" recipients=0 body=false octets=0 messages=0",
+    ),
+    (
+        "RCPT",
+        "at=RCPT |hello=true from=\"<a@client.example>\" recipients=0 body=false octets=0 messages=0",
+    ),
+    (
+        "DATA",
+        "at=DATA |hello=true from=\"<a@client.example>\" recipients=1 body=false octets=0 messages=0",
+    ),
+    (
+        "END",
+        "at=end-of-data |may have taken the message|recipients=1 body=true octets=17 messages=0",
+    ),
+    ("NOOP", "at=NOOP |hello=true messages=1"),
+];
+
+/// That the log says how far the session was.
+fn assert_told(server: &Server, step: &str, state: &str) {
+    server.await_said("event=back-end-lost", 1);
+    let told = |line: &str| line.contains("event=back-end-lost") && state.split('|').all(|words| line.contains(words));
+    assert!(server.said().lines().any(told), "{step}: {}", server.said());
+}
 
 /// Says all of a session until it ends; the last reply and whether the message was taken.
 fn session(client: &mut Client) -> (common::Reply, bool) {
@@ -82,7 +111,7 @@ fn session(client: &mut Client) -> (common::Reply, bool) {
 
 #[test]
 fn a_back_end_lost_at_any_step_is_421_and_never_250() {
-    for step in STEPS {
+    for (step, state) in STEPS {
         let (server, back_end) = proxy(Script::default().rule(step, Does::Closes));
         let mut client = server.connect();
         let (last, taken) = session(&mut client);
@@ -94,13 +123,37 @@ fn a_back_end_lost_at_any_step_is_421_and_never_250() {
             (step == "NOOP", usize::from(ended)),
             "{step}"
         );
-        server.await_said("event=back-end-lost", 1);
+        assert_told(&server, step, state);
         assert_eq!(
             session(&mut server.connect()).0.code,
             421,
             "{step}: and the next client"
         );
     }
+}
+
+/// In the middle of a text it has taken nothing, and the log says how much went there.
+#[test]
+fn a_back_end_lost_in_a_text_is_421() {
+    let (server, back_end) = proxy(Script::default().rule("TEXT", Does::Closes));
+    let mut client = server.hello();
+    begun(&mut client);
+    assert_eq!(client.command("DATA").code, 354);
+    let text = b"0123456789\r\n".repeat(100_000);
+    let _ = client.stream().write_all(&[text.as_slice(), b".\r\n"].concat());
+    assert_eq!(client.reply().code, 421);
+    assert!(client.is_closed());
+    server.await_said("event=back-end-lost", 1);
+    let said = server.said();
+    let told = said
+        .lines()
+        .find(|line| line.contains("back-end-lost"))
+        .expect("a line");
+    assert!(
+        told.contains("recipients=1 body=true octets=") && !told.contains("may have taken"),
+        "{told}"
+    );
+    assert!(back_end.messages().is_empty() && !said.contains("event=message "));
 }
 
 #[test]
@@ -392,4 +445,250 @@ fn the_chain_of_the_original_is_a_whole_mode() {
             String::from_utf8_lossy(&logged())
         );
     }
+}
+
+/// An authority, a certificate that it has signed for `back.example`, and another authority.
+fn authorities(test: &str, setup: &Setup) -> Option<[Pair; 3]> {
+    tool(test, "openssl")?;
+    let ca = make(&setup.aside().join("ca"), "authority.example", ECDSA);
+    let leaf = signed(&setup.aside().join("leaf"), "back.example", &ca);
+    let other = make(&setup.aside().join("other"), "stranger.example", RSA);
+    for pair in [&ca, &other] {
+        let directory = pair.0.parent().expect("directory");
+        std::fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("mode");
+    }
+    Some([ca, leaf, other])
+}
+
+/// A proxy in front of it that speaks TLS, set up already; `keys` go into proxy.yaml.
+fn proxy_tls(mut setup: Setup, back_end: &BackEnd, keys: &str) -> Server {
+    setup.set("worker.yaml", "command_handler", "proxy");
+    let port = back_end.address().port();
+    setup.write("proxy.yaml", &format!("host: 127.0.0.1\nport: {port}\n{keys}"));
+    setup.whatever_it_says().start()
+}
+
+/// What the client gets: the message is taken or the greeting is 421.
+fn attempt(server: &Server) -> bool {
+    let mut client = server.connect();
+    let greeting = client.reply();
+    if greeting.code == 421 {
+        assert!(client.is_closed());
+        return false;
+    }
+    assert_eq!(greeting.code, 220);
+    assert_eq!(client.command("EHLO client.example").code, 250);
+    let message = b"Subject: x\r\n\r\n.dot\r\n..\r\nh\xe4\xff\r\n";
+    let reply = client.deliver("a@client.example", &["test@example.com"], message);
+    assert_eq!(reply.text(), "2.0.0 back end has it");
+    assert_eq!(client.command("QUIT").code, 221);
+    true
+}
+
+/// Nobody but the back end that the configuration means gets anything, and nothing in clear.
+#[test]
+fn a_back_end_proves_who_it_is() {
+    let test = "proxy::a_back_end_proves_who_it_is";
+    for implicit in [false, true] {
+        let setup = Setup::new();
+        let Some([ca, leaf, other]) = authorities(test, &setup) else {
+            return;
+        };
+        let file = |pair: &Pair| format!("tls_ca_file: {}\n", pair.0.display());
+        let [pin, key_pin] = pins(&leaf);
+        let [wrong_pin, _] = pins(&other);
+        for (keys, verified, reason) in [
+            (format!("{}tls_name: back.example\n", file(&ca)), "ca", ""),
+            (format!("{}tls_name: back.example\n", file(&other)), "", "UnknownIssuer"),
+            (
+                format!("{}tls_name: front.example\n", file(&ca)),
+                "",
+                "certificate not valid for name",
+            ),
+            (file(&ca), "", "certificate not valid for name"),
+            (format!("tls_pins: {pin}\n"), "pin", ""),
+            (
+                format!("tls_pins: [{wrong_pin}, {key_pin}]\ntls_name: front.example\n"),
+                "pin",
+                "",
+            ),
+            (format!("tls_pins: {wrong_pin}\n"), "", "has none of the pins"),
+        ] {
+            let mode = if implicit { "implicit" } else { "required" };
+            let script = Script {
+                implicit,
+                ..Script::default().tls(&leaf)
+            };
+            let back_end = BackEnd::start(script);
+            let server = proxy_tls(Setup::new(), &back_end, &format!("tls: {mode}\n{keys}"));
+            let taken = attempt(&server);
+            assert_eq!(taken, !verified.is_empty(), "{keys}{}", server.said());
+            if taken {
+                server.await_said("event=back-end-tls session=", 1);
+                server.await_said(
+                    &format!("version=TLSv1.3 cipher=TLS_AES_256_GCM_SHA384 group=x25519 verified={verified}"),
+                    1,
+                );
+                let heard = back_end.heard().pop().expect("a connection");
+                let (clear, name) = heard.tls.expect("TLS");
+                let before: &[&str] = if implicit {
+                    &[]
+                } else {
+                    &["EHLO mail.example.com", "STARTTLS"]
+                };
+                assert_eq!(heard.lines[..clear], *before);
+                assert_eq!(
+                    heard.lines[clear..][..2],
+                    ["EHLO mail.example.com", "EHLO client.example"]
+                );
+                let wanted = keys.split("tls_name: ").nth(1).map(str::trim);
+                assert_eq!(name.as_deref(), wanted);
+                assert_eq!(heard.messages.len(), 1);
+            } else {
+                server.await_said("event=back-end-lost", 1);
+                server.await_said(reason, 1);
+                for heard in back_end.heard() {
+                    assert!(
+                        heard
+                            .lines
+                            .iter()
+                            .all(|line| line == "STARTTLS" || line == "EHLO mail.example.com")
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Opportunistic TLS goes on in clear where there is none to be had, and only there.
+#[test]
+fn what_is_no_tls_is_clear_text_or_421() {
+    let test = "proxy::what_is_no_tls_is_clear_text_or_421";
+    let setup = Setup::new();
+    let Some([ca, leaf, _]) = authorities(test, &setup) else {
+        return;
+    };
+    let with_tls = || Script::default().tls(&leaf);
+    let required = format!(
+        "tls: required\ntls_ca_file: {}\ntls_name: back.example\n",
+        ca.0.display()
+    );
+    let cases = [
+        // The back end; whether opportunistic TLS gets through; whether that is in clear, and why.
+        (with_tls(), true, ""),
+        (Script::default(), true, "STARTTLS is not offered"),
+        (
+            with_tls().rule("STARTTLS", Does::Says("454 4.7.0 not now")),
+            true,
+            "STARTTLS was answered 454",
+        ),
+        (
+            with_tls().rule("EHLO mail", Does::Says("502 5.5.1 no")),
+            true,
+            "EHLO was answered 502",
+        ),
+        (with_tls().rule("STARTTLS", Does::Closes), false, ""),
+        (with_tls().rule("STARTTLS", Does::Says("421 4.3.2 bye")), false, ""),
+        (with_tls().rule("STARTTLS", Does::Says("250 fine")), false, ""),
+        // Says yes, and then speaks SMTP.
+        (with_tls().rule("STARTTLS", Does::Says("220 go")), false, ""),
+        // What stands behind the reply would be read as the reply to the first command under TLS.
+        (
+            with_tls().rule("STARTTLS", Does::Says("220 go\r\n250-x\r\n250 SIZE 7")),
+            false,
+            "",
+        ),
+    ];
+    for (number, (script, through, in_clear)) in cases.into_iter().enumerate() {
+        let back_end = BackEnd::start(script.clone());
+        let server = proxy_tls(Setup::new(), &back_end, "tls: opportunistic\nxclient: no\n");
+        assert_eq!(attempt(&server), through, "{number}: {}", server.said());
+        if !through {
+            server.await_said("event=back-end-lost", 1);
+        } else if in_clear.is_empty() {
+            server.await_said("verified=no", 1);
+        } else {
+            server.await_said(&format!("reason=\"{in_clear}\""), 1);
+            assert!(server.said().contains("event=back-end-plain session="), "{number}");
+        }
+        let back_end = BackEnd::start(script);
+        let server = proxy_tls(Setup::new(), &back_end, &required);
+        assert_eq!(attempt(&server), number == 0, "{number}: {}", server.said());
+        if number > 0 {
+            let lines = back_end.lines();
+            let harmless =
+                |line: &String| line == "EHLO mail.example.com" || line == "STARTTLS" || line.starts_with('\u{16}');
+            assert!(lines.iter().take(2).all(harmless), "{number}: {lines:?}");
+            assert!(!lines.iter().any(|line| line.contains("client")), "{number}: {lines:?}");
+            server.await_said("event=back-end-lost", 1);
+        }
+        if number == 8 {
+            server.await_said("it said more behind its reply to STARTTLS", 1);
+        }
+    }
+}
+
+/// Under TLS as without it: lost at any step is 421, and nothing counts that was said unasked.
+#[test]
+fn a_back_end_under_tls_is_lost_as_any_other() {
+    let test = "proxy::a_back_end_under_tls_is_lost_as_any_other";
+    let setup = Setup::new();
+    let Some([_, leaf, _]) = authorities(test, &setup) else {
+        return;
+    };
+    let keys = format!("tls: required\ntls_pins: {}\n", pins(&leaf)[0]);
+    for (step, state) in STEPS {
+        let back_end = BackEnd::start(Script::default().tls(&leaf).rule(step, Does::Closes));
+        let server = proxy_tls(Setup::new(), &back_end, &keys);
+        let (last, taken) = session(&mut server.connect());
+        assert_eq!((last.code, taken), (421, step == "NOOP"), "{step}: {last:?}");
+        assert_told(&server, step, state);
+    }
+    let script = Script::default()
+        .tls(&leaf)
+        .rule("RCPT", Does::Says("250 one\r\n250 two"));
+    let back_end = BackEnd::start(script);
+    let server = proxy_tls(Setup::new(), &back_end, &keys);
+    assert_eq!(session(&mut server.connect()).0.code, 421);
+    server.await_said("it said 250 unasked", 1);
+    assert!(back_end.messages().is_empty());
+}
+
+/// The file of authorities is read again on HUP, as tools renew it; broken, the old one stays.
+#[test]
+fn authorities_are_renewed() {
+    let test = "proxy::authorities_are_renewed";
+    let setup = Setup::new();
+    let Some([ca, leaf, other]) = authorities(test, &setup) else {
+        return;
+    };
+    let live = setup.aside().join("live");
+    std::fs::create_dir(&live).expect("directory");
+    std::fs::set_permissions(&live, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("mode");
+    let file = live.join("roots.pem");
+    let install = |content: &[u8]| {
+        let aside = file.with_extension("new");
+        std::fs::write(&aside, content).expect("written");
+        std::fs::rename(&aside, &file).expect("renamed");
+    };
+    let [ca, other] = [ca, other].map(|pair| std::fs::read(pair.0).expect("certificate"));
+    install(&ca);
+    let back_end = BackEnd::start(Script::default().tls(&leaf));
+    let keys = format!(
+        "tls: required\ntls_ca_file: {}\ntls_name: back.example\n",
+        file.display()
+    );
+    let server = proxy_tls(setup, &back_end, &keys);
+    assert!(attempt(&server));
+    let hup = |content: &[u8], words: &str, count| {
+        install(content);
+        server.signal(nix::sys::signal::Signal::SIGHUP);
+        server.await_said(words, count);
+    };
+    hup(&other, "event=reloaded", 1);
+    assert!(!attempt(&server));
+    hup(&[other.as_slice(), &ca].concat(), "event=reloaded", 2);
+    assert!(attempt(&server));
+    hup(b"nothing", "no certificate in it", 1);
+    assert!(attempt(&server));
 }

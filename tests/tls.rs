@@ -3,6 +3,8 @@
 mod common;
 
 use common::certificates::{self, ECDSA, Pair, RSA, block, enable, entry, make};
+use common::messages::{Shape, assert_each_once, message, stored};
+use common::relay::Relay;
 use common::secure::{hear, say, shake_hands, starttls};
 use common::{Client, Server, Setup, run, tool, wait_until};
 use nix::sys::signal::{Signal, kill};
@@ -341,6 +343,67 @@ fn certificates_go_by_name_and_kind() {
             "{name:?}"
         );
         assert_eq!(normal(shown), normal(&file), "{name:?} {suite}");
+    }
+}
+
+/// Postfix that would rather keep mail than send it in clear, and asks for a name.
+#[test]
+fn postfix_relays_by_starttls_alone() {
+    let test = "tls::postfix_relays_by_starttls_alone";
+    if !common::needs_root(test) || tool(test, "unshare").is_none() || tool(test, "openssl").is_none() {
+        return;
+    }
+    let mut setup = Setup::new();
+    let pairs = [("com", ECDSA), ("net", RSA)].map(|(top, kind)| {
+        let name = format!("mail.example.{top}");
+        (
+            make(&setup.aside().join(top), &name, kind),
+            format!(".example.{top}"),
+            name,
+        )
+    });
+    let entries = pairs.iter().map(|(pair, domain, name)| entry(domain, name, pair));
+    enable(&mut setup, &entries.collect::<String>());
+    let server = setup.start();
+    let mut all = Vec::new();
+    for (asked, shown, pinned) in [
+        ("mail.example.com", 0, false),
+        ("mail.example.net", 1, true),
+        ("mail.example.org", 0, false),
+    ] {
+        let (pair, _, ours) = &pairs[shown];
+        let mut more = format!("smtp_tls_servername = {asked}\nsmtp_tls_security_level = encrypt");
+        if pinned {
+            more += "\nsmtp_tls_security_level = fingerprint\nsmtp_tls_fingerprint_digest = sha256\n";
+            more += &format!("smtp_tls_fingerprint_cert_match = {}", certificates::pins(pair)[0]);
+        }
+        let Some(relay) = Relay::start_with("postfix", server.address(), &more, &[]) else {
+            return;
+        };
+        let mut client = relay.connect();
+        let shape = Shape {
+            longest_line: 998,
+            awkward_end: true,
+        };
+        for number in 0..20 {
+            let mut one = message(asked, number, shape);
+            one.hops = 2;
+            let reply = client.deliver("sender@example.org", &one.recipients, &one.bytes);
+            assert_eq!(reply.code, 250, "{reply:?}");
+            all.push(one);
+        }
+        let files: usize = all.iter().map(|message| message.recipients.len()).sum();
+        assert!(wait_until(|| stored(&server) >= files), "{asked}: {}", server.said());
+        let mail = server.mail("test@example.com");
+        let by = format!("by {ours} with ESMTPS id ");
+        assert!(
+            mail.iter().any(|one| String::from_utf8_lossy(one).contains(&by)),
+            "{by}"
+        );
+    }
+    assert_each_once(&server, &all);
+    for mail in server.mail("test@example.com") {
+        assert!(String::from_utf8_lossy(&mail).contains(" with ESMTPS id "));
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a handler is; what it may say is in [`super::opinion`].
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::context::Context;
@@ -69,10 +69,12 @@ pub struct Reach {
     pub endpoints: Vec<Endpoint>,
     /// The DNS.
     pub names: bool,
+    /// Files beside the configuration that are read with it: no way out, and no broker's.
+    pub files: Vec<PathBuf>,
 }
 
 impl Reach {
-    /// Whether it is nothing.
+    /// Whether it is nothing that the broker makes.
     pub fn is_empty(&self) -> bool {
         self.endpoints.is_empty() && !self.names
     }
@@ -80,6 +82,7 @@ impl Reach {
     /// Adds what another one is.
     pub fn add(&mut self, other: Reach) {
         self.names |= other.names;
+        self.files.extend(other.files);
         for endpoint in other.endpoints {
             if !self.endpoints.contains(&endpoint) {
                 self.endpoints.push(endpoint);

@@ -4,6 +4,7 @@
 use std::io;
 use std::time::Duration;
 
+use crate::config::PeerTls;
 use crate::ipc::broker::{Answer, Endpoint, Question};
 use crate::ipc::delivery::{Body, Commit, Outcome};
 use crate::ipc::record::Record;
@@ -95,11 +96,12 @@ impl BackEndLost {
 
 /// The server behind a proxy: one connection at a time. After an error there is none.
 pub trait BackEndPort {
-    /// Connects, in place of a connection there was; `preface` goes out before anything is read. Gives the greeting.
+    /// Connects, in place of a connection there was. Gives the greeting; where it was 220, what follows is under TLS if
+    /// `way` wants that, and the server has heard nothing yet that counts.
     ///
     /// # Errors
-    /// It cannot be reached, or does not greet.
-    fn open(&mut self, to: &Endpoint, preface: &[u8], patience: BackEndPatience) -> Result<Reply, BackEndLost>;
+    /// It cannot be reached, does not greet, or is not to be had under the TLS that is demanded.
+    fn open(&mut self, way: &BackEndWay<'_>) -> Result<Reply, BackEndLost>;
 
     /// Whether there is a connection.
     fn is_open(&self) -> bool;
@@ -154,7 +156,7 @@ impl BodySink for Nowhere {
 }
 
 impl BackEndPort for Nowhere {
-    fn open(&mut self, _: &Endpoint, _: &[u8], _: BackEndPatience) -> Result<Reply, BackEndLost> {
+    fn open(&mut self, _: &BackEndWay<'_>) -> Result<Reply, BackEndLost> {
         Err(BackEndLost::new("the session has ended"))
     }
 
@@ -215,4 +217,19 @@ pub struct Ports<'a> {
     pub tls: &'a mut dyn TlsPort,
     /// Unix time in microseconds.
     pub now: i64,
+}
+
+/// How to come to the server behind a proxy.
+#[derive(Debug, Clone, Copy)]
+pub struct BackEndWay<'a> {
+    /// Where it is.
+    pub to: &'a Endpoint,
+    /// Goes out before anything else, TLS included.
+    pub preface: &'a [u8],
+    /// Whether it is to be spoken to under TLS.
+    pub tls: &'a PeerTls,
+    /// Our name, for an EHLO before STARTTLS.
+    pub name: &'a str,
+    /// How long it may take.
+    pub patience: BackEndPatience,
 }

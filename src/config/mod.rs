@@ -1,7 +1,7 @@
 //! The configuration: types and defaults of each file, read from one directory with every fault named by file, line and column.
 //!
 //! May assume nothing about the files. Must never stop at the first fault, take an impossible value, or touch anything outside
-//! the directory. The YAML crate is known to `load` alone. What a handler's own file says is the handler's to read: here it
+//! the directory but files of certificates, which are public. The YAML crate is known to `load` alone. What a handler's own file says is the handler's to read: here it
 //! is only found, and handed over as a [`Part`].
 //!
 //! `simple_recipient_validator.yaml` is read here, not by the recipient handler: it names further files, and who exists is
@@ -18,6 +18,7 @@ mod listener;
 mod load;
 mod overrides;
 mod part;
+mod peer_tls;
 mod place;
 mod recipients;
 mod recipients_file;
@@ -41,6 +42,7 @@ pub use listener::{Listener, ListenerTls, is_listening_address};
 pub use load::{Node, Value};
 pub use overrides::Overrides;
 pub use part::Part;
+pub use peer_tls::{Authorities, PeerTls, PeerTlsMode, Pin, Proof};
 pub use place::Place;
 pub use recipients::{Lookup, Recipients, Table};
 pub use section::{Field, Section};

@@ -43,6 +43,23 @@ pub fn is_id(id: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
 }
 
+/// The name of entry `number` of the same id, from 0.
+pub fn entry(id: &str, number: u8) -> String {
+    match number {
+        0 => id.to_owned(),
+        _ => format!("{id}.{number}"),
+    }
+}
+
+/// Whether an entry may be called so: by an id, or by one and up to two digits, as [`entry`] names it.
+pub fn is_entry(name: &str) -> bool {
+    let digits = |digits: &str| (1..=2).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_id(name)
+        || name
+            .rsplit_once('.')
+            .is_some_and(|(id, number)| is_id(id) && digits(number))
+}
+
 /// Recognises damaged files; no defence against forgery.
 pub(super) fn checksum(bytes: &[u8]) -> u64 {
     checksum_with(0, bytes)
@@ -91,6 +108,24 @@ mod tests {
         }
         for bad in ["", ".", "..", ".a", "a/b", "a b", "ä", "a\0", &"x".repeat(81), "x.body"] {
             assert!(!is_id(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn entries_of_the_longest_id_have_names() {
+        let id = "x".repeat(80);
+        for number in 0..100 {
+            assert!(is_entry(&entry(&id, number)), "{number}");
+        }
+        for bad in [
+            ".1",
+            "x.body",
+            &format!("{id}."),
+            &format!("{id}.100"),
+            &format!("{id}.x"),
+            &format!("{id}x.1"),
+        ] {
+            assert!(!is_entry(bad), "{bad}");
         }
     }
 

@@ -226,11 +226,7 @@ fn publish(
     let lock = body.file.try_clone()?;
     lock.try_lock().map_err(io::Error::other)?;
     for number in 0..100 {
-        let name = if number == 0 {
-            id.to_owned()
-        } else {
-            format!("{id}.{number}")
-        };
+        let name = names::entry(id, number);
         let path = Path::new(tree).join(&name);
         let (path, full) = (body_path(&path), state.join(&path));
         if body_path(&full).exists() || full.exists() {
@@ -267,7 +263,7 @@ impl Entry {
     }
 
     pub(super) fn open_with(state: &Path, tree: &str, id: &str, lock: bool) -> io::Result<Option<Entry>> {
-        if !names::is_id(id) {
+        if !names::is_entry(id) {
             return Ok(None);
         }
         let path = state.join(tree).join(id);
@@ -391,7 +387,7 @@ pub fn ids(state: &Path, tree: &str) -> io::Result<Vec<String>> {
     let mut ids = Vec::new();
     for entry in entries {
         let entry = entry?;
-        if let Some(id) = entry.file_name().to_str().filter(|id| names::is_id(id))
+        if let Some(id) = entry.file_name().to_str().filter(|id| names::is_entry(id))
             && entry.file_type()?.is_file()
         {
             ids.push(id.to_owned());

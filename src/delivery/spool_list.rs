@@ -168,7 +168,7 @@ fn find(state: &Path, id: &str) -> io::Result<Place> {
     };
     let mut found = Vec::new();
     for known in [SPOOL, FAILED] {
-        let wanted = tree.is_none_or(|tree| tree == known) && names::is_id(name);
+        let wanted = tree.is_none_or(|tree| tree == known) && names::is_entry(name);
         if wanted && fs::symlink_metadata(state.join(known).join(name)).is_ok_and(|data| data.is_file()) {
             found.push(Place::Entry(known, name.to_owned()));
         }

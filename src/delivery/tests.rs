@@ -290,6 +290,32 @@ fn soft_recipients_go_to_quarantine_and_a_broken_mailbox_holds_up_no_other() {
 }
 
 #[test]
+fn all_entries_of_one_long_id_are_found() {
+    let state = tempfile::tempdir().unwrap();
+    let running = Running::start(settings(state.path()));
+    fs::create_dir_all(state.path().join("mail/example.org")).unwrap();
+    fs::write(state.path().join("mail/example.org/broken"), "a file").unwrap();
+    let id = "x".repeat(80);
+    for _ in 0..12 {
+        let results = running.deliver(commit(&id, &["bob", "broken"], MESSAGE));
+        assert_eq!(results, [RecipientResult::Delivered, RecipientResult::Spooled]);
+    }
+    let names: Vec<String> = spool_list::list(state.path())
+        .unwrap()
+        .into_iter()
+        .map(|entry| entry.id)
+        .collect();
+    assert_eq!(names.len(), 12, "{names:?}");
+    spool_list::drop(state.path(), &format!("{id}.11")).unwrap();
+    fs::remove_file(state.path().join("mail/example.org/broken")).unwrap();
+    for name in names.iter().filter(|name| !name.ends_with(".11")) {
+        spool_list::retry(state.path(), name).unwrap();
+    }
+    running.await_that("spool empty", || spool::ids(state.path(), "spool").unwrap().is_empty());
+    assert_eq!(running.files("mail/example.org/broken").len(), 11);
+}
+
+#[test]
 fn every_exit_status_of_the_agent_reaches_the_client() {
     let state = tempfile::tempdir().unwrap();
     let running = Running::start(lda(state.path(), r#"exit "${USER%%@*}""#));

@@ -4,17 +4,20 @@
 //! Commands are passed on as they were understood, never as they were sent, and only those that cannot change what the
 //! two sides mean by what follows: no AUTH, no XCLIENT, nothing unknown. STARTTLS is served here (RFC 3207). BDAT (RFC 3030) is served here and
 //! goes on as DATA. Of the extensions that the back end names after EHLO only those are named again that a client can
-//! use through us. Whom the back end serves it learns by the PROXY protocol or by XCLIENT. No trace field is added: as
-//! far as mail is concerned, we are not there.
+//! use through us. Whom the back end serves it learns by the PROXY protocol or by XCLIENT. TLS towards the back end is the
+//! connection's, and none of the client's. No trace field is added: as far as mail is concerned, we are not there.
 //!
 //! Notes: reads none, writes one about the connection for itself.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::chain::handler::Passing;
-use crate::chain::{BackEndPatience, Context, Directory, Facts, Handler, HandlerError, Kind, Outcome, Reach, Settings};
-use crate::config::{Field, Section};
+use crate::chain::{
+    BackEndPatience, BackEndWay, Context, Directory, Facts, Handler, HandlerError, Kind, Outcome, Reach, Settings,
+};
+use crate::config::{Field, PeerTls, Section};
 use crate::ipc::broker::Endpoint;
 use crate::session::{Exchange, Note, OfSession, Session, Transaction, Verdict};
 use crate::smtp::command::{Arguments, Command, Verb};
@@ -46,6 +49,8 @@ pub struct Config {
     pub send_proxy: Option<Version>,
     /// Whether XCLIENT says it where the back end offers that.
     pub xclient: bool,
+    /// Whether it is spoken to under TLS.
+    pub tls: PeerTls,
     /// How long it may take to be reached.
     pub connect_timeout: Duration,
     /// How long for each reply.
@@ -61,6 +66,7 @@ impl Default for Config {
             port: 25,
             send_proxy: None,
             xclient: true,
+            tls: PeerTls::default(),
             connect_timeout: Duration::from_secs(30),
             command_timeout: Duration::from_secs(240),
             data_timeout: Duration::from_secs(570),
@@ -76,6 +82,7 @@ impl Settings for Config {
             field.choice(&[("no", None), ("v1", Some(Version::V1)), ("v2", Some(Version::V2))])
         });
         section.read("xclient", &mut self.xclient, Field::boolean);
+        self.tls.read(section, &self.host);
         let limits = || Duration::from_secs(1)..=Duration::from_secs(600);
         section.read("connect_timeout", &mut self.connect_timeout, |field| {
             field.duration(limits())
@@ -143,6 +150,7 @@ impl Handler for Proxy {
         Reach {
             endpoints: vec![self.endpoint()],
             names: false,
+            files: self.config.tls.file().map(Path::to_path_buf).into_iter().collect(),
         }
     }
 
@@ -178,11 +186,16 @@ impl Proxy {
         let session = context.session();
         let header = self.config.send_proxy;
         let preface = header.map(|version| proxy_header::write(version, session.peer, session.local));
-        let (patience, name) = (self.patience(), session.server_name.clone());
+        let name = session.server_name.clone();
         let back_end = context.back_end();
-        let greeting = back_end
-            .open(&self.endpoint(), &preface.unwrap_or_default(), patience)
-            .map_err(failed)?;
+        let way = BackEndWay {
+            to: &self.endpoint(),
+            preface: &preface.unwrap_or_default(),
+            tls: &self.config.tls,
+            name: &name,
+            patience: self.patience(),
+        };
+        let greeting = back_end.open(&way).map_err(failed)?;
         if !self.config.xclient || greeting.code != 220 {
             return Ok(greeting);
         }

@@ -26,13 +26,13 @@ impl Allowance {
         }
     }
 
-    /// How many lines were lost in a window that is over, once for each window.
-    pub(super) fn settle(&mut self, now: Instant) -> Option<u64> {
-        if now.saturating_duration_since(self.began) < WINDOW {
-            return None;
+    /// Begins a new window if the one under way is over, and says so.
+    pub(super) fn renew(&mut self, now: Instant) -> bool {
+        let over = now.saturating_duration_since(self.began) >= WINDOW;
+        if over {
+            (self.began, self.said) = (now, 0);
         }
-        (self.began, self.said) = (now, 0);
-        self.lost()
+        over
     }
 
     /// Whether one more line may be written; if not, it is counted.
@@ -62,11 +62,9 @@ mod tests {
         let mut allowance = Allowance::new(start);
         let admitted = (0..LINES + 7).filter(|_| allowance.admit()).count();
         assert_eq!(admitted, LINES as usize);
-        assert_eq!(allowance.settle(start + WINDOW / 2), None);
-        assert!(!allowance.admit());
-        assert_eq!(allowance.settle(start + WINDOW), Some(8));
-        assert!(allowance.admit());
-        assert_eq!(allowance.settle(start + WINDOW * 2), None);
-        assert_eq!(allowance.lost(), None);
+        assert!(!allowance.renew(start + WINDOW / 2) && !allowance.admit());
+        assert!(allowance.renew(start + WINDOW));
+        assert_eq!((allowance.lost(), allowance.lost()), (Some(8), None));
+        assert!(allowance.admit() && !allowance.renew(start + WINDOW * 3 / 2));
     }
 }

@@ -45,10 +45,29 @@ const BUSY: Duration = Duration::from_millis(20);
 
 struct Speaker {
     door: Door,
+    /// The process that spoke last.
     pid: u32,
     records: records::Door,
     /// Of a worker's lines; those of other processes are as many as the work they do for all.
     allowance: Option<Allowance>,
+}
+
+impl Speaker {
+    /// Another process speaks through this door from now on.
+    fn change(&mut self, pid: u32) {
+        self.pid = pid;
+        if let Some(allowance) = &mut self.allowance {
+            *allowance = Allowance::new(Instant::now());
+        }
+    }
+
+    /// Says how many of its lines were too many.
+    fn tell_lost(&mut self, sink: &mut Sink) {
+        if let Some(count) = self.allowance.as_mut().and_then(Allowance::lost) {
+            let line = Event::new("lines-lost").field("count", count).field("reason", "flood");
+            sink.write(Level::Warning, self.pid, &line.text());
+        }
+    }
 }
 
 struct Logger {
@@ -194,14 +213,19 @@ impl Logger {
         let Some(speaker) = self.speakers.get_mut(&number) else {
             return false;
         };
-        let lost = speaker.allowance.as_mut().and_then(|all| all.settle(Instant::now()));
-        tell_lost(&mut self.sink, speaker.pid, lost);
+        if speaker.allowance.as_mut().is_some_and(|one| one.renew(Instant::now())) {
+            speaker.tell_lost(&mut self.sink);
+        }
         for turn in 0..TURN {
             match speaker.door.receive_signed_nowait() {
                 Ok((ToLogger::Line { level, text }, sender)) => {
                     let level = Level::from_number(level);
+                    if let Some(sender) = sender.filter(|sender| *sender != speaker.pid) {
+                        speaker.tell_lost(&mut self.sink);
+                        speaker.change(sender);
+                    }
                     if level <= self.threshold && speaker.allowance.as_mut().is_none_or(Allowance::admit) {
-                        self.sink.write(level, sender.unwrap_or(speaker.pid), &one_line(&text));
+                        self.sink.write(level, speaker.pid, &one_line(&text));
                     }
                 }
                 Ok((ToLogger::Record(record), _)) => {
@@ -236,8 +260,7 @@ impl Logger {
         let Some(mut speaker) = self.speakers.remove(&number) else {
             return;
         };
-        let lost = speaker.allowance.as_mut().and_then(Allowance::lost);
-        tell_lost(&mut self.sink, speaker.pid, lost);
+        speaker.tell_lost(&mut self.sink);
         self.files.left(&speaker.records);
         let records::Door { lost, count, .. } = &speaker.records;
         if let Some(reason) = lost {
@@ -245,14 +268,6 @@ impl Logger {
             let line = event.quoted("reason", reason.as_bytes()).text();
             self.sink.write(Level::Error, speaker.pid, &one_line(&line));
         }
-    }
-}
-
-/// Says how many lines of a process were not written.
-fn tell_lost(sink: &mut Sink, pid: u32, lost: Option<u64>) {
-    if let Some(count) = lost {
-        let line = Event::new("lines-lost").field("count", count).field("reason", "flood");
-        sink.write(Level::Warning, pid, &line.text());
     }
 }
 
@@ -283,10 +298,12 @@ mod tests {
             next: 0,
             threshold: Level::Info,
         };
+        // What the kernel says of the sender.
+        let pid = std::process::id();
         let mut doors = Vec::new();
         for worker in workers {
             let (ours, theirs) = socket::seqpacket_pair().unwrap();
-            logger.admit(Door::new(ours), *worker, 40).unwrap();
+            logger.admit(Door::new(ours), *worker, pid as i32).unwrap();
             doors.push(Channel::new(theirs));
         }
         (logger, doors)
@@ -322,10 +339,29 @@ mod tests {
         assert_eq!(count("event=other"), 21);
         let lost: usize = text
             .lines()
-            .filter(|line| line.contains("warning rsmtpd[40]: event=lines-lost ") && line.ends_with(" reason=flood"))
+            .filter(|line| line.contains(" event=lines-lost ") && line.ends_with(" reason=flood"))
             .filter_map(|line| line.split("count=").nth(1)?.split(' ').next()?.parse::<usize>().ok())
             .sum();
         assert_eq!(count("event=flood") + lost, (allowance::LINES + more) as usize);
+    }
+
+    #[test]
+    fn who_has_the_door_next_begins_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut logger, _doors) = logger(&directory.path().join("log"), &[7]);
+        let speaker = logger.speakers.get_mut(&0).unwrap();
+        let all = (0..allowance::LINES + 5).filter(|_| speaker.allowance.as_mut().unwrap().admit());
+        assert_eq!(all.count(), allowance::LINES as usize);
+        speaker.tell_lost(&mut logger.sink);
+        speaker.change(41);
+        assert!(speaker.allowance.as_mut().unwrap().admit());
+        logger.sink.flush();
+        let text = std::fs::read_to_string(directory.path().join("log")).unwrap();
+        let mine = format!(
+            "warning rsmtpd[{}]: event=lines-lost count=5 reason=flood\n",
+            std::process::id()
+        );
+        assert!(text.ends_with(&mine), "{text}");
     }
 
     #[test]

@@ -285,8 +285,9 @@ impl Master {
         let new = directories.iter().filter(|path| !self.ready.records.contains(path));
         let all: BTreeSet<String> = keys.into_iter().chain(new.map(|path| named(path))).collect();
         for what in all.difference(&self.awaiting_start) {
-            let text = format!("event=waits {what} note=\"takes effect at the next start\"");
-            self.ready.log.line(Level::Notice, text);
+            let (kind, value) = what.split_once('=').unwrap_or(("key", what));
+            let event = Event::new("waits").field(kind, value);
+            self.say(Level::Notice, event.quoted("note", b"takes effect at the next start"));
         }
         self.awaiting_start = all;
     }
@@ -294,10 +295,10 @@ impl Master {
 
 /// A directory as it stands in a line of the log.
 fn named(directory: &Path) -> String {
-    let line = Event::new("")
+    let line = Event::new("waits")
         .word("directory", &directory.display().to_string())
         .text();
-    line.trim_start_matches("event= ").to_owned()
+    line.trim_start_matches("event=waits ").to_owned()
 }
 
 /// Says 421 to clients that wait at a listener that is about to close; how many, one turn at most.

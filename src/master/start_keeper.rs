@@ -44,7 +44,7 @@ pub(super) fn start(served: &Served, directory: &OwnedFd, path: &Path, user: Opt
             // What is broken now was not, or was named, before.
             Turn::Again | Turn::Instead => reread().unwrap_or_else(|_| first.clone()),
         };
-        let mut reach = directories(&settings);
+        let mut reach = directories(settings.files());
         reach.push(path.canonicalize().unwrap_or_else(|_| path.to_path_buf()));
         if let Err(error) = sandbox::enter(&sandbox::Profile::keeper(reach.clone()), mode) {
             return seat.give_up("sandbox", &error);
@@ -75,10 +75,10 @@ pub(super) fn show(keeper: &Helper, served: Served, log: &Log) -> Result<Served>
     Ok(served)
 }
 
-/// The directories of all certificates and keys, and those that the files are in by way of symbolic links.
-fn directories(settings: &Settings) -> Vec<PathBuf> {
+/// The directories of files, and those that the files are in by way of symbolic links.
+pub(super) fn directories<'a>(files: impl Iterator<Item = &'a Path>) -> Vec<PathBuf> {
     let mut all = BTreeSet::new();
-    for file in settings.files() {
+    for file in files {
         all.extend(file.parent().and_then(|directory| directory.canonicalize().ok()));
         let target = file.canonicalize().ok();
         all.extend(target.and_then(|target| Some(target.parent()?.to_path_buf())));

@@ -100,8 +100,7 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     if let Some(identity) = &users.service {
         privilege::drop_to(identity, &[]).context("dropping root")?;
     }
-    let profile = sandbox::Profile::master_and_worker(vec![plan.directory.clone()]);
-    sandbox::enter(&profile, served.sandbox).context("entering the sandbox")?;
+    sandbox::enter(&profile(&served, plan), served.sandbox).context("entering the sandbox")?;
     process::set_dumpable(false)?;
     if !missing.is_empty() {
         let event = Event::new("sandbox-layer-missing").quoted("layer", missing.join(", ").as_bytes());
@@ -127,6 +126,13 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
         notify,
         signals,
     })
+}
+
+/// What the master and the workers may read: the configuration, and the files that it names to be read with it.
+fn profile(served: &Served, plan: &Plan) -> sandbox::Profile {
+    let mut read = start_keeper::directories(served.reach().files.iter().map(PathBuf::as_path));
+    read.push(plan.directory.clone());
+    sandbox::Profile::master_and_worker(read)
 }
 
 fn say_listening(addresses: &[SocketAddr], log: &Log) {

@@ -34,7 +34,7 @@ pub const SIGNALS: [Signal; 5] = [
 
 /// Workers that may be on their way from fork to their first word at once: each takes descriptors that it must find
 /// below [`FIRST_SHARED`](socket::FIRST_SHARED).
-const STARTING: usize = 6;
+const STARTING: usize = 10;
 
 /// One worker.
 #[derive(Debug)]
@@ -127,9 +127,13 @@ impl Workers {
         self.spares.get(&generation).copied().unwrap_or(0)
     }
 
-    /// How many may be forked before one of those under way has begun.
+    /// How many may be forked before those under way have begun. Several at once or none: what the master writes
+    /// between two forks is copied page by page, however many it forks then.
     pub fn startable(&self) -> usize {
-        STARTING.saturating_sub(self.starting)
+        if self.starting > STARTING / 2 {
+            return 0;
+        }
+        STARTING - self.starting
     }
 
     /// Workers that have not ended and are not spares of `generation`.

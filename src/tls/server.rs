@@ -8,13 +8,13 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{
-    AlertDescription, CipherSuite, Error, NamedGroup, ProtocolVersion, ServerConfig, ServerConnection,
-    SignatureAlgorithm, SignatureScheme,
+    AlertDescription, CipherSuite, Error, ServerConfig, ServerConnection, SignatureAlgorithm, SignatureScheme,
 };
 use rustls_pki_types::CertificateDer;
 
 use super::certificates::Certificates;
 use super::key::Key;
+use super::negotiated;
 use crate::ipc::keeper::Certificate;
 use crate::keeper::client::Client;
 use crate::session::TlsFacts;
@@ -221,22 +221,11 @@ impl Server {
     /// What came of the handshake; none before its end.
     pub fn facts(&self) -> Option<TlsFacts> {
         let chosen = self.choice.certificates.get(*self.choice.chosen.get()?)?;
-        let version = match self.connection.protocol_version()? {
-            ProtocolVersion::TLSv1_2 => "TLSv1.2",
-            ProtocolVersion::TLSv1_3 => "TLSv1.3",
-            _ => return None,
-        };
-        let cipher = self.connection.negotiated_cipher_suite()?.suite();
-        let group = self.connection.negotiated_key_exchange_group();
+        let agreed = negotiated(&self.connection)?;
         Some(TlsFacts {
-            version,
-            cipher: cipher.as_str().unwrap_or_default().replace("TLS13_", "TLS_"),
-            group: group.and_then(|group| match group.name() {
-                NamedGroup::secp256r1 => Some("secp256r1"),
-                NamedGroup::secp384r1 => Some("secp384r1"),
-                NamedGroup::X25519 => Some("x25519"),
-                _ => None,
-            }),
+            version: agreed.version,
+            cipher: agreed.cipher,
+            group: agreed.group,
             sni: self.sni().map(str::to_owned),
             server_name: chosen.server_name.clone(),
             hello: self.hello.clone(),

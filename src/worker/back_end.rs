@@ -1,7 +1,7 @@
 //! The connection to the server behind a proxy, which the broker makes for us.
 //!
 //! It may assume nothing about what comes from there: replies are bounded, in time and in octets, and none counts that
-//! came before its command. All octets pass [`Connection::read`] and [`Connection::write`].
+//! came before its command, or in clear before TLS. All octets pass [`Connection::receive`] and [`Connection::write`].
 
 use std::cell::RefCell;
 use std::io::{self, Read as _, Write as _};
@@ -12,10 +12,13 @@ use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::chain::{BackEndLost, BackEndPatience, BackEndPort};
-use crate::ipc::broker::Endpoint;
+use crate::chain::{BackEndLost, BackEndPatience, BackEndPort, BackEndWay};
+use crate::config::{PeerTlsMode, Proof};
+use crate::log::{Event, Level};
+use crate::logger::client::Client as Log;
 use crate::smtp::reply::Reply;
 use crate::smtp::transparency::Transparency;
+use crate::tls;
 
 use super::broker::Broker;
 
@@ -25,13 +28,16 @@ const REPLY: usize = 64 * 1024;
 const BLOCK: usize = 32 * 1024;
 
 /// The server behind a proxy, once there is a connection to it.
-pub struct BackEnd {
+pub struct BackEnd<'a> {
     broker: Rc<RefCell<Broker>>,
+    log: &'a Log,
+    session: String,
     connection: Option<Connection>,
 }
 
 struct Connection {
     stream: TcpStream,
+    tls: Option<tls::Client>,
     patience: BackEndPatience,
     /// Octets of replies that were not understood yet.
     input: Vec<u8>,
@@ -40,11 +46,13 @@ struct Connection {
     text: Option<Transparency>,
 }
 
-impl BackEnd {
-    /// Not connected yet; `broker` connects.
-    pub fn new(broker: Rc<RefCell<Broker>>) -> BackEnd {
+impl<'a> BackEnd<'a> {
+    /// Not connected yet; `broker` connects. What was agreed upon is said to `log`, of `session`.
+    pub fn new(broker: Rc<RefCell<Broker>>, log: &'a Log, session: &str) -> BackEnd<'a> {
         BackEnd {
             broker,
+            log,
+            session: session.to_owned(),
             connection: None,
         }
     }
@@ -59,29 +67,62 @@ impl BackEnd {
             lost(error)
         })
     }
+
+    /// Says what protects the connection.
+    fn say_tls(&self, proof: &Proof) {
+        let tls = self.connection.as_ref().and_then(|connection| connection.tls.as_ref());
+        let Some(agreed) = tls.and_then(tls::Client::negotiated) else {
+            return;
+        };
+        let verified = match proof {
+            Proof::None => "no",
+            Proof::Authorities(_) => "ca",
+            Proof::Pins(_) => "pin",
+        };
+        let event = Event::new("back-end-tls").field("session", &self.session);
+        let event = event.field("version", agreed.version).field("cipher", agreed.cipher);
+        let event = event.field("group", agreed.group.unwrap_or("none"));
+        self.log.say(Level::Info, event.field("verified", verified));
+    }
 }
 
 fn lost(error: impl std::fmt::Display) -> BackEndLost {
     BackEndLost::new(error.to_string())
 }
 
-impl BackEndPort for BackEnd {
-    fn open(&mut self, to: &Endpoint, preface: &[u8], patience: BackEndPatience) -> Result<Reply, BackEndLost> {
+impl BackEndPort for BackEnd<'_> {
+    fn open(&mut self, way: &BackEndWay<'_>) -> Result<Reply, BackEndLost> {
         self.connection = None;
-        let connected = self.broker.borrow_mut().connect(to, patience.connect);
+        let connected = self.broker.borrow_mut().connect(way.to, way.patience.connect);
         let stream = TcpStream::from(connected.map_err(lost)?);
         self.connection = Some(Connection {
             stream,
-            patience,
+            tls: None,
+            patience: way.patience,
             input: Vec::new(),
             output: Vec::new(),
             text: None,
         });
-        self.using(|connection| {
-            let end = Instant::now() + patience.command;
-            connection.write(preface, end)?;
-            connection.reply(end)
-        })
+        let greeting = self.using(|connection| connection.begin(way))?;
+        let wanted = matches!(way.tls.mode, PeerTlsMode::Opportunistic | PeerTlsMode::Required);
+        if wanted && greeting.code == 220 {
+            match self.using(|connection| connection.starttls(way))? {
+                None => {}
+                // Beyond this nothing may go out that has to be protected.
+                Some(reason) if way.tls.mode == PeerTlsMode::Required => {
+                    self.connection = None;
+                    return Err(lost(format!("TLS is required, and {reason}")));
+                }
+                Some(reason) => {
+                    let event = Event::new("back-end-plain").field("session", &self.session);
+                    self.log.say(Level::Notice, event.quoted("reason", reason.as_bytes()));
+                }
+            }
+        } else if way.tls.mode == PeerTlsMode::Required {
+            self.connection = None;
+        }
+        self.say_tls(&way.tls.proof());
+        Ok(greeting)
     }
 
     fn is_open(&self) -> bool {
@@ -106,6 +147,60 @@ impl BackEndPort for BackEnd {
 }
 
 impl Connection {
+    /// Comes to the greeting.
+    fn begin(&mut self, way: &BackEndWay<'_>) -> io::Result<Reply> {
+        self.write(way.preface, Instant::now() + self.patience.command)?;
+        if way.tls.mode == PeerTlsMode::Implicit {
+            self.shake_hands(way)?;
+        }
+        self.reply(Instant::now() + self.patience.command)
+    }
+
+    /// Begins TLS (RFC 3207); the reason where the other side does not offer it, or refuses.
+    fn starttls(&mut self, way: &BackEndWay<'_>) -> io::Result<Option<String>> {
+        let hello = self.command(format!("EHLO {}", way.name).as_bytes())?;
+        let offered = |line: &String| line.trim_end().eq_ignore_ascii_case("STARTTLS");
+        let (said, asked) = match hello.code {
+            250 if hello.lines.iter().skip(1).any(offered) => (self.command(b"STARTTLS")?, "STARTTLS"),
+            250 => return Ok(Some("STARTTLS is not offered".to_owned())),
+            _ => (hello, "EHLO"),
+        };
+        match said.code {
+            220 if asked == "STARTTLS" => {}
+            400..=599 if said.code != 421 => return Ok(Some(format!("{asked} was answered {}", said.code))),
+            code => return Err(io::Error::other(format!("{asked} was answered {code}"))),
+        }
+        // Whoever is in between could have put it there, to be read as if it were protected.
+        if !self.input.is_empty() {
+            return Err(io::Error::other("it said more behind its reply to STARTTLS"));
+        }
+        self.shake_hands(way)?;
+        Ok(None)
+    }
+
+    fn shake_hands(&mut self, way: &BackEndWay<'_>) -> io::Result<()> {
+        let name = way.tls.name.as_ref().unwrap_or(&way.to.host);
+        let end = Instant::now() + self.patience.command;
+        self.tls = Some(tls::Client::new(name, &way.tls.proof()).map_err(io::Error::other)?);
+        loop {
+            self.send(end)?;
+            let Some(tls) = self.tls.as_mut().filter(|tls| tls.is_handshaking()) else {
+                return Ok(());
+            };
+            match tls.take(&mut self.stream) {
+                Ok(0) => return Err(io::Error::other("it closed the connection in the handshake")),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::POLLIN, end)?,
+                Err(error) => {
+                    // The alert; whether it is heard does not matter.
+                    let _ = self.send(Instant::now());
+                    return Err(error);
+                }
+            }
+        }
+    }
+
     fn command(&mut self, line: &[u8]) -> io::Result<Reply> {
         if self.text.is_some() || line.iter().any(|octet| matches!(octet, b'\r' | b'\n' | 0)) {
             return Err(io::Error::other("no command can be said here"));
@@ -125,10 +220,19 @@ impl Connection {
     /// What the other side said before it was asked: only that it closes. Anything else would be taken for the reply to
     /// what comes next.
     fn unasked(&mut self) -> io::Result<Option<Reply>> {
-        if self.input.is_empty() && !self.is_ready(PollFlags::POLLIN, Instant::now())? {
-            return Ok(None);
+        let end = Instant::now() + self.patience.command;
+        while self.input.is_empty() {
+            // Under TLS there may be records without a word of SMTP, as tickets are.
+            let kept = self.tls.as_mut().is_some_and(tls::Client::has_plaintext);
+            if !kept && !self.is_ready(PollFlags::POLLIN, Instant::now())? {
+                return Ok(None);
+            }
+            if Instant::now() >= end {
+                return Err(io::Error::other("it sent records without end"));
+            }
+            self.receive()?;
         }
-        let reply = self.reply(Instant::now() + self.patience.command)?;
+        let reply = self.reply(end)?;
         if reply.code == 421 {
             return Ok(Some(reply));
         }
@@ -158,7 +262,8 @@ impl Connection {
         text.end(&mut self.output);
         self.flush()?;
         let end = Instant::now() + self.patience.data;
-        self.reply(end)
+        let reply = self.reply(end);
+        reply.map_err(|error| io::Error::other(format!("{error}, and may have taken the message, which had ended")))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -183,23 +288,55 @@ impl Connection {
         }
     }
 
+    /// Waits for octets of replies.
     fn read(&mut self, end: Instant) -> io::Result<()> {
+        while !self.receive()? {
+            self.wait(PollFlags::POLLIN, end)?;
+        }
+        Ok(())
+    }
+
+    /// Takes octets of replies that are there; whether there were any.
+    fn receive(&mut self) -> io::Result<bool> {
         let mut buffer = [0; 4096];
-        loop {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return Err(io::Error::other("it closed the connection")),
-                Ok(length) => {
-                    self.input.extend_from_slice(buffer.get(..length).unwrap_or_default());
-                    return Ok(());
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::POLLIN, end)?,
-                Err(error) => return Err(error),
+        let read = match &mut self.tls {
+            None => self.stream.read(&mut buffer).map(Some),
+            Some(tls) => under_tls(tls, &mut self.stream, &mut buffer),
+        };
+        match read {
+            Ok(Some(0)) => Err(io::Error::other("it closed the connection")),
+            Ok(Some(length)) => {
+                self.input.extend_from_slice(buffer.get(..length).unwrap_or_default());
+                Ok(true)
             }
+            Ok(None) => Ok(false),
+            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
     fn write(&mut self, mut octets: &[u8], end: Instant) -> io::Result<()> {
+        while !octets.is_empty() {
+            let Some(tls) = &mut self.tls else {
+                return self.write_raw(octets, end);
+            };
+            let taken = tls.write(octets)?;
+            octets = octets.get(taken..).unwrap_or_default();
+            self.send(end)?;
+        }
+        Ok(())
+    }
+
+    /// Sends what TLS has to send.
+    fn send(&mut self, end: Instant) -> io::Result<()> {
+        let Some(tls) = &mut self.tls else {
+            return Ok(());
+        };
+        let octets = tls.pending();
+        self.write_raw(&octets, end)
+    }
+
+    fn write_raw(&mut self, mut octets: &[u8], end: Instant) -> io::Result<()> {
         while !octets.is_empty() {
             match self.stream.write(octets) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -213,7 +350,8 @@ impl Connection {
     }
 
     fn wait(&self, what: PollFlags, end: Instant) -> io::Result<()> {
-        if self.is_ready(what, end)? {
+        // Octets that come for ever and say nothing do not put the end off.
+        if self.is_ready(what, end)? && Instant::now() < end {
             return Ok(());
         }
         Err(io::Error::new(io::ErrorKind::TimedOut, "it took too long"))
@@ -233,4 +371,15 @@ impl Connection {
             }
         }
     }
+}
+
+/// Reads plaintext, or records for it to come from; none where neither was enough.
+fn under_tls(tls: &mut tls::Client, stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    if let Some(length) = tls.read(buffer)? {
+        return Ok(Some(length));
+    }
+    if tls.take(stream)? == 0 {
+        return Ok(Some(0));
+    }
+    tls.read(buffer)
 }

@@ -77,7 +77,7 @@ struct Talk<'a> {
     receiver: Receiver,
     conversation: Conversation<'a>,
     staging: Staging,
-    back_end: BackEnd,
+    back_end: BackEnd<'a>,
     broker: Rc<RefCell<Broker>>,
     recorder: Recorder<'a>,
     delivery: Rc<RefCell<Delivery>>,
@@ -131,11 +131,12 @@ fn prepare<'a>(
     log: &'a Log,
 ) -> io::Result<Option<Box<Talk<'a>>>> {
     let recorder = Recorder::new(Rc::clone(link), log, &ends.session);
+    let broker = Rc::new(RefCell::new(Broker::new(Rc::clone(link))));
+    let back_end = BackEnd::new(Rc::clone(&broker), log, &ends.session);
     let session = Session::new(ends.session, ends.peer, ends.local, served.server_name());
     let Some(chain) = served.chain(ends.listener) else {
         return Ok(None);
     };
-    let broker = Rc::new(RefCell::new(Broker::new(Rc::clone(link))));
     let mut conversation = Conversation::new(session, chain, served.limits(ends.listener));
     let front = Front::new(served, ends.listener, ends.refused, ends.peer.ip());
     if front.may_introduce(ends.peer.ip()) {
@@ -146,7 +147,7 @@ fn prepare<'a>(
         receiver: Receiver::new(served.receiver_limits()),
         conversation,
         staging: Staging::new(Rc::clone(delivery)),
-        back_end: BackEnd::new(Rc::clone(&broker)),
+        back_end,
         broker,
         recorder,
         delivery: Rc::clone(delivery),

@@ -1,6 +1,11 @@
 //! A mail server for the proxy to talk to: answers as it is told, and keeps all that it hears.
 
-use std::io::{BufRead, BufReader, Write};
+use super::certificates::Pair;
+use rustls::crypto::ring;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -24,6 +29,8 @@ pub struct Heard {
     pub preface: Vec<u8>,
     /// Command lines.
     pub lines: Vec<String>,
+    /// How many of them came in clear, where TLS came behind them, and the name that was asked for.
+    pub tls: Option<(usize, Option<String>)>,
     /// Messages with their end, as sent.
     pub messages: Vec<Vec<u8>>,
     /// The connection has ended.
@@ -41,10 +48,15 @@ pub struct BackEnd {
 pub struct Script {
     /// The lines of its reply to EHLO.
     pub ehlo: Vec<&'static str>,
-    /// What it does for lines that begin so; `OPEN` stands for the connection itself, `END` for the end of a message.
+    /// What it does for lines that begin so; `OPEN` stands for the connection itself, `TEXT` for the first line of a
+    /// message, `END` for the end of one.
     pub rules: Vec<(&'static str, Does)>,
     /// Octets of a header that comes before the greeting.
     pub preface: usize,
+    /// Its certificate, if it speaks TLS: STARTTLS is a line of its reply to EHLO then, in clear.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// TLS comes before the greeting.
+    pub implicit: bool,
 }
 
 impl Default for Script {
@@ -61,6 +73,8 @@ impl Default for Script {
             ],
             rules: Vec::new(),
             preface: 0,
+            tls: None,
+            implicit: false,
         }
     }
 }
@@ -69,6 +83,23 @@ impl Script {
     /// With a further rule.
     pub fn rule(mut self, line: &'static str, does: Does) -> Script {
         self.rules.push((line, does));
+        self
+    }
+
+    /// With TLS and this certificate.
+    pub fn tls(mut self, (chain, key): &Pair) -> Script {
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(chain)
+            .expect("certificates")
+            .map(|one| one.expect("PEM"))
+            .collect();
+        let key = PrivateKeyDer::from_pem_file(key).expect("key");
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .expect("a pair");
+        self.tls = Some(Arc::new(config));
         self
     }
 }
@@ -126,27 +157,135 @@ impl BackEnd {
     }
 }
 
-fn serve(script: &Script, stream: TcpStream, mut note: impl FnMut(&mut dyn FnMut(&mut Heard))) -> std::io::Result<()> {
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ServerConnection, TcpStream>>),
+}
+
+impl Stream {
+    /// Shakes hands; the name that was asked for as well.
+    fn protected(self, config: &Arc<ServerConfig>) -> io::Result<(Stream, Option<String>)> {
+        let Stream::Plain(mut stream) = self else {
+            return Err(io::Error::other("TLS within TLS"));
+        };
+        let mut connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut stream)?;
+        }
+        let name = connection.server_name().map(str::to_owned);
+        Ok((Stream::Tls(Box::new(StreamOwned::new(connection, stream))), name))
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(stream) => stream.read(buffer),
+            Stream::Tls(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(stream) => stream.write(octets),
+            Stream::Tls(stream) => stream.write(octets),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Stream::Plain(stream) => stream.flush(),
+            Stream::Tls(stream) => stream.flush(),
+        }
+    }
+}
+
+fn protect(
+    input: BufReader<Stream>,
+    config: &Arc<ServerConfig>,
+    lines: usize,
+    note: &mut impl FnMut(&mut dyn FnMut(&mut Heard)),
+) -> io::Result<BufReader<Stream>> {
+    let buffered = input.buffer().to_vec();
+    assert!(
+        buffered.is_empty(),
+        "in clear behind STARTTLS: {}",
+        buffered.escape_ascii()
+    );
+    let (stream, name) = input.into_inner().protected(config)?;
+    note(&mut |heard| heard.tls = Some((lines, name.clone())));
+    Ok(BufReader::new(stream))
+}
+
+/// Does what the script says for a line; whether the connection goes on.
+fn act(script: &Script, out: &mut Stream, line: &str, usual: String) -> io::Result<bool> {
+    let rule = script.rules.iter().find(|(start, _)| line.starts_with(start));
+    let text = match rule.map(|(_, does)| does) {
+        Some(Does::Closes) => return Ok(false),
+        Some(Does::Hangs) => {
+            thread::sleep(Duration::from_secs(60));
+            return Ok(true);
+        }
+        Some(Does::Says(text)) => (*text).to_owned(),
+        None => usual,
+    };
+    out.write_all(format!("{text}\r\n").as_bytes())?;
+    out.flush()?;
+    Ok(!rule.is_some_and(|(_, does)| matches!(does, Does::Says(text) if text.starts_with("421"))))
+}
+
+fn usual(script: &Script, verb: &str, in_clear: bool) -> String {
+    let offers = script.tls.is_some() && in_clear;
+    match verb {
+        "EHLO" if offers => multi(250, &[script.ehlo.as_slice(), &["STARTTLS"]].concat()),
+        "EHLO" => multi(250, &script.ehlo),
+        "HELO" => "250 back.example".into(),
+        "STARTTLS" if offers => "220 go ahead".into(),
+        "MAIL" => "250 2.1.0 sender fine".into(),
+        "RCPT" => "250 2.1.5 recipient fine".into(),
+        "DATA" => "354 go on".into(),
+        "QUIT" => "221 2.0.0 bye".into(),
+        "VRFY" => "252 2.0.0 perhaps".into(),
+        "XCLIENT" => "220 back.example ready for somebody else".into(),
+        "RSET" | "NOOP" => "250 2.0.0 done".into(),
+        _ => "502 5.5.1 unknown to the back end".into(),
+    }
+}
+
+/// Takes a message; whether the connection goes on.
+fn take_message(
+    script: &Script,
+    input: &mut BufReader<Stream>,
+    note: &mut impl FnMut(&mut dyn FnMut(&mut Heard)),
+) -> io::Result<bool> {
+    let mut message = Vec::new();
+    while !(message == b".\r\n" || message.ends_with(b"\r\n.\r\n")) {
+        if input.read_until(b'\n', &mut message)? == 0 || script.rules.iter().any(|(start, _)| *start == "TEXT") {
+            return Ok(false);
+        }
+    }
+    note(&mut |heard| heard.messages.push(message.clone()));
+    act(script, input.get_mut(), "END", "250 2.0.0 back end has it".into())
+}
+
+fn serve(script: &Script, stream: TcpStream, mut note: impl FnMut(&mut dyn FnMut(&mut Heard))) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-    let mut out = stream.try_clone()?;
-    let mut input = BufReader::new(stream);
+    let mut input = BufReader::new(Stream::Plain(stream));
     if script.preface > 0 {
         let mut preface = vec![0; script.preface];
-        std::io::Read::read_exact(&mut input, &mut preface)?;
+        input.read_exact(&mut preface)?;
         note(&mut |heard| heard.preface.clone_from(&preface));
     }
-    let mut act = |line: &str, usual: String| -> std::io::Result<bool> {
-        let rule = script.rules.iter().find(|(start, _)| line.starts_with(start));
-        match rule.map(|(_, does)| does) {
-            Some(Does::Closes) => return Ok(false),
-            Some(Does::Hangs) => thread::sleep(Duration::from_secs(60)),
-            Some(Does::Says(text)) => out.write_all(format!("{text}\r\n").as_bytes())?,
-            None => out.write_all(format!("{usual}\r\n").as_bytes())?,
-        }
-        Ok(!rule.is_some_and(|(_, does)| matches!(does, Does::Says(text) if text.starts_with("421"))))
-    };
-    if !act("OPEN", "220 back.example ready".into())? {
+    let mut lines = 0;
+    let mut in_clear = true;
+    if let Some(config) = script.tls.as_ref().filter(|_| script.implicit) {
+        input = protect(input, config, 0, &mut note)?;
+        in_clear = false;
+    }
+    if !act(script, input.get_mut(), "OPEN", "220 back.example ready".into())? {
         return Ok(());
     }
     loop {
@@ -156,37 +295,19 @@ fn serve(script: &Script, stream: TcpStream, mut note: impl FnMut(&mut dyn FnMut
         }
         let line = String::from_utf8_lossy(&line).trim_end_matches("\r\n").to_owned();
         note(&mut |heard| heard.lines.push(line.clone()));
+        lines += 1;
         let verb = line.split(' ').next().unwrap_or_default().to_ascii_uppercase();
-        let usual = match verb.as_str() {
-            "EHLO" => multi(250, &script.ehlo),
-            "HELO" => "250 back.example".into(),
-            "MAIL" => "250 2.1.0 sender fine".into(),
-            "RCPT" => "250 2.1.5 recipient fine".into(),
-            "DATA" => "354 go on".into(),
-            "QUIT" => "221 2.0.0 bye".into(),
-            "VRFY" => "252 2.0.0 perhaps".into(),
-            "XCLIENT" => "220 back.example ready for somebody else".into(),
-            "RSET" | "NOOP" => "250 2.0.0 done".into(),
-            _ => "502 5.5.1 unknown to the back end".into(),
-        };
         let asks = !script.rules.iter().any(|(start, _)| line.starts_with(start));
-        if !act(&line, usual)? {
+        if !act(script, input.get_mut(), &line, usual(script, &verb, in_clear))? || verb == "QUIT" {
             return Ok(());
         }
-        if verb == "QUIT" {
-            return Ok(());
-        }
-        if verb == "DATA" && asks {
-            let mut message = Vec::new();
-            while !(message == b".\r\n" || message.ends_with(b"\r\n.\r\n")) {
-                if input.read_until(b'\n', &mut message)? == 0 {
-                    return Ok(());
-                }
+        match (&script.tls, verb.as_str()) {
+            (Some(config), "STARTTLS") if asks && in_clear => {
+                input = protect(input, config, lines, &mut note)?;
+                in_clear = false;
             }
-            note(&mut |heard| heard.messages.push(message.clone()));
-            if !act("END", "250 2.0.0 back end has it".into())? {
-                return Ok(());
-            }
+            (_, "DATA") if asks && !take_message(script, &mut input, &mut note)? => return Ok(()),
+            _ => {}
         }
     }
 }

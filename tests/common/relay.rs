@@ -1,8 +1,13 @@
 //! Real mail servers that relay to ours, and what they say on the way.
 
+use super::processes::Process;
 use super::{Client, root, skip, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -18,7 +23,18 @@ pub struct Relay {
 impl Relay {
     /// Starts one, postfix or exim, that relays to `next`; None where it is not installed.
     pub fn start(name: &str, next: SocketAddr) -> Option<Relay> {
+        let more = if name == "exim" { "tls_advertise_hosts =" } else { "" };
+        Relay::start_with(name, next, more, &[])
+    }
+
+    /// As [`Relay::start`], with more lines of configuration and with files, which it finds in `/etc/relay`.
+    pub fn start_with(name: &str, next: SocketAddr, more: &str, files: &[(&str, &Path)]) -> Option<Relay> {
         let scratch = tempfile::tempdir().expect("temporary directory");
+        let own = tempfile::tempdir().expect("temporary directory");
+        fs::write(own.path().join("main"), format!("{more}\n")).expect("written");
+        for (name, file) in files {
+            fs::copy(file, own.path().join(name)).expect("copied");
+        }
         let free = TcpListener::bind("127.0.0.1:0").expect("free port");
         let address = free.local_addr().expect("address");
         drop(free);
@@ -26,6 +42,7 @@ impl Relay {
             .arg(name)
             .arg(scratch.path())
             .args([address.port().to_string(), next.port().to_string()])
+            .arg(own.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -34,7 +51,13 @@ impl Relay {
         let mut ended = None;
         let up = wait_until(|| {
             ended = child.try_wait().ok().flatten();
-            ended.is_some() || greets(address)
+            // With TLS from the first octet there is no greeting to be read.
+            let is_up = if more.contains("wrappermode") {
+                TcpStream::connect(address).is_ok()
+            } else {
+                greets(address)
+            };
+            ended.is_some() || is_up
         });
         let mut relay = Relay {
             child,
@@ -54,6 +77,24 @@ impl Relay {
         None
     }
 
+    /// Stops all its processes, so that they answer nothing any more. Dropped then, they are gone.
+    pub fn freeze(&self) {
+        let own = i32::try_from(self.child.id()).expect("a pid");
+        let is_stopped = |pid: i32| {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit(") ")
+                .next()
+                .is_none_or(|state| state.is_empty() || state.starts_with(['T', 'Z']))
+        };
+        let stopped = || {
+            let all = Process::tree(own).into_iter().filter(|one| one.pid != own);
+            let stopped: Vec<bool> = all.map(|one| is_stopped(one.pid)).collect();
+            stopped.iter().all(|one| *one)
+        };
+        assert!(wait_until(|| stopped() && stopped()), "one of its processes goes on");
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -70,6 +111,12 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
+        // The signal that `--kill-child` asks for is forgotten when the server changes its user: its namespace ends with
+        // the first process in it.
+        let own = i32::try_from(self.child.id()).unwrap_or(0);
+        for first in Process::tree(own).into_iter().filter(|one| one.parent == own) {
+            let _ = kill(Pid::from_raw(first.pid), Signal::SIGKILL);
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

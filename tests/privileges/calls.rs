@@ -427,7 +427,7 @@ fn a_worker_that_was_taken_over_reaches_nothing() {
     let mut victims = by_name["rsmtpd: worker"].iter().map(|worker| worker.pid);
     let (master, sibling) = (i64::from(server.pid()), i64::from(victims.next().expect("a sibling")));
     let worker = &by_name["rsmtpd: worker"][1];
-    let (listener, channel) = sockets_of(worker, &by_name["rsmtpd: master"][0]);
+    let (listener, channel) = sockets_of(worker);
     let around = Around {
         master,
         sibling,
@@ -471,13 +471,10 @@ fn a_worker_that_was_taken_over_reaches_nothing() {
 }
 
 /// The numbers of a listener that a spare shares with its master, and of a channel of its own.
-fn sockets_of(worker: &Process, master: &Process) -> (i64, i64) {
-    let masters = master.descriptors();
+fn sockets_of(worker: &Process) -> (i64, i64) {
     let mut sockets = worker.descriptors();
     sockets.retain(|(number, link)| *number > 2 && link.to_string_lossy().starts_with("socket:"));
-    let (shared, own): (Vec<_>, Vec<_>) = sockets
-        .into_iter()
-        .partition(|(_, link)| masters.iter().any(|(_, other)| other == link));
+    let (shared, own): (Vec<_>, Vec<_>) = sockets.into_iter().partition(|(number, _)| *number >= 32);
     let first = |found: Vec<(i32, _)>| i64::from(found.first().expect("a socket").0);
     (first(shared), first(own))
 }

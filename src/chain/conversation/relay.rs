@@ -119,7 +119,7 @@ impl<'c> Conversation<'c> {
             Some(reply) if reply.is_positive() && reply.code != 354 => {
                 let error = HandlerError::Failed(format!("back end: DATA was answered {}", reply.code));
                 ports.back_end.give_up();
-                self.log_lost(&error);
+                self.log_lost(Verb::Data.name(), &error);
                 lost()
             }
             _ => answer,
@@ -140,7 +140,12 @@ impl<'c> Conversation<'c> {
             Ok(reply) => meaning(reply),
             Err(error) => {
                 ports.back_end.give_up();
-                self.log_lost(&error);
+                let at = match what {
+                    Passing::Client => "greeting",
+                    Passing::Command => exchange.map_or("command", |exchange| exchange.command.verb.name()),
+                    Passing::End => "end-of-data",
+                };
+                self.log_lost(at, &error);
                 lost()
             }
         }
@@ -175,7 +180,7 @@ impl<'c> Conversation<'c> {
     /// The other server was lost while a text went there.
     pub(super) fn text_lost(&mut self, error: &str, ports: &mut Ports<'_>) -> Action {
         ports.back_end.give_up();
-        self.log_lost(&HandlerError::Failed(error.to_owned()));
+        self.log_lost("text", &HandlerError::Failed(error.to_owned()));
         let (_, reply, next) = lost();
         self.body_refused(reply, next, ports)
     }
@@ -259,9 +264,10 @@ impl<'c> Conversation<'c> {
     }
 
     /// How far the session was when the other server was lost.
-    fn log_lost(&mut self, error: &HandlerError) {
+    fn log_lost(&mut self, at: &str, error: &HandlerError) {
         let mut event = self
             .event("back-end-lost")
+            .field("at", at)
             .quoted("error", error.to_string().as_bytes());
         let hello = self.session.hello.is_some();
         event = event.field("hello", hello);

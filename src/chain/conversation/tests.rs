@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::*;
 use crate::chain::{
-    BackEndLost, BackEndPatience, BackEndPort, BodySink, Chain, DeliveryError, DeliveryPort, Found, RecordError,
+    BackEndLost, BackEndPort, BackEndWay, BodySink, Chain, DeliveryError, DeliveryPort, Found, RecordError,
     ResolverPort, TlsPort, configured, registry,
 };
 use crate::config::{ChainFile, Fault, Part};
-use crate::ipc::broker::{Answer, Endpoint, Question};
+use crate::ipc::broker::{Answer, Question};
 use crate::ipc::delivery::{Body, Commit, Disposition, Outcome, RecipientResult};
 use crate::ipc::record::Record;
 use crate::session::{Mailbox, TlsFacts};
@@ -119,7 +119,7 @@ impl FakeBackEnd {
 }
 
 impl BackEndPort for FakeBackEnd {
-    fn open(&mut self, _: &Endpoint, _: &[u8], _: BackEndPatience) -> Result<Reply, BackEndLost> {
+    fn open(&mut self, _: &BackEndWay<'_>) -> Result<Reply, BackEndLost> {
         self.open = true;
         self.text.clear();
         self.answer("OPEN", 220)

@@ -203,6 +203,14 @@ fn life_of_a_worker(listener: &OwnedFd, others: OwnedFd, master: &OwnedFd, share
     socket::send_frame(master, b"Done", &[]).unwrap();
 }
 
+/// Has `poll` tell of `signals`.
+fn hear(poll: &mio::Poll, signals: &signals::Signals) {
+    let number = signals.as_raw_fd();
+    let mut source = mio::unix::SourceFd(&number);
+    let readable = mio::Interest::READABLE;
+    poll.registry().register(&mut source, mio::Token(0), readable).unwrap();
+}
+
 #[test]
 fn the_work_of_master_and_worker_goes_on() {
     let directory = tempfile::tempdir().unwrap();
@@ -220,15 +228,11 @@ fn the_work_of_master_and_worker_goes_on() {
         let mut signals = signals::Signals::new(&[nix::sys::signal::Signal::SIGCHLD], 64).unwrap();
         let (ours, theirs) = socket::seqpacket_pair().unwrap();
         let ours = socket::move_fd_at_least(ours, socket::FIRST_CONTROL).unwrap();
+        // What outlives a worker is lent to the next one.
+        let lent = socket::duplicate_at_least(&ours, 0).unwrap();
+        assert!(lent.as_raw_fd() < socket::FIRST_SHARED);
         let mut poll = mio::Poll::new().unwrap();
-        let source = signals.as_raw_fd();
-        poll.registry()
-            .register(
-                &mut mio::unix::SourceFd(&source),
-                mio::Token(0),
-                mio::Interest::READABLE,
-            )
-            .unwrap();
+        hear(&poll, &signals);
         assert_eq!(
             std::fs::read_to_string(directory.path().join("worker.yaml")).unwrap(),
             "text"

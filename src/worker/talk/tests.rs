@@ -54,7 +54,7 @@ fn a_panic_is_told_the_client_and_ends_the_process() {
         conversation: Conversation::new(session, &chain, served.limits(0)),
         recorder: Recorder::new(Rc::clone(&link), &log, "test"),
         staging: Staging::new(Rc::clone(&delivery)),
-        back_end: BackEnd::new(Rc::clone(&broker)),
+        back_end: BackEnd::new(Rc::clone(&broker), &log, "test"),
         broker,
         delivery,
         keys: Keys::new(&link, served.certificates()),

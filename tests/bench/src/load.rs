@@ -12,6 +12,9 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
+use rustls::{ClientConnection, StreamOwned};
+
+use crate::tls;
 
 /// Recipients are u1 to u50 in turn.
 pub const RECIPIENTS: u64 = 50;
@@ -27,6 +30,8 @@ pub enum Kind {
     Send,
     /// QUIT after the greeting.
     Quit,
+    /// EHLO, STARTTLS, EHLO, QUIT.
+    Tls,
 }
 
 /// One run.
@@ -57,6 +62,8 @@ pub struct Figures {
     pub seconds: f64,
     /// Connect to 220, in microseconds, sorted.
     pub greeting: Vec<u32>,
+    /// ClientHello to the end of the handshake, in microseconds, sorted.
+    pub handshake: Vec<u32>,
     /// CPU seconds that the client took.
     pub client_cpu: f64,
     /// How often what went wrong.
@@ -71,18 +78,28 @@ impl Figures {
 
     /// A quantile of connect to 220, in milliseconds.
     pub fn greeting_ms(&self, quantile: f64) -> f64 {
-        let last = self.greeting.len().saturating_sub(1);
-        let at = (last as f64 * quantile) as usize;
-        self.greeting
-            .get(at)
-            .map_or(f64::NAN, |micros| f64::from(*micros) / 1000.0)
+        milliseconds(&self.greeting, quantile)
     }
+
+    /// A quantile of the handshake, in milliseconds.
+    pub fn handshake_ms(&self, quantile: f64) -> f64 {
+        milliseconds(&self.handshake, quantile)
+    }
+}
+
+fn milliseconds(sorted: &[u32], quantile: f64) -> f64 {
+    let last = sorted.len().saturating_sub(1);
+    let at = (last as f64 * quantile) as usize;
+    sorted.get(at).map_or(f64::NAN, |micros| f64::from(*micros) / 1000.0)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Greeting,
     Hello,
+    StartTls,
+    Handshake,
+    SecureHello,
     Mail,
     Rcpt,
     Data,
@@ -92,6 +109,9 @@ enum Step {
 
 struct Client {
     stream: TcpStream,
+    tls: Option<Box<ClientConnection>>,
+    /// When the ClientHello went out.
+    shaking: Instant,
     step: Step,
     opened: Instant,
     /// Messages sent on this connection.
@@ -155,6 +175,7 @@ pub fn run(load: Load) -> io::Result<Figures> {
     }
     figures.seconds = (run.last - run.start).as_secs_f64();
     figures.greeting.sort_unstable();
+    figures.handshake.sort_unstable();
     figures.client_cpu = cpu()? - before;
     Ok(figures)
 }
@@ -190,7 +211,7 @@ impl Run {
         if !self.may_begin() {
             return Ok(());
         }
-        if self.load.kind == Kind::Quit {
+        if self.load.kind != Kind::Send {
             self.begun += 1;
         }
         let opened = Instant::now();
@@ -207,6 +228,8 @@ impl Run {
             .register(&mut stream, Token(slot), Interest::READABLE | Interest::WRITABLE)?;
         self.clients[slot] = Some(Client {
             stream,
+            tls: None,
+            shaking: opened,
             step: Step::Greeting,
             opened,
             sent: 0,
@@ -247,13 +270,21 @@ impl Run {
         if writable {
             client.flush(&self.body)?;
         }
-        let mut buffer = [0; 4096];
         loop {
-            match client.stream.read(&mut buffer) {
+            match client.take() {
                 Ok(0) => return Err(io::Error::other("closed by the server")),
-                Ok(length) => client.input.extend_from_slice(&buffer[..length]),
+                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Course::Goes),
                 Err(error) => return Err(error),
+            }
+            if client.step == Step::Handshake {
+                client.flush(&self.body)?;
+                if client.tls.as_ref().is_some_and(|tls| !tls.is_handshaking()) {
+                    let micros = client.shaking.elapsed().as_micros();
+                    self.figures.handshake.push(u32::try_from(micros).unwrap_or(u32::MAX));
+                    client.say(Step::SecureHello, "EHLO client.example.org\r\n");
+                    client.flush(&self.body)?;
+                }
             }
             while let Some(code) = client.reply()? {
                 if let Course::Over = self.answer(client, code)? {
@@ -265,7 +296,7 @@ impl Run {
 
     fn answer(&mut self, client: &mut Client, code: u16) -> io::Result<Course> {
         let expected = match client.step {
-            Step::Greeting => 220,
+            Step::Greeting | Step::StartTls => 220,
             Step::Data => 354,
             Step::Quit => 221,
             _ => 250,
@@ -279,9 +310,17 @@ impl Run {
                 self.figures.greeting.push(u32::try_from(micros).unwrap_or(u32::MAX));
                 match self.load.kind {
                     Kind::Quit => client.say(Step::Quit, "QUIT\r\n"),
-                    Kind::Send => client.say(Step::Hello, "EHLO client.example.org\r\n"),
+                    Kind::Send | Kind::Tls => client.say(Step::Hello, "EHLO client.example.org\r\n"),
                 }
             }
+            Step::Hello if self.load.kind == Kind::Tls => client.say(Step::StartTls, "STARTTLS\r\n"),
+            Step::StartTls => {
+                client.say(Step::Handshake, "");
+                client.shaking = Instant::now();
+                client.tls = Some(Box::new(tls::client().map_err(io::Error::other)?));
+            }
+            Step::Handshake => return Err(io::Error::other("a reply within the handshake")),
+            Step::SecureHello => client.say(Step::Quit, "QUIT\r\n"),
             Step::Mail => {
                 let line = format!("RCPT TO:<u{}@example.com>\r\n", client.recipient);
                 client.say(Step::Rcpt, &line);
@@ -303,7 +342,7 @@ impl Run {
                 self.next_message(client);
             }
             Step::Quit => {
-                if self.load.kind == Kind::Quit {
+                if self.load.kind != Kind::Send {
                     self.succeeded();
                 }
                 return Ok(Course::Over);
@@ -338,8 +377,47 @@ impl Client {
         self.body_sent = 0;
     }
 
+    /// Reads what is there; 0 at the end.
+    fn take(&mut self) -> io::Result<usize> {
+        let mut buffer = [0; 4096];
+        let Some(tls) = &mut self.tls else {
+            let length = self.stream.read(&mut buffer)?;
+            self.input.extend_from_slice(&buffer[..length]);
+            return Ok(length);
+        };
+        let length = tls.read_tls(&mut self.stream)?;
+        let state = tls.process_new_packets().map_err(io::Error::other)?;
+        let mut left = state.plaintext_bytes_to_read();
+        while left > 0 {
+            let length = tls.reader().read(&mut buffer)?;
+            self.input.extend_from_slice(&buffer[..length]);
+            left -= length;
+        }
+        Ok(length)
+    }
+
+    /// The same under TLS, where no body is sent.
+    fn flush_tls(&mut self) -> io::Result<()> {
+        let Some(tls) = &mut self.tls else {
+            return Ok(());
+        };
+        tls.writer().write_all(&self.head[self.head_sent..])?;
+        self.head_sent = self.head.len();
+        while tls.wants_write() {
+            match tls.write_tls(&mut self.stream) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// Writes what is pending, as much as there is room for.
     fn flush(&mut self, body: &[u8]) -> io::Result<()> {
+        if self.tls.is_some() {
+            return self.flush_tls();
+        }
         loop {
             let head = &self.head[self.head_sent..];
             let body = if self.step == Step::Text {
@@ -381,19 +459,30 @@ impl Client {
 }
 
 /// Connections that said EHLO and wait.
-pub struct Held(Vec<Blocking>);
+pub struct Held(Vec<Box<dyn Stream>>);
+
+trait Stream: Read + Write {}
+
+impl<T: Read + Write> Stream for T {}
 
 impl Held {
-    /// Opens so many.
-    pub fn open(port: u16, count: usize) -> io::Result<Held> {
+    /// Opens so many, under TLS or in clear.
+    pub fn open(port: u16, count: usize, under_tls: bool) -> io::Result<Held> {
         let mut held = Held(Vec::with_capacity(count));
         for _ in 0..count {
             let mut stream = Blocking::connect_timeout(&target(port), Duration::from_secs(20))?;
             stream.set_read_timeout(Some(Duration::from_secs(20)))?;
             expect(&mut stream, 220)?;
-            stream.write_all(b"EHLO client.example.org\r\n")?;
-            expect(&mut stream, 250)?;
-            held.0.push(stream);
+            hello(&mut stream)?;
+            if !under_tls {
+                held.0.push(Box::new(stream));
+                continue;
+            }
+            stream.write_all(b"STARTTLS\r\n")?;
+            expect(&mut stream, 220)?;
+            let mut secure = StreamOwned::new(tls::client().map_err(io::Error::other)?, stream);
+            hello(&mut secure)?;
+            held.0.push(Box::new(secure));
         }
         Ok(held)
     }
@@ -402,9 +491,16 @@ impl Held {
     pub fn release(mut self) -> usize {
         for stream in &mut self.0 {
             let _ = stream.write_all(b"QUIT\r\n");
+            let _ = stream.flush();
         }
         self.0.iter_mut().filter_map(|stream| expect(stream, 221).ok()).count()
     }
+}
+
+fn hello(stream: &mut (impl Read + Write)) -> io::Result<()> {
+    stream.write_all(b"EHLO client.example.org\r\n")?;
+    stream.flush()?;
+    expect(stream, 250)
 }
 
 /// Whether the port answers with 220.
@@ -420,7 +516,7 @@ pub fn answers(port: u16) -> bool {
 }
 
 /// Reads one reply of this code.
-fn expect(stream: &mut Blocking, code: u16) -> io::Result<()> {
+fn expect(stream: &mut impl Read, code: u16) -> io::Result<()> {
     let mut read = Vec::new();
     let mut buffer = [0; 1024];
     loop {

@@ -1,15 +1,18 @@
 //! Measures servers side by side: interleaved rounds, medians, ratios. Started by `tests/bench/run`, which says of each
 //! server how it is started.
 
+mod aids;
 mod load;
 mod scenario;
 mod server;
 mod table;
+mod tls;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use aids::{Aids, Sink};
 use scenario::Scenario;
 use server::Server;
 use table::Rounds;
@@ -22,7 +25,7 @@ struct Settings {
 }
 
 const USAGE: &str = "rsmtpd-bench [--rounds 1..20] [--seconds 1..30] [--scenarios NAME,...] \
-    [--server NAME PORT MAIL_DIRECTORY LOG CGROUP COMMAND... --end]...";
+    [--sink PORT] [--pair CERTIFICATE KEY] [--server NAME PORT PROXY_PORT MAIL_DIRECTORY LOG CGROUP COMMAND... --end]...";
 
 fn settings(mut words: impl Iterator<Item = String>) -> Result<Settings, String> {
     let mut settings = Settings {
@@ -31,19 +34,28 @@ fn settings(mut words: impl Iterator<Item = String>) -> Result<Settings, String>
         scenarios: scenario::ALL.to_vec(),
         servers: Vec::new(),
     };
+    let mut aids = Aids::default();
     while let Some(word) = words.next() {
         let mut next = || words.next().ok_or_else(|| format!("{word}: something is missing"));
         match word.as_str() {
             "--rounds" => settings.rounds = number(&next()?, 1, 20)? as usize,
             "--seconds" => settings.time = Duration::from_secs(number(&next()?, 1, 30)?),
             "--scenarios" => settings.scenarios = next()?.split(',').map(named).collect::<Result<_, _>>()?,
+            "--sink" => {
+                let sink = Sink::start(number(&next()?, 1, 65535)? as u16);
+                aids.sink = Some(sink.map_err(|error| format!("--sink: {error}"))?);
+            }
+            "--pair" => aids.pair = Some((next()?.into(), next()?.into())),
             "--server" => {
                 let (name, port) = (next()?, number(&next()?, 1, 65535)? as u16);
+                let proxy = number(&next()?, 1, 65535)? as u16;
                 let (mail, log, cgroup) = (next()?.into(), next()?.into(), PathBuf::from(next()?));
                 let command = words.by_ref().take_while(|word| word != "--end").collect();
                 settings.servers.push(Server {
                     name,
                     port,
+                    proxy,
+                    aids: aids.clone(),
                     mail,
                     command,
                     log,
@@ -123,7 +135,15 @@ fn measure(settings: &Settings) -> (Vec<Rounds>, bool) {
 }
 
 fn main() -> ExitCode {
-    let settings = match settings(std::env::args().skip(1)) {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, chain, key] = words.as_slice()
+        && first == "--reference"
+    {
+        let ended = aids::refer(chain.as_ref(), key.as_ref());
+        eprintln!("--reference: {ended:?}");
+        return ExitCode::from(2);
+    }
+    let settings = match settings(words.into_iter()) {
         Ok(settings) => settings,
         Err(error) => {
             eprintln!("{error}");

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use crate::aids::Reference;
 use crate::load::{self, Figures, Held, Kind, Load};
 use crate::server::Server;
 
@@ -78,6 +79,31 @@ pub const ALL: &[Scenario] = &[
         about: "msg10 beside 500 idle connections",
         measure: idle,
     },
+    Scenario {
+        name: "tls10",
+        about: "EHLO, STARTTLS, EHLO, QUIT; 10 at once",
+        measure: tls10,
+    },
+    Scenario {
+        name: "tls1",
+        about: "STARTTLS, one at a time",
+        measure: tls1,
+    },
+    Scenario {
+        name: "tlsmem",
+        about: "500 idle connections held under TLS",
+        measure: tls_memory,
+    },
+    Scenario {
+        name: "proxy10",
+        about: "4 KiB through the proxy, one per connection, 10 at once",
+        measure: proxy10,
+    },
+    Scenario {
+        name: "proxybig",
+        about: "1 MiB through the proxy, one per connection, 4 at once",
+        measure: proxy_big,
+    },
 ];
 
 impl Scenario {
@@ -115,7 +141,8 @@ fn measure(server: &Server, load: Load) -> io::Result<(Figures, f64)> {
     load::run(warm_up)?;
     settle(server)?;
     server.collect()?;
-    let before = server.cpu()?;
+    let sunk = || server.aids.sink.as_ref().map_or(0, |sink| sink.taken());
+    let (before, sunk_before) = (server.cpu()?, sunk());
     let figures = load::run(load)?;
     settle(server)?;
     let cpu = server.cpu()? - before;
@@ -125,7 +152,10 @@ fn measure(server: &Server, load: Load) -> io::Result<(Figures, f64)> {
             figures.failed, figures.ok, figures.faults
         )));
     }
-    let delivered = server.collect()?;
+    let delivered = match load.port == server.proxy {
+        true => sunk() - sunk_before,
+        false => server.collect()?,
+    };
     if load.kind == Kind::Send && delivered != figures.ok {
         return Err(io::Error::other(format!(
             "{} accepted, {delivered} delivered",
@@ -240,8 +270,16 @@ fn quit10(server: &Server, time: Duration) -> io::Result<Vec<Number>> {
 }
 
 fn memory(server: &Server, _: Duration) -> io::Result<Vec<Number>> {
+    held(server, false, 64.0)
+}
+
+fn tls_memory(server: &Server, _: Duration) -> io::Result<Vec<Number>> {
+    held(server, true, 200.0)
+}
+
+fn held(server: &Server, under_tls: bool, most: f64) -> io::Result<Vec<Number>> {
     let (empty, _) = server.memory();
-    let held = Held::open(server.port, HELD)?;
+    let held = Held::open(server.port, HELD, under_tls)?;
     settle(server)?;
     let (full, processes) = server.memory();
     let alive = held.release();
@@ -255,7 +293,7 @@ fn memory(server: &Server, _: Duration) -> io::Result<Vec<Number>> {
         Number {
             what: "PSS KiB/connection",
             value: each,
-            expected: Expected::OursAtMost(64.0),
+            expected: Expected::OursAtMost(most),
         },
         plain("PSS KiB before", empty as f64),
         plain("processes", processes as f64),
@@ -265,7 +303,7 @@ fn memory(server: &Server, _: Duration) -> io::Result<Vec<Number>> {
 fn idle(server: &Server, time: Duration) -> io::Result<Vec<Number>> {
     let load = messages(server, 10, 1, 4096, time);
     let (before, _) = measure(server, load)?;
-    let held = Held::open(server.port, HELD)?;
+    let held = Held::open(server.port, HELD, false)?;
     let (busy, _) = measure(server, load)?;
     let alive = held.release();
     if alive != HELD {
@@ -284,4 +322,100 @@ fn idle(server: &Server, time: Duration) -> io::Result<Vec<Number>> {
         },
         plain("messages/s with", busy.rate()),
     ])
+}
+
+fn handshakes(port: u16, sessions: usize, time: Duration) -> Load {
+    Load {
+        kind: Kind::Tls,
+        port,
+        sessions,
+        per_connection: 1,
+        length: 0,
+        time,
+        most: 100_000,
+    }
+}
+
+fn tls10(server: &Server, time: Duration) -> io::Result<Vec<Number>> {
+    let (figures, cpu) = measure(server, handshakes(server.port, 10, time))?;
+    Ok(vec![
+        Number {
+            what: "handshakes/s",
+            value: figures.rate(),
+            expected: Expected::RatioAtLeast(2.0),
+        },
+        Number {
+            what: "CPU ms/handshake",
+            value: 1000.0 * cpu / figures.ok as f64,
+            expected: Expected::RatioAtMost(0.5),
+        },
+        of_client(&figures),
+    ])
+}
+
+/// What it costs that the key is elsewhere: against a server that forks for each connection as well, and signs itself.
+fn tls1(server: &Server, time: Duration) -> io::Result<Vec<Number>> {
+    let pair = server.aids.pair.as_ref();
+    let reference = Reference::start(pair.ok_or_else(|| io::Error::other("--pair is missing"))?)?;
+    let slice = time / 4;
+    let (mut own, mut local) = (Vec::new(), Vec::new());
+    // In turn, as the machine is not the same for long.
+    for _ in 0..4 {
+        let (figures, _) = measure(server, handshakes(server.port, 1, slice))?;
+        own.extend(figures.handshake);
+        let figures = load::run(handshakes(reference.port, 1, slice))?;
+        if figures.failed > 0 || figures.ok == 0 {
+            return Err(io::Error::other(format!("the reference: {:?}", figures.faults)));
+        }
+        local.extend(figures.handshake);
+    }
+    let middle = |all: Vec<u32>| {
+        let mut figures = Figures {
+            handshake: all,
+            ..Figures::default()
+        };
+        figures.handshake.sort_unstable();
+        figures.handshake_ms(0.5)
+    };
+    let (own, local) = (middle(own), middle(local));
+    Ok(vec![
+        plain("handshake, p50 ms", own),
+        plain("of one with the key at hand", local),
+        Number {
+            what: "difference, ms",
+            value: own - local,
+            expected: Expected::OursAtMost(0.1),
+        },
+    ])
+}
+
+fn proxied(server: &Server, sessions: usize, length: usize, time: Duration) -> io::Result<Vec<Number>> {
+    if server.aids.sink.is_none() {
+        return Err(io::Error::other("--sink is missing"));
+    }
+    let load = Load {
+        port: server.proxy,
+        ..messages(server, sessions, 1, length, time)
+    };
+    let (figures, cpu) = measure(server, load)?;
+    Ok(vec![
+        Number {
+            what: "messages/s",
+            value: figures.rate(),
+            expected: Expected::RatioAtLeast(1.0),
+        },
+        plain("CPU ms/message", 1000.0 * cpu / figures.ok as f64),
+        plain(
+            "client and sink CPU, share of a core",
+            figures.client_cpu / figures.seconds,
+        ),
+    ])
+}
+
+fn proxy10(server: &Server, time: Duration) -> io::Result<Vec<Number>> {
+    proxied(server, 10, 4096, time)
+}
+
+fn proxy_big(server: &Server, time: Duration) -> io::Result<Vec<Number>> {
+    proxied(server, 4, 1 << 20, time)
 }

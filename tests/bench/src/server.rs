@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::aids::Aids;
 use crate::load;
 
 /// Longer files are removed as soon as they are counted.
@@ -23,6 +24,9 @@ const SHORT: u64 = 64 * 1024;
 pub struct Server {
     pub name: String,
     pub port: u16,
+    /// Where it relays what it gets to the sink.
+    pub proxy: u16,
+    pub aids: Aids,
     /// Directories `new` below it hold what was delivered.
     pub mail: PathBuf,
     /// Stays in the foreground.
