@@ -11,7 +11,7 @@ use crate::ipc::broker::Endpoint;
 use crate::logger::Destination;
 use crate::master::startup::{self, Plan};
 use crate::master::{self, Ready};
-use crate::sys::{arena, detach, image};
+use crate::sys::{detach, image};
 use crate::worker::served::Served;
 
 use super::{Failure, Overrides, check, exit};
@@ -54,7 +54,6 @@ pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> 
     if let Some(waiting) = waiting {
         waiting.release();
     }
-    arena::ordinary();
     match master::run(ready) {
         Ok(0) => Ok(()),
         Ok(status) => Err(Failure::new(status, "")),
