@@ -35,9 +35,15 @@ pub(super) struct Slot {
     pub(super) watched: bool,
     /// The master's end of the Link.
     pub(super) link: Channel<ToWorker, FromWorker>,
-    /// The worker's end of the Link.
-    theirs: Channel<FromWorker, ToWorker>,
-    /// The worker's end of the way to the logger.
+    /// The worker's ends; none where they are not for another one.
+    theirs: Option<Theirs>,
+}
+
+/// The ends of a worker.
+#[derive(Debug)]
+struct Theirs {
+    link: Channel<FromWorker, ToWorker>,
+    /// The way to the logger.
     voice: OwnedFd,
 }
 
@@ -49,8 +55,10 @@ impl Slot {
             token,
             watched: false,
             link: Channel::new(link),
-            theirs: Channel::new(socket::move_fd_at_least(theirs, MASTER_DESCRIPTORS)?),
-            voice,
+            theirs: Some(Theirs {
+                link: Channel::new(socket::move_fd_at_least(theirs, MASTER_DESCRIPTORS)?),
+                voice,
+            }),
         };
         Ok((slot, logger))
     }
@@ -60,10 +68,17 @@ impl Slot {
     /// # Errors
     /// No descriptors.
     pub(super) fn lend(&self) -> io::Result<[OwnedFd; 2]> {
+        let theirs = self.theirs.as_ref().ok_or(io::ErrorKind::NotFound)?;
         Ok([
-            socket::duplicate_at_least(&self.theirs, 0)?,
-            socket::duplicate_at_least(&self.voice, 0)?,
+            socket::duplicate_at_least(&theirs.link, 0)?,
+            socket::duplicate_at_least(&theirs.voice, 0)?,
         ])
+    }
+
+    /// Its worker, which has its ends, is the last one: where there are very many, each costs the master one descriptor
+    /// and not three.
+    pub(super) fn is_the_last_ones(&mut self) {
+        self.theirs = None;
     }
 
     /// The logger was started again: gives the worker another way to it.
@@ -72,9 +87,11 @@ impl Slot {
     /// No descriptors.
     pub(super) fn give_voice(&mut self, logger: &Helper, door: &ToHelper) -> io::Result<()> {
         let (ours, theirs) = voice()?;
-        self.voice = theirs;
         if logger.tell(door, &[ours.as_fd()]) {
-            let _ = self.link.send_nowait(&ToWorker::Voice, &[self.voice.as_fd()]);
+            let _ = self.link.send_nowait(&ToWorker::Voice, &[theirs.as_fd()]);
+        }
+        if let Some(kept) = &mut self.theirs {
+            kept.voice = theirs;
         }
         Ok(())
     }
@@ -82,7 +99,8 @@ impl Slot {
     /// Takes out what a worker that has ended left unread. False when there is more than any of ours leaves.
     fn is_clean(&self) -> bool {
         let silent = matches!(self.link.receive_nowait(), Err(Fault::WouldBlock));
-        silent && (0..UNREAD).any(|_| matches!(self.theirs.receive_nowait(), Err(Fault::WouldBlock)))
+        let Some(theirs) = &self.theirs else { return false };
+        silent && (0..UNREAD).any(|_| matches!(theirs.link.receive_nowait(), Err(Fault::WouldBlock)))
     }
 }
 
@@ -154,6 +172,19 @@ mod tests {
         let [link, _voice] = slot.lend().unwrap();
         let worker: Channel<FromWorker, ToWorker> = Channel::new(link);
         assert!(matches!(worker.receive_nowait(), Err(Fault::WouldBlock)));
+    }
+
+    #[test]
+    fn the_slot_of_the_last_one_is_closed() {
+        let mut slots = Slots::default();
+        let (mut slot, _logger) = slots.take().unwrap();
+        let [link, _voice] = slot.lend().unwrap();
+        slot.is_the_last_ones();
+        drop(link);
+        assert!(matches!(slot.link.receive_nowait(), Err(Fault::Closed)));
+        slots.put_back(slot);
+        let (_, logger) = slots.take().unwrap();
+        assert!(logger.is_some(), "another one");
     }
 
     #[test]
