@@ -185,6 +185,26 @@ fn recipients_reach_their_mailboxes() {
 }
 
 #[test]
+fn a_change_of_a_long_list_is_in_force_before_long() {
+    let setup = Setup::new();
+    let names: String = (0..90_000).map(|number| format!("name.{number:08}\n")).collect();
+    let text = "domains:\n  example.com:\n    recipients_file: users.txt\n";
+    setup.write("simple_recipient_validator.yaml", text);
+    setup.write("users.txt", &(names.clone() + "anna\n"));
+    let mut server = setup.start();
+    let code = |server: &Server, name: &str| {
+        let mut client = server.hello();
+        client.command("MAIL FROM:<>");
+        client.command(&format!("RCPT TO:<{name}@example.com>")).code
+    };
+    assert_eq!((code(&server, "anna"), code(&server, "bert")), (250, 550));
+    server.setup().write("users.txt", &(names + "anna\nbert\n"));
+    let taken = || code(&server, "bert") == 250;
+    assert!(common::wait_until(taken), "{}", server.said());
+    assert_eq!(code(&server, "anna"), 250);
+}
+
+#[test]
 fn soft_recipients_go_to_the_quarantine_and_nowhere_else() {
     let setup = Setup::new();
     setup.write("simple_recipient_validator.yaml", RECIPIENTS);

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rsmtpd::chain::{configured, registry};
-use rsmtpd::config::{self, Agent, Configuration, Daemon, Delivery, Faults, Fingerprint, Lookup, Part, Worker};
+use rsmtpd::config::{
+    self, Agent, Configuration, Daemon, Delivery, Earlier, Faults, Fingerprint, Lookup, Part, Worker,
+};
 use std::os::fd::AsFd;
 
 fn package() -> &'static Path {
@@ -426,6 +428,57 @@ fn recipients_file_aliases_and_catch_all() {
     assert_eq!(recipients.lookup("anna", "example.com"), Lookup::ForeignDomain);
 }
 
+/// Lists that have not changed are not read again, and large ones by the master alone.
+#[test]
+fn lists_of_recipients_go_on() {
+    let over = tempfile::tempdir().unwrap();
+    let copy = copy_with(over.path());
+    let files = |names: usize, text: &str| {
+        let names: String = (0..names).map(|number| format!("name.{number:08}\n")).collect();
+        fs::write(copy.path().join("long.txt"), names + text).unwrap();
+        fs::write(copy.path().join("short.txt"), text).unwrap();
+    };
+    let text =
+        "domains:\n  long.example:\n    recipients_file: long.txt\n  short.example:\n    recipients_file: short.txt\n";
+    fs::write(copy.path().join("simple_recipient_validator.yaml"), text).unwrap();
+    files(90_000, "before\n");
+    let directory = config::open_directory(copy.path()).unwrap();
+    let first = load(copy.path()).unwrap().recipients;
+    let again = |recipients, may_be_old| {
+        let recipients = Some(recipients);
+        let earlier = Earlier { recipients, may_be_old };
+        let (set, _) = configured::load_worker_set(directory.as_fd(), &[], earlier).unwrap();
+        set.recipients
+    };
+    let known = |recipients: &config::Recipients, domain: &str| {
+        ["before", "after"].map(|name| matches!(recipients.lookup(name, domain), Lookup::Valid { .. }))
+    };
+    assert_eq!(again(&first, true), first);
+    files(90_000, "before\nafter\n");
+    let old = again(&first, true);
+    assert_eq!(known(&old, "long.example"), [true, false]);
+    assert_eq!(known(&old, "short.example"), [true, true]);
+    // What went on is known to be old: it is read as soon as it may not be.
+    for fresh in [again(&first, false), again(&old, false)] {
+        assert_eq!(known(&fresh, "long.example"), [true, true]);
+    }
+    files(10, "after\n");
+    assert_eq!(
+        known(&again(&old, true), "long.example"),
+        [false, true],
+        "it is not large any more"
+    );
+    fs::remove_file(copy.path().join("long.txt")).unwrap();
+    let earlier = Earlier {
+        recipients: Some(&old),
+        may_be_old: true,
+    };
+    let faults = configured::load_worker_set(directory.as_fd(), &[], earlier)
+        .err()
+        .unwrap();
+    assert!(faults.to_string().contains("found no long.txt"), "{faults}");
+}
+
 #[test]
 fn a_changed_file_changes_the_fingerprint() {
     let copy = copy_with(&package().join("config"));
@@ -439,13 +492,16 @@ fn a_changed_file_changes_the_fingerprint() {
     fs::write(copy.path().join("rsmtpd.handlers.hello.yaml"), "message: Hi\n").unwrap();
     let second = print();
     assert_ne!(second, first, "a new file that goes before another counts");
-    let (set, _) = configured::load_worker_set(directory.as_fd(), &loaded.listener_chains()).unwrap();
+    let (set, _) =
+        configured::load_worker_set(directory.as_fd(), &loaded.listener_chains(), Earlier::default()).unwrap();
     assert_eq!(setting(&set.handler_files["hello"], "message").as_deref(), Some("Hi"));
     fs::remove_file(copy.path().join("rsmtpd.handlers.hello.yaml")).unwrap();
     assert_eq!(print(), first);
     fs::write(copy.path().join("worker.yaml"), "maximum_errors: none\n").unwrap();
     assert_ne!(print(), first);
-    let faults = configured::load_worker_set(directory.as_fd(), &[]).err().unwrap();
+    let faults = configured::load_worker_set(directory.as_fd(), &[], Earlier::default())
+        .err()
+        .unwrap();
     assert_eq!(
         faults.to_string(),
         "worker.yaml:1:17: maximum_errors: expected 1 to 10000, found \"none\""

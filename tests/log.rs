@@ -160,7 +160,7 @@ fn every_line_is_one_event_that_can_be_taken_apart() {
     server.signal(Signal::SIGHUP);
     assert!(wait_until(|| text().contains("event=reloaded")), "{}", text());
     server.signal(Signal::SIGUSR1);
-    for what in ["pid=", "next_start=background\n", "worker="] {
+    for what in ["pid=", "next_start=yes key=background\n", "worker="] {
         let line = format!("event=status {what}");
         assert!(wait_until(|| text().contains(&line)), "{}", text());
     }

@@ -243,7 +243,12 @@ fn log_level_changes() {
     let listener = one_listener(&mut server);
     let text = daemon(&mut server, &listener, "log_level: notice");
     server.setup().write("rsmtpd.yaml", &text);
+    let workers = |server: &Server| server.children(server.pid(), "rsmtpd: worker");
+    let before = workers(&server);
     reload(&server);
+    // An old one would say what it says by its own level, and a line that is on its way is judged by the next.
+    let renewed = || workers(&server).iter().all(|worker| !before.contains(worker));
+    assert!(wait_until(renewed), "the spares stay");
     server.hello();
     let text = daemon(&mut server, &listener, "log_level: info");
     server.setup().write("rsmtpd.yaml", &text);
@@ -320,8 +325,13 @@ fn delivery_is_replaced_and_messages_under_way_are_not_lost() {
     staged.send(&line.repeat(300));
     server.setup().write("delivery.yaml", &second);
     reload(&server);
+    // The new one has writers once it has taken over; until then the old one is given what comes.
+    let writes = |of: &i32| fs::read_dir(format!("/proc/{of}/task")).is_ok_and(|tasks| tasks.count() > 1);
     assert!(
-        wait_until(|| server.children(parent, "rsmtpd: delivery").len() == 2),
+        wait_until(|| {
+            let both = server.children(parent, "rsmtpd: delivery");
+            both.len() == 2 && both.iter().all(writes)
+        }),
         "both live"
     );
     // A new connection has the new agent at once.

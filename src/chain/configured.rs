@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{Chain, Directory, Found, registry};
-use crate::config::{ChainFile, Configuration, Fault, Faults, Lookup, Part, Recipients, WorkerSet};
+use crate::config::{ChainFile, Configuration, Earlier, Fault, Faults, Lookup, Part, Recipients, WorkerSet};
 use crate::session::Mailbox;
 use crate::smtp::address::{Domain, ForwardPath};
 
@@ -62,12 +62,16 @@ fn faultless(read: (Configuration, Chains, Faults)) -> Result<(Configuration, Ch
     }
 }
 
-/// Reads what a worker reads again; `names` are chains that listeners name.
+/// Reads what a worker reads again; `names` are chains that listeners name. Lists of recipients may be `earlier` ones.
 ///
 /// # Errors
 /// Every fault of these files; the set in use should then stay.
-pub fn load_worker_set(directory: BorrowedFd<'_>, names: &[String]) -> Result<(WorkerSet, Chains), Faults> {
-    let (set, mut faults) = WorkerSet::read(directory, &registry::names(), names);
+pub fn load_worker_set(
+    directory: BorrowedFd<'_>,
+    names: &[String],
+    earlier: Earlier<'_>,
+) -> Result<(WorkerSet, Chains), Faults> {
+    let (set, mut faults) = WorkerSet::read(directory, &registry::names(), names, earlier);
     let chains = build(&set.chains, &set.handler_files, &set.recipients, &mut faults);
     if faults.is_empty() {
         Ok((set, chains))

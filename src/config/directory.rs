@@ -9,7 +9,7 @@ use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{Mode, SFlag, fstatat};
 
 use super::load::position;
-
+use super::recipients::Earlier;
 use super::watch::{Fingerprint, Stamp};
 
 /// No configuration file is longer, in octets; lists of recipients are the long ones.
@@ -22,6 +22,8 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 pub(super) struct Directory<'fd> {
     fd: BorrowedFd<'fd>,
     consulted: Vec<(String, Option<Stamp>)>,
+    /// What was read from it before.
+    pub(super) earlier: Earlier<'fd>,
 }
 
 /// Why a file cannot be read.
@@ -52,20 +54,30 @@ impl From<io::Error> for Unreadable {
 
 impl<'fd> Directory<'fd> {
     /// Over an open directory.
-    pub(super) fn new(fd: BorrowedFd<'fd>) -> Directory<'fd> {
+    pub(super) fn new(fd: BorrowedFd<'fd>, earlier: Earlier<'fd>) -> Directory<'fd> {
         Directory {
             fd,
             consulted: Vec::new(),
+            earlier,
         }
+    }
+
+    /// How a file is now, or was when it was first looked at; none when there is no such file. A change is looked for in it
+    /// from now on.
+    pub(super) fn look_at(&mut self, name: &str) -> Option<Stamp> {
+        if let Some((_, stamp)) = self.consulted.iter().find(|(known, _)| known == name) {
+            return stamp.clone();
+        }
+        let stamp = Stamp::of(self.fd, name);
+        self.consulted.push((name.to_owned(), stamp.clone()));
+        stamp
     }
 
     /// The text of a file; none when there is no such file. Errors: as of open and read, a link that leads out or nowhere, no
     /// regular file, too long, not UTF-8.
     pub(super) fn read(&mut self, name: &str) -> Result<Option<String>, Unreadable> {
         // Looked at before it is read: whoever edits it in between changes what the next look will find.
-        if !self.consulted.iter().any(|(known, _)| known == name) {
-            self.consulted.push((name.to_owned(), Stamp::of(self.fd, name)));
-        }
+        self.look_at(name);
         let fd = match self.open(name) {
             Ok(fd) => fd,
             Err(Errno::ENOENT) if self.is_link(name) => {

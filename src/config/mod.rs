@@ -44,7 +44,7 @@ pub use overrides::Overrides;
 pub use part::Part;
 pub use peer_tls::{Authorities, PeerTls, PeerTlsMode, Pin, Proof};
 pub use place::Place;
-pub use recipients::{Lookup, Recipients, Table};
+pub use recipients::{Earlier, Lookup, Recipients, Table};
 pub use section::{Field, Section};
 pub use watch::Fingerprint;
 pub use worker::{LineEndings, Worker};
@@ -149,13 +149,13 @@ impl Configuration {
         handlers: &[HandlerName],
         also: &[String],
     ) -> (Configuration, Vec<Fault>) {
-        let mut reader = Reader::new(fd);
+        let mut reader = Reader::new(fd, Earlier::default());
         let daemon = reader.daemon();
         let delivery = reader.delivery();
         let Reader { mut faults, notes, .. } = reader;
         let listeners = daemon.listening().into_iter().filter_map(|listener| listener.chain);
         let chains: Vec<String> = listeners.chain(also.iter().cloned()).collect();
-        let (set, of_set) = WorkerSet::read(fd, handlers, &chains);
+        let (set, of_set) = WorkerSet::read(fd, handlers, &chains, Earlier::default());
         faults.extend(of_set);
         let configuration = Configuration {
             directory: directory.to_owned(),
@@ -177,7 +177,7 @@ impl Configuration {
     /// # Errors
     /// Every fault of these two.
     pub fn load_delivery_set(directory: BorrowedFd<'_>) -> Result<(Daemon, Delivery), Faults> {
-        let mut reader = Reader::new(directory);
+        let mut reader = Reader::new(directory, Earlier::default());
         let set = (reader.daemon(), reader.delivery());
         if reader.faults.is_empty() {
             Ok(set)
@@ -191,7 +191,7 @@ impl Configuration {
     /// # Errors
     /// Every fault of it.
     pub fn load_daemon(directory: BorrowedFd<'_>) -> Result<Daemon, Faults> {
-        let mut reader = Reader::new(directory);
+        let mut reader = Reader::new(directory, Earlier::default());
         let daemon = reader.daemon();
         if reader.faults.is_empty() {
             Ok(daemon)
@@ -274,9 +274,15 @@ fn whole_file(file: &str, message: String) -> Fault {
 
 impl WorkerSet {
     /// Reads the files of a worker: `worker.yaml`, the chain file it names and those in `chains`, and finds the files of the
-    /// handlers that stand in them. Gives what could be read, and every fault; after one the set in use should stay.
-    pub fn read(fd: BorrowedFd<'_>, handlers: &[HandlerName], chains: &[String]) -> (WorkerSet, Vec<Fault>) {
-        let mut reader = Reader::new(fd);
+    /// handlers that stand in them. Gives what could be read, and every fault; after one the set in use should stay. Lists of
+    /// recipients may be those of an `earlier` set.
+    pub fn read(
+        fd: BorrowedFd<'_>,
+        handlers: &[HandlerName],
+        chains: &[String],
+        earlier: Earlier<'_>,
+    ) -> (WorkerSet, Vec<Fault>) {
+        let mut reader = Reader::new(fd, earlier);
         let worker = reader.optional(&["worker.yaml"], Worker::read).unwrap_or_default();
         let mut names = vec![worker.command_handler.clone()];
         for name in chains {
@@ -324,9 +330,9 @@ struct Reader<'fd> {
 }
 
 impl<'fd> Reader<'fd> {
-    fn new(fd: BorrowedFd<'fd>) -> Reader<'fd> {
+    fn new(fd: BorrowedFd<'fd>, earlier: Earlier<'fd>) -> Reader<'fd> {
         Reader {
-            directory: Directory::new(fd),
+            directory: Directory::new(fd, earlier),
             faults: Vec::new(),
             notes: Vec::new(),
         }

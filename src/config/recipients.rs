@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::watch::Stamp;
 use crate::sys::memory::SealedOctets;
 
 /// What a recipient is.
@@ -45,7 +46,47 @@ pub(super) struct DomainRecipients {
     /// The entry `"*"`.
     pub(super) catch_all: Option<Recipient>,
     /// Of `recipients_file`.
-    pub(super) table: Option<Table>,
+    pub(super) list: Option<List>,
+}
+
+/// A list as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct List {
+    /// The file's name.
+    pub(super) file: String,
+    /// The file as it was looked at before.
+    pub(super) stamp: Option<Stamp>,
+    pub(super) table: Table,
+}
+
+impl DomainRecipients {
+    /// Of the list, the spelling of a local part in lower case.
+    pub(super) fn listed(&self, local: &str) -> Option<&str> {
+        self.list.as_ref()?.table.find(local)
+    }
+}
+
+/// The lists that were read before, which those to read now may go on with.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Earlier<'a> {
+    /// Whose lists; those of files that have not changed are taken as they are.
+    pub recipients: Option<&'a Recipients>,
+    /// Whether large lists of files that have changed are as well. Reading a million names takes a quarter of a second:
+    /// not each of many spares should do that for its one connection, while the master does it for all to come.
+    pub may_be_old: bool,
+}
+
+/// Octets from which on a list is large.
+const LARGE_LIST: i64 = 1 << 20;
+
+impl Earlier<'_> {
+    /// The list that may go on, if there is one, of this file for this domain; `stamp` is what the file is now.
+    pub(super) fn list(&self, domain: &str, file: &str, stamp: Option<&Stamp>) -> Option<List> {
+        let known = self.recipients?.domains.get(&canonical(domain))?.list.as_ref()?;
+        let large = stamp.is_some_and(|stamp| stamp.size() >= LARGE_LIST);
+        let goes_on = stamp.is_some() && (known.stamp.as_ref() == stamp || self.may_be_old && large);
+        (known.file == file && goes_on).then(|| known.clone())
+    }
 }
 
 /// One entry.
@@ -147,7 +188,7 @@ impl DomainRecipients {
         match self.recipients.get(local) {
             Some(entry) if entry.alias => None,
             Some(entry) => entry.deliver_to.first().map(|(_, spelling)| spelling.clone()),
-            None => self.table.as_ref()?.find(local).map(str::to_owned),
+            None => self.listed(local).map(str::to_owned),
         }
     }
 
@@ -164,7 +205,7 @@ impl DomainRecipients {
                 deliver_to: entry.deliver_to.clone(),
             });
         }
-        let spelling = self.table.as_ref()?.find(local)?;
+        let spelling = self.listed(local)?;
         if tagged.is_some_and(|whole| self.tagging.cut(whole) != Some(local)) {
             return None;
         }

@@ -3,7 +3,9 @@
 use super::directory::Directory;
 use super::fault::Fault;
 use super::load::Value;
-use super::recipients::{DomainRecipients, Recipient, Recipients, Table, Tagging, canonical, is_tagging_character};
+use super::recipients::{
+    DomainRecipients, List, Recipient, Recipients, Table, Tagging, canonical, is_tagging_character,
+};
 use super::section::{Field, Section};
 
 /// An alias's target, kept until every entry is known.
@@ -77,7 +79,7 @@ fn read_domain<'a>(
         read_recipient(domain, &item, targets);
     }
     if let Some(file) = section.get("recipients_file") {
-        domain.table = read_table(&file, &domain.name, directory, faults);
+        domain.list = read_list(&file, &domain.name, directory, faults);
     }
     section.finish();
 }
@@ -190,10 +192,7 @@ fn check_targets(all: &Recipients, targets: &[Target<'_>]) {
             Some(entry) if !entry.enabled => target.field.expected("a recipient that is enabled"),
             Some(entry) if entry.alias => target.field.expected("a recipient that is no alias itself"),
             Some(_) => {}
-            None if domain
-                .table
-                .as_ref()
-                .is_some_and(|table| table.find(&target.local).is_some()) => {}
+            None if domain.listed(&target.local).is_some() => {}
             None => {
                 target
                     .field
@@ -233,7 +232,7 @@ fn spell_targets(all: &mut Recipients) {
 }
 
 /// One local part, or address of this domain, a line; `#` begins a comment line.
-fn read_table(field: &Field<'_>, domain: &str, directory: &mut Directory, faults: &mut Vec<Fault>) -> Option<Table> {
+fn read_list(field: &Field<'_>, domain: &str, directory: &mut Directory, faults: &mut Vec<Fault>) -> Option<List> {
     let name = field
         .scalar()
         .filter(|name| !name.is_empty() && !name.starts_with('.') && !name.chars().any(|c| c == '/' || c.is_control()));
@@ -241,6 +240,10 @@ fn read_table(field: &Field<'_>, domain: &str, directory: &mut Directory, faults
         field.expected("the name of a file in the configuration directory");
         return None;
     };
+    let stamp = directory.look_at(&name);
+    if let Some(list) = directory.earlier.list(domain, &name, stamp.as_ref()) {
+        return Some(list);
+    }
     let text = match directory.read(&name) {
         Ok(Some(text)) => text,
         Ok(None) => {
@@ -264,6 +267,16 @@ fn read_table(field: &Field<'_>, domain: &str, directory: &mut Directory, faults
             return None;
         }
     };
+    let table = table(&name, &text, domain, faults);
+    Some(List {
+        file: name,
+        stamp,
+        table,
+    })
+}
+
+/// What stands in the list of this name.
+fn table(name: &str, text: &str, domain: &str, faults: &mut Vec<Fault>) -> Table {
     let mut names = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -278,7 +291,7 @@ fn read_table(field: &Field<'_>, domain: &str, directory: &mut Directory, faults
             names.push(local);
         } else if faults.len() < 100 {
             faults.push(Fault {
-                file: name.clone(),
+                file: name.to_owned(),
                 line: index + 1,
                 column: 1,
                 key: String::new(),
@@ -289,7 +302,7 @@ fn read_table(field: &Field<'_>, domain: &str, directory: &mut Directory, faults
             });
         }
     }
-    Some(Table::new(names))
+    Table::new(names)
 }
 
 fn is_local_part(name: &str) -> bool {

@@ -35,6 +35,13 @@ impl Stamp {
     }
 }
 
+impl Stamp {
+    /// In octets.
+    pub(super) fn size(&self) -> i64 {
+        self.size
+    }
+}
+
 impl FromIterator<Option<Stamp>> for Fingerprint {
     fn from_iter<I: IntoIterator<Item = Option<Stamp>>>(stamps: I) -> Fingerprint {
         Fingerprint(stamps.into_iter().collect())

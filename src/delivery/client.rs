@@ -24,8 +24,8 @@ pub enum Error {
     /// Delivery is gone, silent, or does not speak as agreed: 451 4.3.0.
     #[error(transparent)]
     Channel(#[from] Fault),
-    /// Delivery had stopped to listen before the message was sent: it surely has not taken it, so that it may be
-    /// offered through another door.
+    /// Delivery had stopped to listen before the message was sent, or has ended without reading it: it surely has not
+    /// taken it, so that it may be offered through another door.
     #[error("delivery is leaving")]
     Untaken(Box<Commit>),
     /// An answer to another question.
@@ -78,15 +78,19 @@ impl Client {
     pub fn commit(&self, commit: Commit) -> Result<Outcome, Error> {
         let recipients = commit.recipients.len();
         let request = ToDelivery::Commit(commit);
-        match (self.channel.send(&request), request) {
-            (Err(Fault::Closed), ToDelivery::Commit(commit)) => return Err(Error::Untaken(Box::new(commit))),
-            (sent, _) => sent?,
-        }
-        match self.channel.receive_within(self.patience)? {
-            (FromDelivery::Outcome(outcome), None) if outcome.results.len() == recipients => Ok(outcome),
-            (FromDelivery::Full, None) => Err(Error::Full),
-            (FromDelivery::Refused(reason), None) => Err(Error::Refused(reason)),
-            _ => Err(Error::Confused),
+        let sent = match self.channel.send(&request) {
+            Err(Fault::Closed) => Err(Fault::Unheard),
+            sent => sent,
+        };
+        let answer = sent.and_then(|()| self.channel.answer_within(self.patience));
+        match (answer, request) {
+            (Ok((FromDelivery::Outcome(outcome), None)), _) if outcome.results.len() == recipients => Ok(outcome),
+            (Ok((FromDelivery::Full, None)), _) => Err(Error::Full),
+            (Ok((FromDelivery::Refused(reason), None)), _) => Err(Error::Refused(reason)),
+            (Ok(_), _) => Err(Error::Confused),
+            // Not sent, as nobody listened any more; or sent, and never read.
+            (Err(Fault::Unheard), ToDelivery::Commit(commit)) => Err(Error::Untaken(Box::new(commit))),
+            (Err(fault), _) => Err(fault.into()),
         }
     }
 }

@@ -28,6 +28,9 @@ pub enum Fault {
     /// The other end is gone.
     #[error("the other end has closed the channel")]
     Closed,
+    /// The other end is gone and has not read all that was sent; said by [`Channel::answer_within`] alone.
+    #[error("the other end has closed the channel unheard")]
+    Unheard,
     /// The time given has passed.
     #[error("the other end did not answer in time")]
     TimedOut,
@@ -154,16 +157,26 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
     }
 
     fn receive_by<T>(&self, call: Receive<T>) -> Result<(R, Option<T>), Fault> {
+        self.heard_by(call).map_err(|fault| match fault {
+            Fault::Unheard => Fault::Closed,
+            other => other,
+        })
+    }
+
+    fn heard_by<T>(&self, call: Receive<T>) -> Result<(R, Option<T>), Fault> {
         BUFFER.with_borrow_mut(|buffer| {
             buffer.resize(frame::MAXIMUM, 0);
+            let mut unheard = false;
             let (length, fd) = match retried(|| call(self.fd.as_fd(), buffer)) {
                 // Said once when the other end closed before it had read all of ours; what it sent is still there.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    unheard = true;
                     retried(|| call(self.fd.as_fd(), buffer))?
                 }
                 result => result?,
             };
             match buffer.get(..length) {
+                None | Some([]) if unheard => Err(Fault::Unheard),
                 None | Some([]) => Err(Fault::Closed),
                 Some(bytes) => Ok((frame::decode(bytes)?, fd)),
             }
@@ -175,6 +188,20 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
     /// # Errors
     /// [`Fault::TimedOut`] when nothing came.
     pub fn receive_within(&self, limit: Duration) -> Result<(R, Option<OwnedFd>), Fault> {
+        self.await_input(limit)?;
+        self.receive()
+    }
+
+    /// As [`Channel::receive_within`], for the answer to the one thing that was asked.
+    ///
+    /// # Errors
+    /// [`Fault::Unheard`] when the other end closed without having read it; [`Fault::TimedOut`] when nothing came.
+    pub fn answer_within(&self, limit: Duration) -> Result<(R, Option<OwnedFd>), Fault> {
+        self.await_input(limit)?;
+        self.heard_by(|fd, buffer| recv_frame(fd, buffer))
+    }
+
+    fn await_input(&self, limit: Duration) -> Result<(), Fault> {
         let end = Instant::now() + limit;
         loop {
             let left = end.saturating_duration_since(Instant::now());
@@ -185,7 +212,7 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
                     return Err(Fault::TimedOut);
                 }
                 Ok(0) | Err(nix::errno::Errno::EINTR) => {}
-                Ok(_) => return self.receive(),
+                Ok(_) => return Ok(()),
                 Err(error) => return Err(Fault::Io(error.into())),
             }
         }

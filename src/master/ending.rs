@@ -119,7 +119,9 @@ impl Master {
         });
         self.watch_listeners(false);
         self.workers.drain();
-        self.ready.listeners.clear();
+        for listener in self.ready.listeners.drain(..) {
+            self.workers.close(listener);
+        }
         for closer in self.ready.closers.drain(..) {
             super::reload::close(&closer);
         }

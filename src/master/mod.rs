@@ -344,8 +344,8 @@ impl Master {
             self.refused,
             self.configuration_state(),
         );
-        for key in &self.awaiting_start {
-            let _ = writeln!(text, "next_start={key}");
+        for what in &self.awaiting_start {
+            let _ = writeln!(text, "next_start=yes {what}");
         }
         for (_, worker) in self
             .workers

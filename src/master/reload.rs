@@ -208,9 +208,7 @@ impl Master {
                     .partition(|listener| listener.bound.port() == address.port());
                 listeners.closed = others;
                 if !obstacles.is_empty() {
-                    obstacles
-                        .into_iter()
-                        .for_each(|listener| self.close_listener(&listener));
+                    obstacles.into_iter().for_each(|listener| self.close_listener(listener));
                     opened = self.listener(position, address);
                 }
             }
@@ -261,13 +259,14 @@ impl Master {
             self.ready.closers.push(listener.closer);
         }
         for listener in listeners.closed {
-            self.close_listener(&listener);
+            self.close_listener(listener);
         }
     }
 
-    fn close_listener(&mut self, listener: &Listener) {
+    fn close_listener(&mut self, listener: Listener) {
         self.refused += refuse_waiting(&listener.fd);
         close(&listener.closer);
+        self.workers.close(listener.fd);
         let event = Event::new("closed").field("address", listener.bound);
         self.say(Level::Notice, event);
     }

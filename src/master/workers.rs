@@ -119,6 +119,8 @@ pub struct Workers {
     /// By generation; those with none are left out.
     spares: BTreeMap<u64, usize>,
     starting: usize,
+    /// What is closed as soon as no worker up to this number is starting any more.
+    closing: Vec<(u32, OwnedFd)>,
     last: u32,
 }
 
@@ -177,11 +179,28 @@ impl Workers {
         let worker = self.table.get_mut(&number)?;
         let was_spare = worker.is_spare();
         let before = std::mem::replace(&mut worker.state, state);
-        self.starting -= usize::from(worker.lent.take().is_some());
+        let begun = worker.lent.take().is_some();
         worker.since = Instant::now();
         let (is_spare, generation) = (worker.is_spare(), worker.generation);
         self.count(generation, was_spare, is_spare);
+        self.begun(begun);
         Some(before)
+    }
+
+    /// Closes a listener that workers had. One that is starting shares the master's table of descriptors until it has its
+    /// own: it must find no other file under a number that it knows.
+    pub fn close(&mut self, listener: OwnedFd) {
+        self.closing.push((self.last, listener));
+        self.begun(false);
+    }
+
+    /// A worker that was starting, if it was, has a table of its own, or is gone.
+    fn begun(&mut self, one: bool) {
+        self.starting -= usize::from(one);
+        let table = &self.table;
+        let starts = |last: u32| table.range(..=last).any(|(_, worker)| worker.lent.is_some());
+        let none = self.starting == 0;
+        self.closing.retain(|(last, _)| !none && starts(*last));
     }
 
     /// A worker waits for a client. It is a spare unless it was told to leave, or is of another generation than
@@ -204,8 +223,8 @@ impl Workers {
         if let Some(number) = self.by_token.get_mut(worker.slot.token) {
             *number = 0;
         }
-        self.starting -= usize::from(worker.lent.is_some());
         self.count(worker.generation, worker.is_spare(), false);
+        self.begun(worker.lent.is_some());
         if clean && !worker.captured {
             self.slots.put_back(worker.slot);
         } else {

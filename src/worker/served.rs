@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use crate::chain::configured::{self, Chains};
 use crate::chain::{Chain, Limits, Reach};
-use crate::config::{self, Configuration, Daemon, Faults, Fingerprint, ListenerTls, Overrides};
+use crate::config::{self, Configuration, Daemon, Earlier, Faults, Fingerprint, ListenerTls, Overrides};
 use crate::ipc::keeper::Certificate;
 use crate::log::Level;
 use crate::smtp::{self, receiver::LineEndings};
@@ -166,7 +166,8 @@ impl Served {
             return Current::Same(self);
         }
         tell(fingerprint);
-        self.reread(directory)
+        // The master has been told, and reads large lists for every worker to come.
+        self.reread_with(directory, true)
             .map_or(Current::Same(self), |served| Current::Fresh(Box::new(served)))
     }
 
@@ -180,8 +181,17 @@ impl Served {
     /// # Errors
     /// What is wrong with them.
     pub fn reread(&self, directory: BorrowedFd<'_>) -> Result<Served, Faults> {
+        self.reread_with(directory, false)
+    }
+
+    /// The same; large lists of recipients `may_be_old`.
+    fn reread_with(&self, directory: BorrowedFd<'_>, may_be_old: bool) -> Result<Served, Faults> {
         let mut configuration = self.configuration.clone();
-        let (set, chains) = configured::load_worker_set(directory, &configuration.listener_chains())?;
+        let earlier = Earlier {
+            recipients: Some(&self.configuration.recipients),
+            may_be_old,
+        };
+        let (set, chains) = configured::load_worker_set(directory, &configuration.listener_chains(), earlier)?;
         configuration.replace_worker_set(set);
         let absent = self.absent.clone();
         let served = Served::of(configuration, self.said.clone(), absent, &chains, self.generation + 1);

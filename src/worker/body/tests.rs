@@ -3,6 +3,8 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::thread::JoinHandle;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 use super::*;
 use crate::ipc::channel::Channel;
 use crate::ipc::delivery::{Disposition, FromDelivery, Recipient, RecipientResult, ToDelivery};
@@ -46,6 +48,22 @@ fn leaves_with_the_body(behind: Behind) {
     nix::sys::socket::shutdown(behind.as_raw_fd(), nix::sys::socket::Shutdown::Read).unwrap();
     let file = tempfile::tempfile().unwrap();
     behind.send_with(&FromDelivery::Staged, &[file.as_fd()]).unwrap();
+}
+
+/// Gives a file where it is asked for one, and leaves while the message lies there unread.
+fn leaves_without_looking(behind: Behind) {
+    let mut there = [PollFd::new(behind.as_fd(), PollFlags::POLLIN)];
+    poll(&mut there, PollTimeout::NONE).unwrap();
+    let mut kind = [0; 2];
+    let flags = nix::sys::socket::MsgFlags::MSG_PEEK;
+    nix::sys::socket::recv(behind.as_raw_fd(), &mut kind, flags).unwrap();
+    let begin = frame::encode(&ToDelivery::Begin { size_hint: 0 }).unwrap();
+    if begin.starts_with(&kind) {
+        behind.receive().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        behind.send_with(&FromDelivery::Staged, &[file.as_fd()]).unwrap();
+        poll(&mut there, PollTimeout::NONE).unwrap();
+    }
 }
 
 /// Takes the message, and leaves without a word.
@@ -110,6 +128,15 @@ fn hand_over(length: usize, behind: Vec<Process>) -> (Result<Outcome, DeliveryEr
     let outcome = port.commit(commit);
     drop((port, staging, delivery, link));
     (outcome, master.join().unwrap())
+}
+
+#[test]
+fn a_message_that_lay_there_unread_is_offered_again() {
+    for length in [10, INLINE_BODY + 1] {
+        let (outcome, doors) = hand_over(length, vec![Some(leaves_without_looking), Some(serves)]);
+        assert_eq!(outcome.unwrap().results, [RecipientResult::Delivered], "{length}");
+        assert_eq!(doors, 2, "{length}");
+    }
 }
 
 #[test]
