@@ -366,6 +366,42 @@ fn the_back_end_learns_who_the_client_is() {
     assert_eq!(server.connect().reply().code, 421);
 }
 
+/// A back end that cannot say now whether it takes XCLIENT is not taken for one that does not: the client would have our
+/// rights there.
+#[test]
+fn who_the_client_is_is_not_left_out_in_passing() {
+    let script = || Script {
+        ehlo: vec!["back.example", "XCLIENT NAME ADDR PORT"],
+        ..Script::default()
+    };
+    for (answer, code) in [("451 4.3.0 not now", 451), ("421 4.3.2 bye", 421)] {
+        let (server, back_end) = proxy(script().rule("EHLO mail", Does::Says(answer)));
+        let mut client = server.connect();
+        assert_eq!(client.reply().code, code, "{answer}");
+        assert!(client.is_closed(), "{answer}");
+        assert!(!back_end.lines().iter().any(|line| line.contains("client")));
+    }
+    // One that knows no EHLO knows no XCLIENT.
+    let (server, _back_end) = proxy(script().rule("EHLO mail", Does::Says("502 5.5.1 no")));
+    let mut client = server.connect();
+    assert_eq!(client.reply().code, 220);
+    assert_eq!(client.command("HELO client.example").code, 250);
+}
+
+/// Where TLS is required nobody refuses a client for good who has not proved who he is.
+#[test]
+fn a_refusal_in_clear_is_not_the_back_ends() {
+    let keys = format!("tls: required\ntls_pins: {}\n", "ab".repeat(32));
+    for (greeting, code) in [("554 5.7.1 go away", 421), ("250 hello", 421), ("450 4.3.2 later", 450)] {
+        let back_end = BackEnd::start(Script::default().rule("OPEN", Does::Says(greeting)));
+        let server = proxy_tls(Setup::new(), &back_end, &keys);
+        let mut client = server.connect();
+        assert_eq!(client.reply().code, code, "{greeting}");
+        assert!(client.is_closed(), "{greeting}");
+        assert_eq!(back_end.lines(), [""; 0]);
+    }
+}
+
 /// An edit of proxy.yaml counts at the next connection, though the broker has to read it by itself first.
 #[test]
 fn an_edit_takes_effect_at_the_next_connection() {

@@ -200,6 +200,10 @@ impl Proxy {
             return Ok(greeting);
         }
         let hello = back_end.command(format!("EHLO {name}").as_bytes()).map_err(failed)?;
+        // It has not said whether it takes XCLIENT.
+        if hello.is_temporary() {
+            return Ok(hello);
+        }
         let Some(attributes) = attributes(&hello) else {
             return Ok(greeting);
         };

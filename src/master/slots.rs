@@ -39,6 +39,8 @@ pub(super) struct Slot {
     theirs: Channel<FromWorker, ToWorker>,
     /// The worker's end of the way to the logger.
     voice: OwnedFd,
+    /// The worker was passed its voice while it lived, and chose the number for it.
+    passed: bool,
 }
 
 impl Slot {
@@ -51,6 +53,7 @@ impl Slot {
             link: Channel::new(link),
             theirs: Channel::new(socket::move_fd_at_least(theirs, MASTER_DESCRIPTORS)?),
             voice,
+            passed: false,
         };
         Ok((slot, logger))
     }
@@ -73,6 +76,7 @@ impl Slot {
     pub(super) fn give_voice(&mut self, logger: &Helper, door: &ToHelper) -> io::Result<()> {
         let (ours, theirs) = voice()?;
         self.voice = theirs;
+        self.passed = true;
         if logger.tell(door, &[ours.as_fd()]) {
             let _ = self.link.send_nowait(&ToWorker::Voice, &[self.voice.as_fd()]);
         }
@@ -81,6 +85,10 @@ impl Slot {
 
     /// Takes out what a worker that has ended left unread. False when there is more than any of ours leaves.
     fn is_clean(&self) -> bool {
+        // What a worker did to a voice that the sandbox does not keep as it was cannot be seen from here.
+        if self.passed {
+            return false;
+        }
         let silent = matches!(self.link.receive_nowait(), Err(Fault::WouldBlock));
         silent && (0..UNREAD).any(|_| matches!(self.theirs.receive_nowait(), Err(Fault::WouldBlock)))
     }
@@ -182,5 +190,14 @@ mod tests {
         assert!(logger.is_some());
         assert_eq!(slot.token, token);
         assert_ne!(slots.take().unwrap().0.token, token);
+    }
+
+    #[test]
+    fn a_slot_whose_worker_was_passed_another_voice_is_closed() {
+        let mut slots = Slots::default();
+        let (mut slot, _logger) = slots.take().unwrap();
+        slot.passed = true;
+        slots.put_back(slot);
+        assert!(slots.take().unwrap().1.is_some());
     }
 }

@@ -120,6 +120,11 @@ impl BackEndPort for BackEnd<'_> {
             }
         } else if way.tls.mode == PeerTlsMode::Required {
             self.connection = None;
+            // Whoever is in between could have said it: that is no reason to refuse a client for good.
+            if !greeting.is_temporary() {
+                let code = greeting.code;
+                return Err(lost(format!("TLS is required, and the greeting in clear was {code}")));
+            }
         }
         self.say_tls(&way.tls.proof());
         Ok(greeting)
