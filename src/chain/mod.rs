@@ -103,7 +103,7 @@ impl Chain {
     ) -> Chain {
         let make = |list: &VerbEntries, faults: &mut Vec<Fault>| {
             let links = list.entries.iter();
-            let links = links.filter_map(|entry| make_link(&list.verb, entry, files, directory, faults));
+            let links = links.filter_map(|entry| make_link(&list.verb, entry, file.original, files, directory, faults));
             (list.verb.clone(), links.collect())
         };
         let mut verbs: Vec<(String, Vec<Link>)> = file.verbs.iter().map(|list| make(list, faults)).collect();
@@ -356,6 +356,7 @@ fn check_taker(facts: &Facts, entry: &Entry, faults: &mut Vec<Fault>) {
 fn make_link(
     verb: &str,
     entry: &Entry,
+    original: bool,
     files: &BTreeMap<&'static str, Part>,
     directory: &Arc<dyn Directory>,
     faults: &mut Vec<Fault>,
@@ -387,6 +388,7 @@ fn make_link(
     let material = registry::Material {
         file: files.get(facts.id),
         with,
+        original,
         directory,
     };
     Some(Link {

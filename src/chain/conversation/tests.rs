@@ -87,6 +87,8 @@ impl BodySink for FakeBody {
 struct FakeBackEnd {
     open: bool,
     tls: Option<BackEndTls>,
+    /// An extension that it has no more.
+    lacks: &'static str,
     said: Vec<String>,
     text: Vec<u8>,
     taken: Vec<Vec<u8>>,
@@ -112,7 +114,8 @@ impl FakeBackEnd {
                     "AUTH PLAIN",
                     "DSN",
                 ];
-                Ok(Reply::multi(250, None, lines.map(str::to_owned).to_vec()))
+                let lines = lines.iter().filter(|line| **line != self.lacks);
+                Ok(Reply::multi(250, None, lines.map(|line| (*line).to_owned()).collect()))
             }
             code => Ok(Reply::new(code, None, format!("back end on {line}"))),
         }

@@ -387,3 +387,33 @@ fn a_copy_that_cannot_be_is_noted() {
     assert_eq!(notes(&refusing.replace("yes", "no")), [""; 0]);
     assert_eq!(notes(KEEPING), [""; 0]);
 }
+
+/// Behind one name there may be several servers: the one that is reached next must know what the client was offered.
+#[test]
+fn another_back_end_keeps_what_was_promised_or_is_lost() {
+    for (lacks, last, code) in [
+        ("8BITMIME", "MAIL FROM:<a@b.example> BODY=8BITMIME", "421"),
+        ("SIZE 500", "MAIL FROM:<a@b.example>", "421"),
+        ("DSN", "MAIL FROM:<a@b.example> BODY=8BITMIME", "250"),
+        ("8BITMIME", "EHLO client.example", "250"),
+    ] {
+        let mut peer = relayed(&[]);
+        peer.say("EHLO client.example");
+        peer.begin(&["user"]);
+        assert!(peer.data(&"0123456\r\n".repeat(200)).starts_with("552 "));
+        peer.back_end.lacks = lacks;
+        let reply = peer.say(last);
+        assert!(
+            codes(&reply) == [code] && peer.is_closed() == (code == "421"),
+            "{lacks}: {reply}"
+        );
+        assert_eq!(log_has(&peer, "event=back-end-lost"), code == "421", "{lacks}");
+        assert!(!reply.contains(lacks), "{reply}");
+    }
+    let mut peer = relayed(&[]);
+    peer.say("HELO client.example");
+    peer.begin(&["user"]);
+    assert!(peer.data(&"0123456\r\n".repeat(200)).starts_with("552 "));
+    peer.back_end.lacks = "8BITMIME";
+    assert!(peer.say("MAIL FROM:<a@b.example>").starts_with("250 "));
+}
