@@ -11,7 +11,7 @@ use crate::ipc::broker::Endpoint;
 use crate::logger::Destination;
 use crate::master::startup::{self, Plan};
 use crate::master::{self, Ready};
-use crate::sys::{arena, detach};
+use crate::sys::{detach, image};
 use crate::worker::served::Served;
 
 use super::{Failure, Overrides, check, exit};
@@ -37,6 +37,8 @@ pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> 
         .then(detach::detach)
         .transpose()
         .map_err(|error| Failure::new(exit::OSERR, error))?;
+    // Faster if it works, and the same if not.
+    let _ = image::to_huge_pages();
     let ready = match startup::start(served, opened, &plan) {
         Ok(ready) => ready,
         Err(error) => {
@@ -52,7 +54,6 @@ pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> 
     if let Some(waiting) = waiting {
         waiting.release();
     }
-    arena::ordinary();
     match master::run(ready) {
         Ok(0) => Ok(()),
         Ok(status) => Err(Failure::new(status, "")),

@@ -11,6 +11,7 @@ use crate::ipc::control::ToHelper;
 use crate::ipc::link::{FromWorker, Role, ToWorker};
 use crate::ipc::sources::{Limit, Source};
 use crate::log::{Event, Level};
+use crate::sys::arena;
 use crate::sys::process::{self, Ended};
 
 use super::Master;
@@ -244,7 +245,7 @@ impl Master {
         if fingerprint == self.ready.served.fingerprint || self.broken.contains(&fingerprint) {
             return;
         }
-        match self.ready.served.reread(self.ready.directory.as_fd()) {
+        match arena::inherited(|| self.ready.served.reread(self.ready.directory.as_fd())) {
             Ok(served) => {
                 self.ready.served = served;
                 self.broken.clear();

@@ -37,6 +37,7 @@ use crate::ipc::keeper::Certificate;
 use crate::ipc::link::Role;
 use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
+use crate::sys::arena;
 use crate::sys::notify::Notify;
 use crate::sys::signals::Signals;
 use crate::tls;
@@ -125,6 +126,7 @@ pub fn run(ready: Ready) -> io::Result<u8> {
     // What a first use sets up for all later ones is set up here, not in every worker.
     getrandom::u64().map_err(io::Error::other)?;
     tls::prepare();
+    arena::ordinary();
     let poll = Poll::new()?;
     poll.registry()
         .register(&mut SourceFd(&ready.signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
@@ -132,6 +134,8 @@ pub fn run(ready: Ready) -> io::Result<u8> {
     let pool = Pool::new(pool_sizes(&ready.served), now);
     let sources = Sources::new(&ready.served, now)?;
     let door = Door::new()?;
+    // From here on workers inherit what a reload brings, and nothing else that is new.
+    arena::apart();
     let mut master = Master {
         ready,
         poll,
@@ -199,7 +203,7 @@ impl Master {
                             self.hear_worker(number);
                         }
                     }
-                    Token(number) if number >= HELPERS => self.hear_helper(number - HELPERS),
+                    Token(number) if number >= HELPERS => arena::inherited(|| self.hear_helper(number - HELPERS)),
                     Token(number) => self.door.knocked(number - LISTENERS),
                 }
             }
@@ -311,7 +315,7 @@ impl Master {
         for signal in self.ready.signals.take() {
             match signal {
                 Signal::SIGCHLD => self.reap(),
-                Signal::SIGHUP => self.reload(),
+                Signal::SIGHUP => arena::inherited(|| self.reload()),
                 Signal::SIGUSR1 => self.tell_status(),
                 Signal::SIGTERM | Signal::SIGINT => self.stop(),
                 _ => {}

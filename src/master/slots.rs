@@ -90,6 +90,8 @@ impl Slot {
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     free: Vec<Slot>,
+    /// Tokens of slots that were closed: as many are in use as there are slots.
+    tokens: Vec<usize>,
     next: usize,
 }
 
@@ -102,8 +104,10 @@ impl Slots {
         if let Some(slot) = self.free.pop() {
             return Ok((slot, None));
         }
-        self.next += 1;
-        let (slot, logger) = Slot::new(self.next)?;
+        let (slot, logger) = Slot::new(self.tokens.last().copied().unwrap_or(self.next))?;
+        if self.tokens.pop().is_none() {
+            self.next += 1;
+        }
         Ok((slot, Some(logger)))
     }
 
@@ -111,12 +115,19 @@ impl Slots {
     pub(super) fn put_back(&mut self, slot: Slot) {
         if self.free.len() < SPARE && slot.is_clean() {
             self.free.push(slot);
+        } else {
+            self.close(slot);
         }
     }
 
-    /// The logger was started again, or nothing is left to do: closes all that nobody has.
+    /// Closes a slot.
+    pub(super) fn close(&mut self, slot: Slot) {
+        self.tokens.push(slot.token);
+    }
+
+    /// The logger was started again: closes all that nobody has.
     pub(super) fn clear(&mut self) {
-        self.free.clear();
+        self.tokens.extend(self.free.drain(..).map(|slot| slot.token));
     }
 }
 
@@ -165,7 +176,11 @@ mod tests {
         for _ in 0..=UNREAD {
             slot.link.send_nowait(&ORDER, &[]).unwrap();
         }
+        let token = slot.token;
         slots.put_back(slot);
-        assert!(slots.take().unwrap().1.is_some());
+        let (slot, logger) = slots.take().unwrap();
+        assert!(logger.is_some());
+        assert_eq!(slot.token, token);
+        assert_ne!(slots.take().unwrap().0.token, token);
     }
 }

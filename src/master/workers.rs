@@ -113,7 +113,8 @@ pub struct Gone {
 pub struct Workers {
     table: BTreeMap<u32, Worker>,
     by_pid: HashMap<Pid, u32>,
-    by_token: HashMap<usize, u32>,
+    /// Who has the slot with this token; 0 for nobody.
+    by_token: Vec<u32>,
     slots: Slots,
     /// By generation; those with none are left out.
     spares: BTreeMap<u64, usize>,
@@ -163,7 +164,7 @@ impl Workers {
 
     /// The number of the worker whose Link has this token.
     pub(super) fn at(&self, token: usize) -> Option<u32> {
-        self.by_token.get(&token).copied()
+        self.by_token.get(token).copied().filter(|number| *number != 0)
     }
 
     /// All of them.
@@ -200,11 +201,15 @@ impl Workers {
     pub fn remove(&mut self, number: u32, clean: bool) -> Option<Gone> {
         let worker = self.table.remove(&number)?;
         self.by_pid.remove(&worker.pid);
-        self.by_token.remove(&worker.slot.token);
+        if let Some(number) = self.by_token.get_mut(worker.slot.token) {
+            *number = 0;
+        }
         self.starting -= usize::from(worker.lent.is_some());
         self.count(worker.generation, worker.is_spare(), false);
         if clean && !worker.captured {
             self.slots.put_back(worker.slot);
+        } else {
+            self.slots.close(worker.slot);
         }
         Some(Gone {
             pid: worker.pid,
@@ -297,18 +302,30 @@ impl Workers {
         }
     }
 
+    /// Forks, with what the child has of `slot`, and signals held back.
+    fn spawn(slot: &Slot) -> io::Result<([OwnedFd; 2], signals::Blocked, process::Fork)> {
+        let lent = slot.lend()?;
+        if lent.iter().any(|fd| fd.as_raw_fd() >= socket::FIRST_SHARED) {
+            return Err(io::Error::other("the descriptors that a worker may have are used up"));
+        }
+        let blocked = signals::block_for_fork()?;
+        Ok((lent, blocked, process::spawn_sharing_files(MASTER_DESCRIPTORS)?))
+    }
+
     /// Forks a worker; its number. Never returns in the child.
     ///
     /// # Errors
     /// No descriptors, no process, or no memory; more under way than [`Workers::startable`] allows.
     pub fn fork(&mut self, served: &Served, near: &Near<'_>, logger: &Helper) -> io::Result<u32> {
         let (slot, voice) = self.slots.take()?;
-        let lent = slot.lend()?;
-        if lent.iter().any(|fd| fd.as_raw_fd() >= socket::FIRST_SHARED) {
-            return Err(io::Error::other("the descriptors that a worker may have are used up"));
-        }
-        let blocked = signals::block_for_fork()?;
-        match process::spawn_sharing_files(MASTER_DESCRIPTORS)? {
+        let (lent, blocked, forked) = match Workers::spawn(&slot) {
+            Ok(spawned) => spawned,
+            Err(error) => {
+                self.slots.close(slot);
+                return Err(error);
+            }
+        };
+        match forked {
             process::Fork::Child => {
                 std::mem::forget(blocked);
                 become_worker(lent, served, near)
@@ -345,7 +362,10 @@ impl Workers {
                 self.starting += 1;
                 self.count(worker.generation, false, true);
                 self.by_pid.insert(pid, number);
-                self.by_token.insert(worker.slot.token, number);
+                self.by_token.resize(self.by_token.len().max(worker.slot.token + 1), 0);
+                if let Some(holder) = self.by_token.get_mut(worker.slot.token) {
+                    *holder = number;
+                }
                 self.table.insert(number, worker);
                 Ok(number)
             }

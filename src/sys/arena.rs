@@ -2,15 +2,19 @@
 //!
 //! After a fork every page that either process writes is copied, and a heap that has read the configuration has its
 //! free blocks scattered over all its pages. So what is allocated at start, and lasts, comes from one block, upwards;
-//! the heap is then empty when the master begins to serve, and what it changes lies close together; and a worker
-//! allocates from a block that nobody has touched. What does not fit comes from the system's allocator, so that a
+//! what the master changes while it serves lies where no fork copies it; and a worker allocates from a block that
+//! nobody has touched. What does not fit comes from the system's allocator, so that a
 //! long session is bounded as ever.
 //!
 //! It must never hand out memory twice. What is given back inside a block is used again only if it was the last.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+
+use apart::Apart;
+
+mod apart;
 
 /// Octets for what lasts.
 const LASTING: usize = 1024 * 1024;
@@ -35,6 +39,9 @@ struct Arena {
     end: AtomicUsize,
     /// From here on nothing was ever handed out: zeroes.
     fresh: AtomicUsize,
+    /// Memory that no fork copies, and whether it is in use.
+    apart: Apart,
+    is_apart: AtomicBool,
 }
 
 #[global_allocator]
@@ -42,6 +49,8 @@ static ARENA: Arena = Arena {
     next: AtomicUsize::new(0),
     end: AtomicUsize::new(0),
     fresh: AtomicUsize::new(0),
+    apart: Apart::new(),
+    is_apart: AtomicBool::new(false),
 };
 
 /// What is allocated from now on lasts as long as the process.
@@ -51,11 +60,27 @@ pub fn lasting() {
 
 /// What is allocated from now on comes from the system's allocator.
 pub fn ordinary() {
+    ARENA.is_apart.store(false, SeqCst);
     ARENA.end.store(0, SeqCst);
+}
+
+/// What is allocated from now on is left out of every fork: no child may look at it. Of a process with one thread.
+pub fn apart() {
+    ARENA.end.store(0, SeqCst);
+    ARENA.is_apart.store(ARENA.apart.prepare(), SeqCst);
+}
+
+/// What `work` allocates is inherited by forks, whatever is usual now; for the process that has called [`apart`].
+pub fn inherited<T>(work: impl FnOnce() -> T) -> T {
+    let before = ARENA.is_apart.swap(false, SeqCst);
+    let result = work();
+    ARENA.is_apart.store(before, SeqCst);
+    result
 }
 
 /// What is allocated from now on is a worker's: called once, right after the fork.
 pub fn worker() {
+    ARENA.is_apart.store(false, SeqCst);
     ARENA.next.store(LASTING, SeqCst);
     ARENA.fresh.store(LASTING, SeqCst);
     ARENA.end.store(SIZE, SeqCst);
@@ -66,6 +91,27 @@ impl Arena {
     fn offset(pointer: *mut u8) -> Option<usize> {
         let offset = pointer.addr().wrapping_sub(BLOCK.0.get().addr());
         (offset < SIZE).then_some(offset)
+    }
+
+    /// A block that no fork copies, if such are wanted now.
+    fn take_apart(&self, layout: Layout) -> Option<*mut u8> {
+        self.is_apart.load(SeqCst).then(|| self.apart.take(layout)).flatten()
+    }
+
+    /// Moves what was allocated for `layout` to memory of `size` octets.
+    ///
+    /// # Safety
+    /// As of [`GlobalAlloc::realloc`].
+    unsafe fn elsewhere(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller's promises.
+        unsafe {
+            let other = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
+            if !other.is_null() {
+                other.copy_from_nonoverlapping(pointer, layout.size().min(size));
+                self.dealloc(pointer, layout);
+            }
+            other
+        }
     }
 
     /// Takes memory of the block; with it the number of its first octets that may not be zero.
@@ -108,6 +154,9 @@ impl Arena {
 // before and after it was taken, and `next` goes back only over the last part, when that is given back: no two overlap.
 unsafe impl GlobalAlloc for Arena {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if let Some(block) = self.take_apart(layout) {
+            return block;
+        }
         match self.take(layout) {
             Some((pointer, _)) => pointer,
             // SAFETY: the caller's promise.
@@ -116,6 +165,11 @@ unsafe impl GlobalAlloc for Arena {
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if let Some(block) = self.take_apart(layout) {
+            // SAFETY: a block for this layout.
+            unsafe { block.write_bytes(0, layout.size()) };
+            return block;
+        }
         match self.take(layout) {
             Some((pointer, used)) => {
                 // SAFETY: `take` gave at least that many octets.
@@ -128,6 +182,10 @@ unsafe impl GlobalAlloc for Arena {
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        if self.apart.has(pointer) {
+            // SAFETY: the caller's promise.
+            return unsafe { self.apart.give_back(pointer, layout) };
+        }
         match Arena::offset(pointer) {
             Some(start) => {
                 self.resize(start + layout.size(), start);
@@ -138,6 +196,10 @@ unsafe impl GlobalAlloc for Arena {
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        if self.apart.has(pointer) {
+            // SAFETY: the caller's promises: the alignment is one, and size is not too long for it.
+            return unsafe { self.elsewhere(pointer, layout, size) };
+        }
         let Some(start) = Arena::offset(pointer) else {
             // SAFETY: what is not of the block is the system's; the rest is the caller's promise.
             return unsafe { System.realloc(pointer, layout, size) };
@@ -151,14 +213,7 @@ unsafe impl GlobalAlloc for Arena {
             return pointer;
         }
         // SAFETY: the caller's promises: the alignment is one, and size is not too long for it.
-        unsafe {
-            let other = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
-            if !other.is_null() {
-                other.copy_from_nonoverlapping(pointer, layout.size());
-                self.dealloc(pointer, layout);
-            }
-            other
-        }
+        unsafe { self.elsewhere(pointer, layout, size) }
     }
 }
 
@@ -232,6 +287,29 @@ mod tests {
             lasts.extend_from_slice(&[2; 100]);
             let whole = lasts == [2; 200] && ordinary == [3; 100] && workers.iter().all(|octet| *octet == 0);
             i32::from(!(apart && whole))
+        });
+        assert_eq!(ended, Ended::Exited(0));
+    }
+
+    #[test]
+    fn memory_apart_is_in_no_child_and_stays_its_own() {
+        let ended = in_child(|| {
+            apart();
+            let mut here: Vec<u8> = Vec::new();
+            (0..100_000_u32).for_each(|number| here.push(number as u8));
+            let is_apart = ARENA.apart.has(here.as_mut_ptr());
+            let zeroed = vec![0_u8; 3000];
+            ordinary();
+            let mut there = here.clone();
+            // Grown and given back in another mode than the one that it came from.
+            here.extend_from_slice(&[1; 50_000]);
+            let moved = ARENA.apart.has(here.as_mut_ptr()) || ARENA.apart.has(there.as_mut_ptr());
+            let whole = there.iter().zip(&here).all(|(one, other)| one == other);
+            let zeroes = zeroed.iter().all(|octet| *octet == 0);
+            let address = zeroed.as_ptr();
+            // SAFETY: the process ends of it, which is what is asked.
+            let seen = in_child(|| unsafe { address.read_volatile() }.into());
+            i32::from(!(is_apart && !moved && whole && zeroes && seen == Ended::Signaled(libc::SIGSEGV)))
         });
         assert_eq!(ended, Ended::Exited(0));
     }

@@ -8,6 +8,7 @@ pub mod arena;
 pub mod child;
 pub mod detach;
 pub mod file;
+pub mod image;
 pub mod memory;
 pub mod notify;
 pub mod privilege;
