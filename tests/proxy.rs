@@ -58,6 +58,37 @@ fn a_session_goes_through_whole() {
     assert_eq!(back_end.messages(), [[stuffed(message), b".\r\n".to_vec()].concat()]);
 }
 
+/// Where the chain wants it, what passed is a file as well.
+#[test]
+fn a_copy_is_kept_of_what_passes() {
+    let back_end = BackEnd::start(Script::default());
+    let mut setup = Setup::new();
+    setup.set("worker.yaml", "command_handler", "proxy");
+    let address = back_end.address();
+    setup.write(
+        "proxy.yaml",
+        &format!("host: {}\nport: {}\n", address.ip(), address.port()),
+    );
+    let chain = "__DATA__:\n  - handler: proxy\n  - handler: post_data_reset\n__DEFAULT__:\n  - handler: proxy\n";
+    setup.write("command_handler_proxy.yaml", chain);
+    setup.write("post_data_reset.yaml", "keep_data_file: yes\n");
+    let server = setup.start();
+    let mut client = server.hello();
+    let long = [
+        b"Subject: x\r\n\r\n.dot\r\n".to_vec(),
+        b"0123456789abcdef\r\n".repeat(20_000),
+    ]
+    .concat();
+    for message in [b"x\r\n".to_vec(), long] {
+        let reply = client.deliver("a@client.example", &["test@example.com"], &message);
+        assert_eq!(reply.text(), "2.0.0 back end has it");
+        let expected = [b"Return-Path: <a@client.example>\r\n".to_vec(), message].concat();
+        let copies = std::fs::read_dir(server.state().join("copies")).expect("copies");
+        let mut copies = copies.map(|entry| std::fs::read(entry.expect("copy").path()).expect("text"));
+        assert!(copies.any(|copy| copy == expected));
+    }
+}
+
 /// The commands of a whole session with one recipient, each with what the back end does there instead.
 const STEPS: [(&str, &str); 7] = [
     ("OPEN", "at=greeting |hello=false messages=0"),
@@ -519,6 +550,45 @@ fn attempt(server: &Server) -> bool {
     assert_eq!(reply.text(), "2.0.0 back end has it");
     assert_eq!(client.command("QUIT").code, 221);
     true
+}
+
+/// What protects the way to the back end is on record with every event.
+#[test]
+fn records_say_what_protects_the_back_end() {
+    let setup = Setup::new();
+    let Some([ca, leaf, _]) = authorities("proxy::records_say_what_protects_the_back_end", &setup) else {
+        return;
+    };
+    let logs = setup.aside().join("logs");
+    std::fs::create_dir(&logs).expect("directory");
+    std::fs::set_permissions(&logs, std::os::unix::fs::PermissionsExt::from_mode(0o1777)).expect("mode");
+    setup.write(
+        "transaction_log.yaml",
+        &format!("log_path: {}\nformat: jsonl\n", logs.display()),
+    );
+    let chain = "__DEFAULT__:\n  - handler: proxy\n  - handler: transaction_log\n";
+    setup.write("command_handler_proxy.yaml", chain);
+    let back_end = BackEnd::start(Script::default().tls(&leaf));
+    let keys = format!(
+        "tls: required\ntls_name: back.example\ntls_ca_file: {}\n",
+        ca.0.display()
+    );
+    let server = proxy_tls(setup, &back_end, &keys);
+    assert!(attempt(&server), "{}", server.said());
+    let text = || std::fs::read_to_string(logs.join("transaction_log.jsonl")).unwrap_or_default();
+    assert!(
+        common::wait_until(|| text().contains("\"event\":\"close\"")),
+        "{}",
+        text()
+    );
+    let facts =
+        r#""back_end_tls":{"version":"TLSv1.3","cipher":"TLS_AES_256_GCM_SHA384","group":"x25519","verified":"ca"}"#;
+    for event in ["open", "command", "reply", "data", "end_of_data"] {
+        let text = text();
+        let mut lines = text.lines();
+        let found = lines.any(|line| line.contains(&format!("\"event\":\"{event}\"")) && line.contains(facts));
+        assert!(found, "{event}: {text}");
+    }
 }
 
 /// Nobody but the back end that the configuration means gets anything, and nothing in clear.
