@@ -1,10 +1,12 @@
-//! The original's own configuration, unchanged but for the path of the delivery program, served by the real binary: each
-//! fault that the original had is named here and does not come back. Where the files are not at hand, this is said.
+//! The original's own configuration, unchanged but for the path of the delivery program and the name server to ask, served
+//! by the real binary: each fault that the original had is named here and does not come back. Where the files are not at
+//! hand, this is said.
 
 mod common;
 
 use common::back_end::{BackEnd, Does, Script};
 use common::certificates::{self, ECDSA};
+use common::dns::{Dns, Says};
 use common::secure::{Secure, hear, say, starttls};
 use common::{Client, Server, Setup, skip, tool, wait_until};
 use std::fs;
@@ -21,8 +23,13 @@ cat >"$d/$$.tmp"
 mv "$d/$$.tmp" "$d/$$.in"
 "#;
 
+/// A name that the name server never answers.
+const SILENT: &str = "silent.example";
+
 struct Original {
     server: Server,
+    /// The name server that it asks.
+    names: Dns,
     version: String,
     /// The files as the original had them.
     files: PathBuf,
@@ -78,7 +85,15 @@ impl Original {
         let below = setup.aside().display().to_string();
         setup.variable("XDG_STATE_HOME", &below);
         let port = setup.port().to_string();
+        let names = Dns::start(&[(SILENT, Says::Silence)]);
+        let text = format!(
+            "{}\nnameservers: [\"{}\"]\n",
+            setup.read("rsmtpd.yaml"),
+            names.address()
+        );
+        setup.write("rsmtpd.yaml", &text);
         Original {
+            names,
             server: setup.arguments(["-a", "localhost", "-p", &port]).start(),
             version: version.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             files: version.to_path_buf(),
@@ -414,6 +429,31 @@ const FAULTS: &[(u32, &str, Check)] = &[
         let began = Instant::now();
         assert_eq!(client.command("EHLO name.that.does.not.exist.example").code, 250);
         assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+        o.server
+            .await_said("symbol=HELO_FORWARD value=\"none\" score=0 error=false", 1);
+        // Whoever names what nobody answers waits alone, and nobody has to.
+        let mut slow = o.server.connect();
+        assert_eq!(slow.reply().code, 220);
+        slow.send(format!("EHLO {SILENT}\r\n").as_bytes());
+        assert!(wait_until(|| o
+            .names
+            .asked()
+            .iter()
+            .any(|asked| asked.ends_with(SILENT))));
+        let began = Instant::now();
+        codes(&mut o.hello(), &[("NOOP", 250)]);
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+        let own = o.server.setup().read("hello.yaml");
+        o.server.setup().write("hello.yaml", &format!("{own}\nlook_up: no\n"));
+        let asks_nobody = || {
+            let mut client = o.server.connect();
+            let began = Instant::now();
+            client.reply().code == 220
+                && client.command(&format!("EHLO {SILENT}")).code == 250
+                && began.elapsed() < Duration::from_secs(1)
+        };
+        assert!(wait_until(asks_nobody));
+        o.server.setup().write("hello.yaml", &own);
     }),
     (18, "root's groups stay", |o| {
         if !common::is_root() {

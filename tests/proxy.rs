@@ -58,6 +58,37 @@ fn a_session_goes_through_whole() {
     assert_eq!(back_end.messages(), [[stuffed(message), b".\r\n".to_vec()].concat()]);
 }
 
+/// Where the chain wants it, what passed is a file as well.
+#[test]
+fn a_copy_is_kept_of_what_passes() {
+    let back_end = BackEnd::start(Script::default());
+    let mut setup = Setup::new();
+    setup.set("worker.yaml", "command_handler", "proxy");
+    let address = back_end.address();
+    setup.write(
+        "proxy.yaml",
+        &format!("host: {}\nport: {}\n", address.ip(), address.port()),
+    );
+    let chain = "__DATA__:\n  - handler: proxy\n  - handler: post_data_reset\n__DEFAULT__:\n  - handler: proxy\n";
+    setup.write("command_handler_proxy.yaml", chain);
+    setup.write("post_data_reset.yaml", "keep_data_file: yes\n");
+    let server = setup.start();
+    let mut client = server.hello();
+    let long = [
+        b"Subject: x\r\n\r\n.dot\r\n".to_vec(),
+        b"0123456789abcdef\r\n".repeat(20_000),
+    ]
+    .concat();
+    for message in [b"x\r\n".to_vec(), long] {
+        let reply = client.deliver("a@client.example", &["test@example.com"], &message);
+        assert_eq!(reply.text(), "2.0.0 back end has it");
+        let expected = [b"Return-Path: <a@client.example>\r\n".to_vec(), message].concat();
+        let copies = std::fs::read_dir(server.state().join("copies")).expect("copies");
+        let mut copies = copies.map(|entry| std::fs::read(entry.expect("copy").path()).expect("text"));
+        assert!(copies.any(|copy| copy == expected));
+    }
+}
+
 /// The commands of a whole session with one recipient, each with what the back end does there instead.
 const STEPS: [(&str, &str); 7] = [
     ("OPEN", "at=greeting |hello=false messages=0"),
@@ -366,6 +397,42 @@ fn the_back_end_learns_who_the_client_is() {
     assert_eq!(server.connect().reply().code, 421);
 }
 
+/// A back end that cannot say now whether it takes XCLIENT is not taken for one that does not: the client would have our
+/// rights there.
+#[test]
+fn who_the_client_is_is_not_left_out_in_passing() {
+    let script = || Script {
+        ehlo: vec!["back.example", "XCLIENT NAME ADDR PORT"],
+        ..Script::default()
+    };
+    for (answer, code) in [("451 4.3.0 not now", 451), ("421 4.3.2 bye", 421)] {
+        let (server, back_end) = proxy(script().rule("EHLO mail", Does::Says(answer)));
+        let mut client = server.connect();
+        assert_eq!(client.reply().code, code, "{answer}");
+        assert!(client.is_closed(), "{answer}");
+        assert!(!back_end.lines().iter().any(|line| line.contains("client")));
+    }
+    // One that knows no EHLO knows no XCLIENT.
+    let (server, _back_end) = proxy(script().rule("EHLO mail", Does::Says("502 5.5.1 no")));
+    let mut client = server.connect();
+    assert_eq!(client.reply().code, 220);
+    assert_eq!(client.command("HELO client.example").code, 250);
+}
+
+/// Where TLS is required nobody refuses a client for good who has not proved who he is.
+#[test]
+fn a_refusal_in_clear_is_not_the_back_ends() {
+    let keys = format!("tls: required\ntls_pins: {}\n", "ab".repeat(32));
+    for (greeting, code) in [("554 5.7.1 go away", 421), ("250 hello", 421), ("450 4.3.2 later", 450)] {
+        let back_end = BackEnd::start(Script::default().rule("OPEN", Does::Says(greeting)));
+        let server = proxy_tls(Setup::new(), &back_end, &keys);
+        let mut client = server.connect();
+        assert_eq!(client.reply().code, code, "{greeting}");
+        assert!(client.is_closed(), "{greeting}");
+        assert_eq!(back_end.lines(), [""; 0]);
+    }
+}
+
 /// An edit of proxy.yaml counts at the next connection, though the broker has to read it by itself first.
 #[test]
 fn an_edit_takes_effect_at_the_next_connection() {
@@ -483,6 +550,45 @@ fn attempt(server: &Server) -> bool {
     assert_eq!(reply.text(), "2.0.0 back end has it");
     assert_eq!(client.command("QUIT").code, 221);
     true
+}
+
+/// What protects the way to the back end is on record with every event.
+#[test]
+fn records_say_what_protects_the_back_end() {
+    let setup = Setup::new();
+    let Some([ca, leaf, _]) = authorities("proxy::records_say_what_protects_the_back_end", &setup) else {
+        return;
+    };
+    let logs = setup.aside().join("logs");
+    std::fs::create_dir(&logs).expect("directory");
+    std::fs::set_permissions(&logs, std::os::unix::fs::PermissionsExt::from_mode(0o1777)).expect("mode");
+    setup.write(
+        "transaction_log.yaml",
+        &format!("log_path: {}\nformat: jsonl\n", logs.display()),
+    );
+    let chain = "__DEFAULT__:\n  - handler: proxy\n  - handler: transaction_log\n";
+    setup.write("command_handler_proxy.yaml", chain);
+    let back_end = BackEnd::start(Script::default().tls(&leaf));
+    let keys = format!(
+        "tls: required\ntls_name: back.example\ntls_ca_file: {}\n",
+        ca.0.display()
+    );
+    let server = proxy_tls(setup, &back_end, &keys);
+    assert!(attempt(&server), "{}", server.said());
+    let text = || std::fs::read_to_string(logs.join("transaction_log.jsonl")).unwrap_or_default();
+    assert!(
+        common::wait_until(|| text().contains("\"event\":\"close\"")),
+        "{}",
+        text()
+    );
+    let facts =
+        r#""back_end_tls":{"version":"TLSv1.3","cipher":"TLS_AES_256_GCM_SHA384","group":"x25519","verified":"ca"}"#;
+    for event in ["open", "command", "reply", "data", "end_of_data"] {
+        let text = text();
+        let mut lines = text.lines();
+        let found = lines.any(|line| line.contains(&format!("\"event\":\"{event}\"")) && line.contains(facts));
+        assert!(found, "{event}: {text}");
+    }
 }
 
 /// Nobody but the back end that the configuration means gets anything, and nothing in clear.

@@ -3,6 +3,10 @@
 //! It may assume that the master tells the truth about who asks through a door. It must never connect anywhere but to
 //! what the configuration names that it has read itself, wait for one worker while others ask, or read from a
 //! connection that it hands over.
+//!
+//! Its sandbox holds it to the first by the numbers of TCP ports alone: the kernel can bound neither the addresses that
+//! it connects to nor where it sends UDP, without which there is no DNS. Broken into, it could send datagrams
+//! anywhere, and reach these ports on any host; the packet filter of the host can bound both, by its user.
 
 mod cache;
 pub mod client;

@@ -27,14 +27,19 @@ pub fn read(directory: &Path, also: &[String]) -> Result<(Configuration, Chains,
     Ok(with_chains(configuration, faults))
 }
 
-fn with_chains(configuration: Configuration, mut faults: Vec<Fault>) -> (Configuration, Chains, Faults) {
+fn with_chains(mut configuration: Configuration, mut faults: Vec<Fault>) -> (Configuration, Chains, Faults) {
     let Configuration {
-        chains,
+        chains: files,
         handler_files,
         recipients,
         ..
     } = &configuration;
-    let chains = build(chains, handler_files, recipients, &mut faults);
+    let chains = build(files, handler_files, recipients, &mut faults);
+    let built = chains
+        .iter()
+        .filter_map(|(name, chain)| Some((chain, files.get(name)?)));
+    let notes: Vec<Fault> = built.flat_map(|(chain, file)| chain.notes(file)).collect();
+    configuration.notes.extend(notes);
     (configuration, chains, ordered(faults))
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::decision::{Finding, Stage};
 use super::limits::Limits;
-use super::ports::{BackEndPort, DeliveryPort, Records, ResolverPort};
+use super::ports::{BackEndPort, BackEndTls, DeliveryPort, Records, ResolverPort};
 use crate::ipc::broker::{Answer, Question};
 use crate::session::{
     Exchange, Hello, Note, OfRecipient, OfSession, OfTransaction, Recipient, Session, Transaction, Verdict,
@@ -115,6 +115,11 @@ impl Context<'_> {
     /// The server behind a proxy.
     pub fn back_end(&mut self) -> &mut dyn BackEndPort {
         self.back_end
+    }
+
+    /// What protects the connection to it, while there is one.
+    pub fn back_end_tls(&self) -> Option<&BackEndTls> {
+        self.back_end.tls()
     }
 
     /// The way to files of records.

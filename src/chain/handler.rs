@@ -141,6 +141,11 @@ pub trait Handler: Send + Sync {
         let _ = context;
     }
 
+    /// Whether it may ask for [`super::Effect::SaveCopy`]: where a message only passes, it must be kept while it does.
+    fn saves_copies(&self) -> bool {
+        false
+    }
+
     /// The directory of the records that it writes: it is opened at the start.
     fn records(&self) -> Option<&Path> {
         None

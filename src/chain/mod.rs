@@ -43,8 +43,8 @@ pub use logging::Logged;
 pub use opinion::{Evidence, Outcome};
 pub use outcome::{Message, Refusal, Taken};
 pub use ports::{
-    BackEndLost, BackEndPatience, BackEndPort, BackEndWay, BodySink, DeliveryError, DeliveryPort, Nowhere, Ports,
-    RecordError, Records, ResolverPort, TlsPort,
+    BackEndLost, BackEndPatience, BackEndPort, BackEndTls, BackEndWay, BodySink, DeliveryError, DeliveryPort, Nowhere,
+    Ports, RecordError, Records, ResolverPort, TlsPort,
 };
 pub use settings::Settings;
 
@@ -76,6 +76,10 @@ impl Link {
     pub(crate) fn is_relay(&self) -> bool {
         self.facts.relays() && self.mode != Mode::Off
     }
+
+    fn saves_copies(&self) -> bool {
+        self.mode == Mode::Enforce && self.handler.saves_copies()
+    }
 }
 
 /// All chains of one listener, ready to run; shared by every connection of a worker.
@@ -99,7 +103,7 @@ impl Chain {
     ) -> Chain {
         let make = |list: &VerbEntries, faults: &mut Vec<Fault>| {
             let links = list.entries.iter();
-            let links = links.filter_map(|entry| make_link(&list.verb, entry, files, directory, faults));
+            let links = links.filter_map(|entry| make_link(&list.verb, entry, file.original, files, directory, faults));
             (list.verb.clone(), links.collect())
         };
         let mut verbs: Vec<(String, Vec<Link>)> = file.verbs.iter().map(|list| make(list, faults)).collect();
@@ -145,6 +149,27 @@ impl Chain {
     /// Whether its sessions are relayed to another server.
     pub fn relays(&self) -> bool {
         self.stage_links("__DATA__").iter().any(Link::is_relay)
+    }
+
+    /// Whether an entry may want a copy of a message for itself.
+    pub fn saves_copies(&self) -> bool {
+        self.stage_links("__DATA__").iter().any(Link::saves_copies)
+    }
+
+    /// What `file`, which it was built from, says in vain.
+    pub fn notes(&self, file: &ChainFile) -> Vec<Fault> {
+        let entries = file.entries("__DATA__").unwrap_or_default();
+        let links = self.links("__DATA__").unwrap_or_default();
+        if links.iter().any(Link::is_taker) {
+            return Vec::new();
+        }
+        let saving = |entry: &&Entry| links.iter().any(|link| link.id == entry.id && link.saves_copies());
+        let note = |entry: &Entry| {
+            entry
+                .at
+                .fault(format!("{} keeps no copies: no message is taken here", entry.id))
+        };
+        entries.iter().filter(saving).map(note).collect()
     }
 
     /// What its handlers want to reach beyond this host.
@@ -331,6 +356,7 @@ fn check_taker(facts: &Facts, entry: &Entry, faults: &mut Vec<Fault>) {
 fn make_link(
     verb: &str,
     entry: &Entry,
+    original: bool,
     files: &BTreeMap<&'static str, Part>,
     directory: &Arc<dyn Directory>,
     faults: &mut Vec<Fault>,
@@ -362,6 +388,7 @@ fn make_link(
     let material = registry::Material {
         file: files.get(facts.id),
         with,
+        original,
         directory,
     };
     Some(Link {

@@ -94,6 +94,19 @@ impl BackEndLost {
     }
 }
 
+/// What protects the connection to the server behind a proxy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackEndTls {
+    /// As OpenSSL writes it, e.g. `TLSv1.3`.
+    pub version: &'static str,
+    /// The cipher suite by its name in the registry of IANA.
+    pub cipher: String,
+    /// The group of the key exchange by its name in the registry of IANA.
+    pub group: Option<&'static str>,
+    /// By what the server proved who it is: `ca` or `pin`, `no` where that was not asked for.
+    pub verified: &'static str,
+}
+
 /// The server behind a proxy: one connection at a time. After an error there is none.
 pub trait BackEndPort {
     /// Connects, in place of a connection there was. Gives the greeting; where it was 220, what follows is under TLS if
@@ -105,6 +118,9 @@ pub trait BackEndPort {
 
     /// Whether there is a connection.
     fn is_open(&self) -> bool;
+
+    /// What protects the connection; none in clear, and where there is no connection.
+    fn tls(&self) -> Option<&BackEndTls>;
 
     /// Says one line, given without its CRLF, and gives the reply to it.
     ///
@@ -162,6 +178,10 @@ impl BackEndPort for Nowhere {
 
     fn is_open(&self) -> bool {
         false
+    }
+
+    fn tls(&self) -> Option<&BackEndTls> {
+        None
     }
 
     fn command(&mut self, _: &[u8]) -> Result<Reply, BackEndLost> {

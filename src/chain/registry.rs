@@ -51,6 +51,8 @@ pub struct Material<'a> {
     pub file: Option<&'a Part>,
     /// Settings of the entry, over those of the file.
     pub with: Option<&'a Part>,
+    /// Whether the chain has the original's form.
+    pub original: bool,
     /// Who exists.
     pub directory: &'a Arc<dyn Directory>,
 }
@@ -66,6 +68,9 @@ const fn registered<K: Kind>() -> Registered {
 
 fn make<K: Kind>(material: &Material<'_>, faults: &mut Vec<Fault>) -> Box<dyn Handler> {
     let mut settings = K::Settings::default();
+    if material.original {
+        settings.as_original();
+    }
     for part in [material.file, material.with].into_iter().flatten() {
         overlay(&mut settings, part, faults);
     }

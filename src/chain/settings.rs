@@ -6,6 +6,9 @@ use crate::config::{Fault, Field, Part, Section};
 pub trait Settings: Default + PartialEq + 'static {
     /// Asks for every key there is; what is absent or wrong leaves its place as it was.
     fn read(&mut self, section: &Section<'_>);
+
+    /// In a chain in the original's form: what the original did without being asked, where the default is otherwise.
+    fn as_original(&mut self) {}
 }
 
 /// No settings, and so no file.

@@ -107,7 +107,7 @@ pub const DEVIATIONS: &[Deviation] = &[
     ),
     deviation(
         "EHLO waited for name servers",
-        "it asks only with look_up: yes in hello.yaml, for as long as the entry's timeout, by a process of its own",
+        "a process of its own asks, for as long as the entry's timeout; look_up: no in hello.yaml asks nobody",
         "a slow name server stopped the session",
     ),
     deviation(

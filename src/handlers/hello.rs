@@ -26,7 +26,8 @@ pub struct Config {
     pub message: String,
     /// Whether PIPELINING is named. It always works; a client that uses it unasked is worth noting.
     pub advertise_pipelining_extension: bool,
-    /// Whether the DNS is asked about the name and the client's address.
+    /// Whether the DNS is asked about the name and the client's address; in a chain in the original's form by default, as
+    /// the original always did.
     pub look_up: bool,
 }
 
@@ -88,6 +89,10 @@ impl Settings for Config {
             Field::boolean,
         );
         section.read("look_up", &mut self.look_up, Field::boolean);
+    }
+
+    fn as_original(&mut self) {
+        self.look_up = true;
     }
 }
 
@@ -349,6 +354,22 @@ mod tests {
         assert!(peer.say(hello).starts_with("250"));
         let lines = peer.logged("symbol=HELO_");
         (peer, lines)
+    }
+
+    #[test]
+    fn a_chain_in_the_original_s_form_asks_unless_it_is_told_not_to() {
+        let module = "__OPEN__:\n  - module: rsmtpd.handlers.greeting\nEHLO:\n  - module: rsmtpd.handlers.hello\n";
+        let ours = "__OPEN__:\n  - handler: greeting\nEHLO:\n  - handler: hello\n";
+        for (chain, file, lines) in [
+            (module, "message: hi", 2),
+            (module, "look_up: no", 0),
+            (ours, "message: hi", 0),
+            (ours, "look_up: yes", 2),
+        ] {
+            let mut peer = Peer::only(chain, &[("hello", file)]);
+            assert!(peer.say("EHLO client.example").starts_with("250"));
+            assert_eq!(peer.logged("symbol=HELO_").len(), lines, "{chain}{file}");
+        }
     }
 
     fn address(text: &str) -> Answer {

@@ -1,5 +1,6 @@
 //! The original's last handler of a message, which forgot the transaction. That happens anyway; what remains is its
-//! setting: whether a copy of each message is kept as a file of its own, whatever becomes of the message.
+//! setting: whether a copy of each message is kept as a file of its own, whatever becomes of the message. Of one that is
+//! relayed it is what went to the back end.
 //!
 //! Notes: reads none, writes none.
 
@@ -53,6 +54,10 @@ impl Handler for PostDataReset {
         } else {
             outcome
         })
+    }
+
+    fn saves_copies(&self) -> bool {
+        self.config.keep_data_file
     }
 }
 

@@ -38,6 +38,9 @@ const CARRIED: [&str; 7] = [
     "HELP",
 ];
 
+/// Those of them that the back end itself has to know, for what the client may say after EHLO.
+const PROMISED: [&str; 3] = ["SIZE", "8BITMIME", "SMTPUTF8"];
+
 /// `proxy.yaml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -112,11 +115,18 @@ pub struct Proxy {
 }
 
 /// What the back end has been told on this connection, to be told again on another one.
+#[derive(Clone)]
 struct Told {
     /// The last HELO or EHLO it accepted: the line.
-    hello: Option<Vec<u8>>,
+    hello: Vec<u8>,
     /// Keywords of its last reply to EHLO, in capitals.
     keywords: Vec<String>,
+}
+
+impl Told {
+    fn has(&self, keyword: &str) -> bool {
+        self.keywords.iter().any(|known| known == keyword)
+    }
 }
 
 impl Note for Told {
@@ -200,6 +210,10 @@ impl Proxy {
             return Ok(greeting);
         }
         let hello = back_end.command(format!("EHLO {name}").as_bytes()).map_err(failed)?;
+        // It has not said whether it takes XCLIENT.
+        if hello.is_temporary() {
+            return Ok(hello);
+        }
         let Some(attributes) = attributes(&hello) else {
             return Ok(greeting);
         };
@@ -224,19 +238,26 @@ impl Proxy {
         }
     }
 
-    /// Connects again where the connection was given up, and says what the back end knew.
-    fn ensure(&self, context: &mut Context<'_>) -> Result<(), HandlerError> {
+    /// Connects again where the connection was given up, and says what the back end knew. One that lacks what the client
+    /// was offered before, as another of its kind may that stands behind the same name, cannot go on with it.
+    fn ensure(&self, context: &mut Context<'_>, verb: &Verb) -> Result<(), HandlerError> {
         if context.back_end().is_open() {
             return Ok(());
         }
         let greeting = self.connect(context)?;
         expect(&greeting, 220, "the greeting")?;
         let told = context.session().notes.get::<Told>();
-        if let Some(line) = told.and_then(|told| told.hello.clone()) {
-            let reply = context.back_end().command(&line).map_err(failed)?;
-            expect(&reply, 250, "HELO or EHLO")?;
+        let Some(told) = told.filter(|_| !matches!(verb, Verb::Helo | Verb::Ehlo)).cloned() else {
+            return Ok(());
+        };
+        let reply = context.back_end().command(&told.hello).map_err(failed)?;
+        expect(&reply, 250, "HELO or EHLO")?;
+        let keywords = keywords_of(&reply);
+        let missing = |word: &&&str| told.has(word) && !keywords.iter().any(|known| known == *word);
+        match PROMISED.iter().find(missing) {
+            Some(word) => Err(HandlerError::Failed(format!("back end: it offers {word} no more"))),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// The answer to a command between two chunks of a message: the back end hears text there, no command. What gives the
@@ -275,7 +296,7 @@ impl Proxy {
         if command.verb == Verb::Quit {
             return Ok(quit(context, &line));
         }
-        self.ensure(context)?;
+        self.ensure(context, &command.verb)?;
         let mut reply = context.back_end().command(&line).map_err(failed)?;
         let asks = matches!(command.verb, Verb::Data | Verb::Bdat);
         if (300..400).contains(&reply.code) && !asks {
@@ -298,8 +319,7 @@ impl Proxy {
             } else {
                 reply.lines.truncate(1);
             }
-            let hello = Some(line);
-            context.note_session(Told { hello, keywords });
+            context.note_session(Told { hello: line, keywords });
         }
         Ok(reply)
     }

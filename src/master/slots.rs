@@ -90,9 +90,9 @@ impl Slot {
         if logger.tell(door, &[ours.as_fd()]) {
             let _ = self.link.send_nowait(&ToWorker::Voice, &[theirs.as_fd()]);
         }
-        if let Some(kept) = &mut self.theirs {
-            kept.voice = theirs;
-        }
+        // The worker chooses the number for it: what it does to a voice that the sandbox does not keep as it was cannot be
+        // seen from here.
+        self.is_the_last_ones();
         Ok(())
     }
 

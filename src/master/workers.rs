@@ -412,12 +412,16 @@ pub struct Near<'a> {
 /// The child's side of the fork: keeps its own descriptors, loses all others, and serves.
 fn become_worker(lent: [OwnedFd; 2], served: &Served, near: &Near<'_>) -> ! {
     arena::worker();
+    let Ok([link, logger]) = out_of_reach(&lent) else {
+        process::exit_now(71);
+    };
+    // Closed below.
+    std::mem::forget(lent);
     let mut keep: Vec<RawFd> = vec![0, 1, 2, near.directory.as_raw_fd()];
-    keep.extend(near.listeners.iter().chain(&lent).map(AsRawFd::as_raw_fd));
+    keep.extend(near.listeners.iter().chain([&link, &logger]).map(AsRawFd::as_raw_fd));
     if process::close_range_except(&keep).is_err() || deafen().is_err() {
         process::exit_now(71);
     }
-    let [link, logger] = lent;
     let inherited = Inherited {
         listeners: near.listeners,
         link,
@@ -426,6 +430,20 @@ fn become_worker(lent: [OwnedFd; 2], served: &Served, near: &Near<'_>) -> ! {
         refused: near.refused,
     };
     process::exit_now(worker::run(inherited, served))
+}
+
+/// Gives what the next worker is to have numbers that the sandbox lets nobody duplicate: a worker that was taken over
+/// could else give it the client's, by which it may be shut down and changed for good.
+fn out_of_reach(lent: &[OwnedFd; 2]) -> io::Result<[OwnedFd; 2]> {
+    let [link, voice] = lent;
+    let moved = [
+        socket::duplicate_at_least(link, socket::FIRST_SHARED)?,
+        socket::duplicate_at_least(voice, socket::FIRST_SHARED)?,
+    ];
+    if moved.iter().any(|fd| fd.as_raw_fd() >= socket::CLIENT_FD) {
+        return Err(io::Error::other("the descriptors that a worker may have are used up"));
+    }
+    Ok(moved)
 }
 
 /// A worker has the master's signals; it is told to end over its Link, and has no children.

@@ -75,7 +75,8 @@ impl Profile {
         }
     }
 
-    /// The broker: makes sockets of the internet, connects by TCP to the ports of `connect`, and reads below `read`.
+    /// The broker: makes sockets of the internet, connects by TCP to the ports of `connect`, and reads below `read`. No
+    /// layer bounds addresses, nor UDP: seccomp cannot see where a call points, Landlock knows ports of TCP alone.
     #[must_use]
     pub fn broker(read: Vec<PathBuf>, connect: Vec<u16>) -> Profile {
         Profile {

@@ -12,9 +12,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 /// `setsockopt`, `shutdown` and a change of the file status flags. It is the last below [`FIRST_CONTROL`].
 pub const CLIENT_FD: RawFd = 63;
 
-/// The first descriptor number of what workers share with the master: listeners and the configuration directory,
-/// from here to below [`CLIENT_FD`]. The sandbox lets nobody give those another number, least of all the client's.
-pub const FIRST_SHARED: RawFd = 32;
+/// The first descriptor number of what a worker shares with others: listeners and the configuration directory with the
+/// master, its Link and its voice with the workers that come after it, from here to below [`CLIENT_FD`]. The sandbox lets
+/// nobody give those another number, least of all the client's.
+pub const FIRST_SHARED: RawFd = 30;
 
 /// The first descriptor number on which the sandbox allows `sendmsg`, the call that can pass descriptors.
 pub const FIRST_CONTROL: RawFd = 64;

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::chain::{BackEndLost, BackEndPatience, BackEndPort, BackEndWay};
+use crate::chain::{BackEndLost, BackEndPatience, BackEndPort, BackEndTls, BackEndWay};
 use crate::config::{PeerTlsMode, Proof};
 use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
@@ -38,6 +38,8 @@ pub struct BackEnd<'a> {
 struct Connection {
     stream: TcpStream,
     tls: Option<tls::Client>,
+    /// What was agreed upon with it.
+    agreed: Option<BackEndTls>,
     patience: BackEndPatience,
     /// Octets of replies that were not understood yet.
     input: Vec<u8>,
@@ -68,10 +70,12 @@ impl<'a> BackEnd<'a> {
         })
     }
 
-    /// Says what protects the connection.
-    fn say_tls(&self, proof: &Proof) {
-        let tls = self.connection.as_ref().and_then(|connection| connection.tls.as_ref());
-        let Some(agreed) = tls.and_then(tls::Client::negotiated) else {
+    /// Keeps and says what protects the connection.
+    fn say_tls(&mut self, proof: &Proof) {
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
+        let Some(agreed) = connection.tls.as_ref().and_then(tls::Client::negotiated) else {
             return;
         };
         let verified = match proof {
@@ -80,9 +84,15 @@ impl<'a> BackEnd<'a> {
             Proof::Pins(_) => "pin",
         };
         let event = Event::new("back-end-tls").field("session", &self.session);
-        let event = event.field("version", agreed.version).field("cipher", agreed.cipher);
+        let event = event.field("version", agreed.version).field("cipher", &agreed.cipher);
         let event = event.field("group", agreed.group.unwrap_or("none"));
         self.log.say(Level::Info, event.field("verified", verified));
+        connection.agreed = Some(BackEndTls {
+            version: agreed.version,
+            cipher: agreed.cipher,
+            group: agreed.group,
+            verified,
+        });
     }
 }
 
@@ -98,6 +108,7 @@ impl BackEndPort for BackEnd<'_> {
         self.connection = Some(Connection {
             stream,
             tls: None,
+            agreed: None,
             patience: way.patience,
             input: Vec::new(),
             output: Vec::new(),
@@ -120,6 +131,11 @@ impl BackEndPort for BackEnd<'_> {
             }
         } else if way.tls.mode == PeerTlsMode::Required {
             self.connection = None;
+            // Whoever is in between could have said it: that is no reason to refuse a client for good.
+            if !greeting.is_temporary() {
+                let code = greeting.code;
+                return Err(lost(format!("TLS is required, and the greeting in clear was {code}")));
+            }
         }
         self.say_tls(&way.tls.proof());
         Ok(greeting)
@@ -127,6 +143,10 @@ impl BackEndPort for BackEnd<'_> {
 
     fn is_open(&self) -> bool {
         self.connection.is_some()
+    }
+
+    fn tls(&self) -> Option<&BackEndTls> {
+        self.connection.as_ref()?.agreed.as_ref()
     }
 
     fn command(&mut self, line: &[u8]) -> Result<Reply, BackEndLost> {

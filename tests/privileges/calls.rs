@@ -8,6 +8,7 @@ use crate::common::{PATIENCE, Setup, certificates, needs_root, skip, tool, wait_
 use nix::errno::Errno;
 use nix::libc::{self, c_long};
 use nix::sys::signal::Signal;
+use std::fs;
 use std::time::Instant;
 
 const KILLED: Outcome = Outcome::Killed(Signal::SIGSYS);
@@ -48,7 +49,10 @@ struct Around {
     master: i64,
     sibling: i64,
     listener: i64,
-    channel: i64,
+    link: i64,
+    voice: i64,
+    /// A descriptor that nobody else has.
+    own: i64,
 }
 
 /// What no process of the daemon may do once it runs, whatever its role: it dies of it.
@@ -96,7 +100,9 @@ fn deadly_for_workers(around: Around) -> Vec<Row> {
         master,
         sibling,
         listener,
-        channel,
+        link,
+        voice,
+        own: _,
     } = around;
     let (exec, map) = (libc::PROT_EXEC as i64, (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as i64);
     let thread =
@@ -173,7 +179,7 @@ fn deadly_for_workers(around: Around) -> Vec<Row> {
         (
             "sendmsg with a descriptor",
             libc::SYS_sendmsg,
-            vec![Number(channel), passing(0), Number(0)],
+            vec![Number(link), passing(0), Number(0)],
         ),
         ("sendmmsg", libc::SYS_sendmmsg, numbers(&[3, 0, 1, 0])),
         (
@@ -199,6 +205,16 @@ fn deadly_for_workers(around: Around) -> Vec<Row> {
             "standard error as the client",
             libc::SYS_fcntl,
             numbers(&[2, libc::F_DUPFD_CLOEXEC.into(), 63]),
+        ),
+        (
+            "its Link, which the next worker has, as the client",
+            libc::SYS_fcntl,
+            numbers(&[link, libc::F_DUPFD_CLOEXEC.into(), 63]),
+        ),
+        (
+            "its voice, which the next worker has, as the client",
+            libc::SYS_fcntl,
+            numbers(&[voice, libc::F_DUPFD_CLOEXEC.into(), 63]),
         ),
         (
             "listener waits",
@@ -283,10 +299,7 @@ fn passing(number: u64) -> Argument {
 /// What a worker may ask for in vain.
 fn vain_for_workers(around: Around) -> Vec<Row> {
     let Around {
-        master,
-        sibling,
-        listener: _,
-        channel,
+        master, sibling, own, ..
     } = around;
     let open = |name: &str| vec![Number(HERE), path(name), Number(READ)];
     let memory = |pid| format!("/proc/{pid}/mem");
@@ -369,7 +382,7 @@ fn vain_for_workers(around: Around) -> Vec<Row> {
         (
             "a descriptor from which sendmsg is allowed",
             libc::SYS_fcntl,
-            numbers(&[channel, libc::F_DUPFD_CLOEXEC.into(), 64]),
+            numbers(&[own, libc::F_DUPFD_CLOEXEC.into(), 64]),
             refused(Errno::EINVAL),
         ),
         (
@@ -427,12 +440,14 @@ fn a_worker_that_was_taken_over_reaches_nothing() {
     let mut victims = by_name["rsmtpd: worker"].iter().map(|worker| worker.pid);
     let (master, sibling) = (i64::from(server.pid()), i64::from(victims.next().expect("a sibling")));
     let worker = &by_name["rsmtpd: worker"][1];
-    let (listener, channel) = sockets_of(worker);
+    let [listener, link, voice, own] = descriptors_of(worker);
     let around = Around {
         master,
         sibling,
         listener,
-        channel,
+        link,
+        voice,
+        own,
     };
     let mut failed = Vec::new();
     let mut check = |puppet: &mut Puppet, (name, number, arguments, expected): Row| {
@@ -470,13 +485,37 @@ fn a_worker_that_was_taken_over_reaches_nothing() {
     assert!(!server.said().contains("event=status"), "{}", server.said());
 }
 
-/// The numbers of a listener that a spare shares with its master, and of a channel of its own.
-fn sockets_of(worker: &Process) -> (i64, i64) {
-    let mut sockets = worker.descriptors();
-    sockets.retain(|(number, link)| *number > 2 && link.to_string_lossy().starts_with("socket:"));
-    let (shared, own): (Vec<_>, Vec<_>) = sockets.into_iter().partition(|(number, _)| *number >= 32);
-    let first = |found: Vec<(i32, _)>| i64::from(found.first().expect("a socket").0);
-    (first(shared), first(own))
+/// The numbers that a spare has for a listener, its Link and its voice, and for something that nobody else has.
+fn descriptors_of(worker: &Process) -> [i64; 4] {
+    let (mut listener, mut pairs, mut own) = (None, Vec::new(), None);
+    let local = local_sockets();
+    for (number, link) in worker.descriptors() {
+        let text = link.to_string_lossy();
+        let inode = text.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
+        match inode {
+            _ if number < 3 => {}
+            Some(inode) if local.iter().any(|known| known == inode) => pairs.push(i64::from(number)),
+            Some(_) => listener = Some(i64::from(number)),
+            None if text.contains("eventpoll") => own = Some(i64::from(number)),
+            None => {}
+        }
+    }
+    let [link, voice] = pairs[..] else {
+        panic!("a Link and a voice: {pairs:?}");
+    };
+    [
+        listener.expect("a listener"),
+        link,
+        voice,
+        own.expect("what it waits with"),
+    ]
+}
+
+/// The inodes of all local sockets.
+fn local_sockets() -> Vec<String> {
+    let table = fs::read_to_string("/proc/net/unix").expect("local sockets");
+    let inode = |line: &str| line.split_whitespace().nth(6).map(str::to_owned);
+    table.lines().skip(1).filter_map(inode).collect()
 }
 
 /// Deaths of one helper in a row: its parent half pauses longer after each.

@@ -432,7 +432,7 @@ fn is_quarantined(recipient: &Recipient, decided: Verdict) -> bool {
 }
 
 /// The copy that is saved for research: no recipient's.
-fn saved() -> ipc::Recipient {
+pub(super) fn saved() -> ipc::Recipient {
     ipc::Recipient {
         original: String::new(),
         domain: "copies".to_owned(),

@@ -101,6 +101,8 @@ pub struct Conversation<'c> {
     limits: Limits,
     readers: Vec<Option<Box<dyn BodyReader>>>,
     sink_failure: Option<String>,
+    /// Why there is no copy of the message that passes.
+    copy_failure: Option<String>,
     chunk: Option<Chunk>,
     in_body: bool,
     now: i64,
@@ -129,6 +131,7 @@ impl<'c> Conversation<'c> {
             limits,
             readers: Vec::new(),
             sink_failure: None,
+            copy_failure: None,
             chunk: None,
             in_body: false,
             now: 0,

@@ -4,7 +4,7 @@
 //! message go there as they come; its end only when everybody here agreed, and where somebody did not the connection
 //! is closed, so that the message never ends. A lost back end is 421, and the log says how far the session was.
 
-use super::end::refused_by_each;
+use super::end::{refused_by_each, saved};
 use super::replies::refusal;
 use super::run::Ran;
 use super::steps::stage_of;
@@ -16,6 +16,7 @@ use crate::chain::error::HandlerError;
 use crate::chain::handler::Passing;
 use crate::chain::outcome::relayed;
 use crate::chain::ports::Ports;
+use crate::ipc::delivery::{Body, Commit};
 use crate::log::Level;
 use crate::session::{Exchange, Transaction, Verdict};
 use crate::smtp::command::Verb;
@@ -170,11 +171,50 @@ impl<'c> Conversation<'c> {
     /// # Errors
     /// Why they could not.
     pub(super) fn store(&mut self, octets: &[u8], ports: &mut Ports<'_>) -> Result<(), String> {
-        if self.chain.relays() {
-            ports.back_end.text(octets).map_err(|error| error.to_string())
-        } else {
-            ports.body.write(octets).map_err(|error| error.to_string())
+        if !self.chain.relays() {
+            return ports.body.write(octets).map_err(|error| error.to_string());
         }
+        if self.copy_failure.is_none()
+            && self.chain.saves_copies()
+            && let Err(error) = ports.body.write(octets)
+        {
+            self.copy_failure = Some(error.to_string());
+            ports.body.reset();
+        }
+        ports.back_end.text(octets).map_err(|error| error.to_string())
+    }
+
+    /// Has delivery save what went to the other server. It is nobody's mail: that it fails is said in the log, and
+    /// changes nothing for the client.
+    fn save_copy(&mut self, ports: &mut Ports<'_>) {
+        let failure = self.copy_failure.take();
+        let body = failure.map_or_else(|| ports.body.finish().map_err(|error| error.to_string()), Err);
+        let committed = body.and_then(|body| match self.copy(body, ports.now) {
+            Some(copy) => ports.delivery.commit(copy).map_err(|error| error.to_string()),
+            None => Err("no transaction".to_owned()),
+        });
+        if let Err(error) = committed {
+            let line = self.event("copy-failed").quoted("error", error.as_bytes());
+            self.log.push((Level::Error, line.text()));
+        }
+    }
+
+    fn copy(&self, body: Body, now: i64) -> Option<Commit> {
+        let session = &self.session;
+        let transaction = session.transaction.as_ref()?;
+        let hello = session.hello.as_ref().map(|hello| hello.name.clone());
+        Some(Commit {
+            id: transaction.id.clone(),
+            reverse_path: transaction.reverse_path.address(),
+            recipients: vec![saved()],
+            fields: transaction.fields.concat().into_bytes(),
+            removed: Vec::new(),
+            body,
+            smtputf8: transaction.parameters.smtputf8,
+            received_at: now.div_euclid(1_000_000),
+            peer: session.peer.ip().to_string(),
+            helo: hello.unwrap_or_default(),
+        })
     }
 
     /// The other server was lost while a text went there.
@@ -220,6 +260,9 @@ impl<'c> Conversation<'c> {
                 (reply, next, by)
             }
         };
+        if ran.effects().any(|effect| *effect == Effect::SaveCopy) {
+            self.save_copy(ports);
+        }
         self.concluded(links, Stage::EndOfData, None, reply.as_ref(), ports);
         self.end_relayed(reply, next, by.as_deref(), ran, ports)
     }

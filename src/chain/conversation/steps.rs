@@ -279,6 +279,7 @@ impl<'c> Conversation<'c> {
     fn begin_body(&mut self, chunked: bool, exchange: &Exchange, ports: &mut Ports<'_>) {
         ports.body.reset();
         self.sink_failure = None;
+        self.copy_failure = None;
         if let Some(transaction) = &mut self.session.transaction {
             transaction.body = Some(BodyFacts::new(chunked));
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::chain::{
-    BackEndLost, BackEndPort, BackEndWay, BodySink, Chain, DeliveryError, DeliveryPort, Found, RecordError,
+    BackEndLost, BackEndPort, BackEndTls, BackEndWay, BodySink, Chain, DeliveryError, DeliveryPort, Found, RecordError,
     ResolverPort, TlsPort, configured, registry,
 };
 use crate::config::{ChainFile, Fault, Part};
@@ -86,6 +86,9 @@ impl BodySink for FakeBody {
 #[derive(Default)]
 struct FakeBackEnd {
     open: bool,
+    tls: Option<BackEndTls>,
+    /// An extension that it has no more.
+    lacks: &'static str,
     said: Vec<String>,
     text: Vec<u8>,
     taken: Vec<Vec<u8>>,
@@ -111,7 +114,8 @@ impl FakeBackEnd {
                     "AUTH PLAIN",
                     "DSN",
                 ];
-                Ok(Reply::multi(250, None, lines.map(str::to_owned).to_vec()))
+                let lines = lines.iter().filter(|line| **line != self.lacks);
+                Ok(Reply::multi(250, None, lines.map(|line| (*line).to_owned()).collect()))
             }
             code => Ok(Reply::new(code, None, format!("back end on {line}"))),
         }
@@ -127,6 +131,10 @@ impl BackEndPort for FakeBackEnd {
 
     fn is_open(&self) -> bool {
         self.open
+    }
+
+    fn tls(&self) -> Option<&BackEndTls> {
+        self.tls.as_ref().filter(|_| self.open)
     }
 
     fn command(&mut self, line: &[u8]) -> Result<Reply, BackEndLost> {
@@ -392,6 +400,11 @@ impl Peer {
         let action = peer.conversation.open(&mut ports!(peer, 1_700_000_000_000_000));
         peer.greeting = peer.act(action);
         peer
+    }
+
+    /// The back end is under TLS from now on.
+    pub(crate) fn protect_back_end(&mut self, tls: BackEndTls) {
+        self.back_end.tls = Some(tls);
     }
 
     /// The greeting.

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use crate::chain::context::Context;
 use crate::chain::decision::Finding;
 use crate::chain::opinion::Evidence;
+use crate::chain::ports::BackEndTls;
 use crate::session::{At, Exchange, Session};
 use crate::smtp::line::LineEnding;
 use crate::smtp::proxy_header::{Header, Subject, Version};
@@ -22,6 +23,8 @@ pub(super) struct Facts {
     transaction: u32,
     /// Version, cipher suite and the name that the client asked for.
     tls: Option<(&'static str, String, Option<String>)>,
+    /// Towards the server behind a proxy.
+    back_end: Option<BackEndTls>,
 }
 
 impl Facts {
@@ -36,6 +39,7 @@ impl Facts {
                 .tls
                 .as_ref()
                 .map(|tls| (tls.version, tls.cipher.clone(), tls.sni.clone())),
+            back_end: context.back_end_tls().cloned(),
         }
     }
 }
@@ -63,6 +67,14 @@ impl Object {
             tls.text("cipher", cipher);
             tls.option("sni", sni.as_deref());
             object.raw("tls", &tls.end());
+        }
+        if let Some(agreed) = &facts.back_end {
+            let mut tls = Object::new();
+            tls.text("version", agreed.version);
+            tls.text("cipher", &agreed.cipher);
+            tls.option("group", agreed.group);
+            tls.text("verified", agreed.verified);
+            object.raw("back_end_tls", &tls.end());
         }
         object
     }

@@ -209,3 +209,24 @@ fn pieces_of_a_long_record_belong_together() {
     target.append(&vec![b'x'; 2 * PIECE + 1], &mut pieces);
     assert_eq!(pieces.0, [(PIECE, true), (PIECE, true), (1, false)]);
 }
+
+#[test]
+fn the_tls_of_a_back_end_is_recorded_while_there_is_one() {
+    let entry = "{handler: transaction_log, with: {log_path: /l, format: jsonl}}";
+    let mut peer = Peer::only(&format!("__DEFAULT__: [{{handler: proxy}}, {entry}]\n"), &[]);
+    peer.protect_back_end(crate::chain::BackEndTls {
+        version: "TLSv1.2",
+        cipher: "TLS_X".into(),
+        group: None,
+        verified: "pin",
+    });
+    peer.say("NOOP");
+    let (_, text) = peer.records();
+    let facts = r#","back_end_tls":{"version":"TLSv1.2","cipher":"TLS_X","group":null,"verified":"pin"},"#;
+    let with: Vec<&str> = text.lines().filter(|line| line.contains(facts)).collect();
+    assert!(
+        with.len() == 2 && with.iter().all(|line| line.contains("NOOP")),
+        "{text}"
+    );
+    assert!(text.lines().filter(|line| line.contains("back_end_tls")).count() == 2);
+}

@@ -312,3 +312,108 @@ fn starttls_is_served_here() {
     assert!(peer.data("x\r\n").starts_with("250 "));
     assert!(relayed(&[]).say("STARTTLS").starts_with("502 "));
 }
+
+const KEEPING: &str = "\
+__DATA__:
+  - handler: data_file
+  - handler: proxy
+  - {handler: post_data_reset, with: {keep_data_file: yes}}
+__DEFAULT__:
+  - handler: proxy
+";
+
+#[test]
+fn a_copy_is_kept_of_what_passes() {
+    let mut peer = relayed_by(KEEPING, &[("END", 550)]);
+    peer.say("EHLO client.example");
+    peer.begin(&["user"]);
+    assert!(peer.data("..x\r\n").starts_with("550 back end"));
+    peer.back_end.told.clear();
+    peer.begin(&["user"]);
+    assert_eq!(
+        codes(&peer.send(b"BDAT 3\r\na\r\nBDAT 4 LAST\r\n.b\r\n")),
+        ["250", "250"]
+    );
+    let kept = peer.delivery.commits.iter().map(|commit| {
+        let only: Vec<Disposition> = commit.recipients.iter().map(|copy| copy.disposition).collect();
+        assert_eq!(only, [Disposition::Copy]);
+        assert_eq!(commit.reverse_path, "a@client.example");
+        commit.body.clone()
+    });
+    let kept: Vec<Body> = kept.collect();
+    let expected = [b".x\r\n".to_vec(), b"a\r\n.b\r\n".to_vec()].map(Body::Inline);
+    assert_eq!(kept, expected);
+    assert_eq!(peer.back_end.taken, [b"a\r\n.b\r\n".to_vec()]);
+    let mut peer = relayed_by(&KEEPING.replace("yes", "no"), &[]);
+    peer.say("EHLO client.example");
+    peer.begin(&["user"]);
+    assert!(peer.data("x\r\n").starts_with("250 ") && peer.delivery.commits.is_empty());
+}
+
+/// The copy is nobody's mail: whether the message was taken is the back end's to say.
+#[test]
+fn without_a_copy_the_message_passes_all_the_same() {
+    for full in [true, false] {
+        let mut peer = relayed_by(KEEPING, &[]);
+        (peer.body.full, peer.delivery.down) = (full, !full);
+        peer.say("EHLO client.example");
+        peer.begin(&["user"]);
+        assert!(peer.data("x\r\ny\r\n").starts_with("250 back end"));
+        assert_eq!(peer.back_end.taken, [b"x\r\ny\r\n".to_vec()]);
+        assert!(log_has(&peer, "Error event=copy-failed "), "{:?}", peer.log);
+        (peer.body.full, peer.delivery.down) = (false, false);
+        peer.begin(&["user"]);
+        assert!(peer.data("z\r\n").starts_with("250 back end"));
+        assert_eq!(peer.delivery.commits.len(), 1);
+    }
+}
+
+#[test]
+fn a_copy_that_cannot_be_is_noted() {
+    let notes = |text: &str| {
+        let mut faults = Vec::new();
+        let file = ChainFile::parse("chain.yaml", text, &registry::names(), &mut faults).expect("YAML");
+        let chain = Chain::build(&file, &Default::default(), &directory(), &mut faults);
+        assert_eq!(faults, []);
+        let notes = chain.notes(&file);
+        notes.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let refusing =
+        "__OPEN__:\n  - handler: reject_all\n__DATA__:\n  - {handler: post_data_reset, with: {keep_data_file: yes}}\n";
+    assert_eq!(
+        notes(refusing),
+        ["chain.yaml:4:5: __DATA__[0]: post_data_reset keeps no copies: no message is taken here"]
+    );
+    assert_eq!(notes(&refusing.replace("yes", "no")), [""; 0]);
+    assert_eq!(notes(KEEPING), [""; 0]);
+}
+
+/// Behind one name there may be several servers: the one that is reached next must know what the client was offered.
+#[test]
+fn another_back_end_keeps_what_was_promised_or_is_lost() {
+    for (lacks, last, code) in [
+        ("8BITMIME", "MAIL FROM:<a@b.example> BODY=8BITMIME", "421"),
+        ("SIZE 500", "MAIL FROM:<a@b.example>", "421"),
+        ("DSN", "MAIL FROM:<a@b.example> BODY=8BITMIME", "250"),
+        ("8BITMIME", "EHLO client.example", "250"),
+    ] {
+        let mut peer = relayed(&[]);
+        peer.say("EHLO client.example");
+        peer.begin(&["user"]);
+        assert!(peer.data(&"0123456\r\n".repeat(200)).starts_with("552 "));
+        peer.back_end.lacks = lacks;
+        let reply = peer.say(last);
+        assert!(
+            codes(&reply) == [code] && peer.is_closed() == (code == "421"),
+            "{lacks}: {reply}"
+        );
+        assert_eq!(log_has(&peer, "event=back-end-lost"), code == "421", "{lacks}");
+        assert!(!reply.contains(lacks), "{reply}");
+    }
+    let mut peer = relayed(&[]);
+    peer.say("HELO client.example");
+    peer.begin(&["user"]);
+    assert!(peer.data(&"0123456\r\n".repeat(200)).starts_with("552 "));
+    peer.back_end.lacks = "8BITMIME";
+    assert!(peer.say("MAIL FROM:<a@b.example>").starts_with("250 "));
+}
