@@ -15,8 +15,8 @@ const NAME: &str = "ten_thousand_idle_connections_are_held";
 /// What this machine lacks for the test.
 fn lacking() -> Option<String> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-    if hard < IDLE as u64 + 500 {
-        return Some(format!("a hard limit of {} descriptors, has {hard}", IDLE + 500));
+    if hard < IDLE as u64 + 2500 {
+        return Some(format!("a hard limit of {} descriptors, has {hard}", IDLE + 2500));
     }
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok()?;
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();

@@ -397,9 +397,9 @@ pub fn ids(state: &Path, tree: &str) -> io::Result<Vec<String>> {
     Ok(ids)
 }
 
-/// When somebody last asked for a retry.
-pub(super) fn kicked(state: &Path) -> Option<SystemTime> {
-    fs::metadata(state.join(KICK)).and_then(|data| data.modified()).ok()
+/// What stands there of the last time that somebody asked for a retry.
+pub(super) fn kicked(state: &Path) -> Option<Vec<u8>> {
+    fs::read(state.join(KICK)).ok()
 }
 
 /// Removes bodies that never got an envelope: their message was not acknowledged. Young ones may be under way.

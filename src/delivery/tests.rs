@@ -116,6 +116,14 @@ impl Drop for Running {
     }
 }
 
+/// As [`settings`], but nothing is tried again unless somebody asks.
+fn patient(state: &Path) -> Settings {
+    Settings {
+        retry_first: Duration::from_secs(3600),
+        ..settings(state)
+    }
+}
+
 fn settings(state: &Path) -> Settings {
     Settings {
         writers: 2,
@@ -253,7 +261,7 @@ fn a_worker_has_one_door_at_a_time() {
 #[test]
 fn soft_recipients_go_to_quarantine_and_a_broken_mailbox_holds_up_no_other() {
     let state = tempfile::tempdir().unwrap();
-    let running = Running::start(settings(state.path()));
+    let running = Running::start(patient(state.path()));
     let mut message = commit("m1", &["bob", "broken"], MESSAGE);
     message.recipients.push(recipient("soft", Disposition::Quarantine));
     message.recipients.push(recipient("none", Disposition::Discard));
@@ -292,7 +300,7 @@ fn soft_recipients_go_to_quarantine_and_a_broken_mailbox_holds_up_no_other() {
 #[test]
 fn all_entries_of_one_long_id_are_found() {
     let state = tempfile::tempdir().unwrap();
-    let running = Running::start(settings(state.path()));
+    let running = Running::start(patient(state.path()));
     fs::create_dir_all(state.path().join("mail/example.org")).unwrap();
     fs::write(state.path().join("mail/example.org/broken"), "a file").unwrap();
     let id = "x".repeat(80);

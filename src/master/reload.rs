@@ -18,7 +18,7 @@ use crate::worker::refuse;
 use crate::worker::served::Served;
 
 use super::descriptors::MASTER_DESCRIPTORS;
-use super::{Master, pool_sizes, start_keeper};
+use super::{Master, pool_sizes, start_keeper, startup};
 
 /// How long the master waits for the keeper; spares serve meanwhile.
 const KEEPER_PATIENCE: Duration = Duration::from_secs(5);
@@ -128,6 +128,9 @@ impl Master {
             .map(|key| format!("key={}", key.replace(' ', "-")))
             .collect();
         self.tell_what_waits(keys, &served.record_directories());
+        if served.daemon.workers.max > self.ready.served.daemon.workers.max {
+            startup::warn_about_limits(served.daemon.workers.max, &self.ready.log);
+        }
         self.ready.served = served.without(absent);
         self.pool.resize(pool_sizes(&self.ready.served));
         self.sources.configure(&self.ready.served);

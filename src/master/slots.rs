@@ -35,12 +35,16 @@ pub(super) struct Slot {
     pub(super) watched: bool,
     /// The master's end of the Link.
     pub(super) link: Channel<ToWorker, FromWorker>,
-    /// The worker's end of the Link.
-    theirs: Channel<FromWorker, ToWorker>,
-    /// The worker's end of the way to the logger.
+    /// The worker's ends; none where they are not for another one.
+    theirs: Option<Theirs>,
+}
+
+/// The ends of a worker.
+#[derive(Debug)]
+struct Theirs {
+    link: Channel<FromWorker, ToWorker>,
+    /// The way to the logger.
     voice: OwnedFd,
-    /// The worker was passed its voice while it lived, and chose the number for it.
-    passed: bool,
 }
 
 impl Slot {
@@ -51,9 +55,10 @@ impl Slot {
             token,
             watched: false,
             link: Channel::new(link),
-            theirs: Channel::new(socket::move_fd_at_least(theirs, MASTER_DESCRIPTORS)?),
-            voice,
-            passed: false,
+            theirs: Some(Theirs {
+                link: Channel::new(socket::move_fd_at_least(theirs, MASTER_DESCRIPTORS)?),
+                voice,
+            }),
         };
         Ok((slot, logger))
     }
@@ -63,10 +68,17 @@ impl Slot {
     /// # Errors
     /// No descriptors.
     pub(super) fn lend(&self) -> io::Result<[OwnedFd; 2]> {
+        let theirs = self.theirs.as_ref().ok_or(io::ErrorKind::NotFound)?;
         Ok([
-            socket::duplicate_at_least(&self.theirs, 0)?,
-            socket::duplicate_at_least(&self.voice, 0)?,
+            socket::duplicate_at_least(&theirs.link, 0)?,
+            socket::duplicate_at_least(&theirs.voice, 0)?,
         ])
+    }
+
+    /// Its worker, which has its ends, is the last one: where there are very many, each costs the master one descriptor
+    /// and not three.
+    pub(super) fn is_the_last_ones(&mut self) {
+        self.theirs = None;
     }
 
     /// The logger was started again: gives the worker another way to it.
@@ -75,22 +87,19 @@ impl Slot {
     /// No descriptors.
     pub(super) fn give_voice(&mut self, logger: &Helper, door: &ToHelper) -> io::Result<()> {
         let (ours, theirs) = voice()?;
-        self.voice = theirs;
-        self.passed = true;
         if logger.tell(door, &[ours.as_fd()]) {
-            let _ = self.link.send_nowait(&ToWorker::Voice, &[self.voice.as_fd()]);
+            let _ = self.link.send_nowait(&ToWorker::Voice, &[theirs.as_fd()]);
         }
+        // A worker chooses the number of what it is passed, so that the sandbox does not keep that as it was.
+        self.theirs = None;
         Ok(())
     }
 
     /// Takes out what a worker that has ended left unread. False when there is more than any of ours leaves.
     fn is_clean(&self) -> bool {
-        // What a worker did to a voice that the sandbox does not keep as it was cannot be seen from here.
-        if self.passed {
-            return false;
-        }
         let silent = matches!(self.link.receive_nowait(), Err(Fault::WouldBlock));
-        silent && (0..UNREAD).any(|_| matches!(self.theirs.receive_nowait(), Err(Fault::WouldBlock)))
+        let Some(theirs) = &self.theirs else { return false };
+        silent && (0..UNREAD).any(|_| matches!(theirs.link.receive_nowait(), Err(Fault::WouldBlock)))
     }
 }
 
@@ -165,6 +174,19 @@ mod tests {
     }
 
     #[test]
+    fn the_slot_of_the_last_one_is_closed() {
+        let mut slots = Slots::default();
+        let (mut slot, _logger) = slots.take().unwrap();
+        let [link, _voice] = slot.lend().unwrap();
+        slot.is_the_last_ones();
+        drop(link);
+        assert!(matches!(slot.link.receive_nowait(), Err(Fault::Closed)));
+        slots.put_back(slot);
+        let (_, logger) = slots.take().unwrap();
+        assert!(logger.is_some(), "another one");
+    }
+
+    #[test]
     fn a_slot_with_words_unheard_is_closed() {
         let mut slots = Slots::default();
         let (slot, _logger) = slots.take().unwrap();
@@ -193,10 +215,10 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_whose_worker_was_passed_another_voice_is_closed() {
+    fn a_slot_without_the_ends_of_a_worker_is_closed() {
         let mut slots = Slots::default();
         let (mut slot, _logger) = slots.take().unwrap();
-        slot.passed = true;
+        slot.is_the_last_ones();
         slots.put_back(slot);
         assert!(slots.take().unwrap().1.is_some());
     }

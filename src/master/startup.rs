@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use super::Ready;
 use super::descriptors::{MASTER_DESCRIPTORS, pair};
 use super::helpers::{Helper, Helpers};
-use super::workers::SIGNALS;
+use super::workers::{REUSED, SIGNALS};
 use super::{start_broker, start_delivery, start_keeper};
 use crate::worker::served::Served;
 
@@ -71,7 +71,7 @@ struct Users {
 /// # Errors
 /// Any step failed; nothing is left running then but helpers that see their channel end.
 pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
-    let descriptors = detach::raise_descriptor_limit();
+    detach::raise_descriptor_limit();
     process::set_name("rsmtpd: master")?;
     signals::ignore_write_failures();
     let missing = sandbox::check(served.sandbox)
@@ -106,7 +106,7 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
         let event = Event::new("sandbox-layer-missing").quoted("layer", missing.join(", ").as_bytes());
         log.say(Level::Warning, event);
     }
-    warn_about_limits(served.daemon.workers.max, descriptors, &log);
+    warn_about_limits(served.daemon.workers.max, &log);
     if users.invented {
         warn_about_users(&users, &log);
     }
@@ -287,11 +287,12 @@ fn free_identity(taken: &mut Vec<u32>) -> Result<Identity> {
 }
 
 /// Says so where the system allows fewer workers than the configuration does: each is a process, and a descriptor of
-/// master, logger and delivery.
-fn warn_about_limits(workers: usize, descriptors: u64, log: &Log) {
+/// master, logger and delivery; and, up to so many of them, two more of the master.
+pub(super) fn warn_about_limits(workers: usize, log: &Log) {
+    let more = 2 * workers.min(REUSED) as u64;
     let workers = workers as u64;
     let limits = [
-        ("nofile", Some(descriptors), DESCRIPTORS, "LimitNOFILE"),
+        ("nofile", detach::descriptor_limit(), DESCRIPTORS + more, "LimitNOFILE"),
         ("nproc", detach::process_limit(), PROCESSES, "LimitNPROC"),
     ];
     for (name, limit, own, setting) in limits {

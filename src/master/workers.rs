@@ -36,6 +36,9 @@ pub const SIGNALS: [Signal; 5] = [
 /// below [`FIRST_SHARED`](socket::FIRST_SHARED).
 const STARTING: usize = 10;
 
+/// Workers at once whose Links and voices are for others after them, each at the price of two more descriptors.
+pub const REUSED: usize = 1024;
+
 /// One worker.
 #[derive(Debug)]
 pub struct Worker {
@@ -176,10 +179,14 @@ impl Workers {
 
     /// Takes note of what a worker does now; what it did before.
     pub fn change(&mut self, number: u32, state: State) -> Option<State> {
+        let many = self.table.len() > REUSED;
         let worker = self.table.get_mut(&number)?;
         let was_spare = worker.is_spare();
         let before = std::mem::replace(&mut worker.state, state);
         let begun = worker.lent.take().is_some();
+        if begun && many {
+            worker.slot.is_the_last_ones();
+        }
         worker.since = Instant::now();
         let (is_spare, generation) = (worker.is_spare(), worker.generation);
         self.count(generation, was_spare, is_spare);

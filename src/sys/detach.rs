@@ -93,16 +93,18 @@ fn wait(mut answer: PipeReader, mut words: PipeReader) -> i32 {
     }
 }
 
-/// Raises the soft limit of open descriptors to the hard one; the limit in force.
-pub fn raise_descriptor_limit() -> u64 {
+/// Raises the soft limit of open descriptors to the hard one, where that may be.
+pub fn raise_descriptor_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
-        return 0;
-    };
-    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
-        Ok(()) => hard,
-        Err(_) => soft,
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
+}
+
+/// How many descriptors this process may have.
+pub fn descriptor_limit() -> Option<u64> {
+    use nix::sys::resource::{Resource, getrlimit};
+    getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft)
 }
 
 /// How many processes the user of this one may have; none for any number.

@@ -37,6 +37,8 @@ pub struct Puppet {
     pid: Pid,
     before: user_regs_struct,
     alive: bool,
+    /// A signal that it is to have when it goes on.
+    kept: Option<Signal>,
 }
 
 /// The instruction that enters the kernel: `syscall`.
@@ -47,15 +49,22 @@ impl Puppet {
     pub fn take(pid: i32) -> Result<Puppet, String> {
         let id = Pid::from_raw(pid);
         ptrace::attach(id).map_err(|error| format!("ptrace: {error}"))?;
-        match waitpid(id, Some(WaitPidFlag::__WALL)) {
-            Ok(WaitStatus::Stopped(_, Signal::SIGSTOP)) => {}
-            other => return Err(format!("not stopped: {other:?}")),
+        let mut kept = None;
+        loop {
+            match waitpid(id, Some(WaitPidFlag::__WALL)) {
+                Ok(WaitStatus::Stopped(_, Signal::SIGSTOP)) => break,
+                // One that was on its way before, as of a child that has ended.
+                Ok(WaitStatus::Stopped(_, signal)) => kept = Some(signal),
+                other => return Err(format!("not stopped: {other:?}")),
+            }
+            ptrace::cont(id, None).map_err(|error| format!("going on: {error}"))?;
         }
         let before = ptrace::getregs(id).map_err(|error| format!("registers: {error}"))?;
         let puppet = Puppet {
             pid: id,
             before,
             alive: true,
+            kept,
         };
         let mut instruction = [0; 2];
         let memory = OpenOptions::new().read(true).open(format!("/proc/{pid}/mem"));
@@ -95,8 +104,7 @@ impl Puppet {
             ..self.before
         };
         ptrace::setregs(self.pid, registers).expect("registers");
-        ptrace::step(self.pid, None).expect("one step");
-        match waitpid(self.pid, Some(WaitPidFlag::__WALL)) {
+        match self.step() {
             Ok(WaitStatus::Stopped(_, Signal::SIGTRAP)) => {
                 let returned = ptrace::getregs(self.pid).expect("registers").rax.cast_signed();
                 match returned {
@@ -112,6 +120,19 @@ impl Puppet {
         }
     }
 
+    /// Runs one instruction. A signal that arrives before it, as of a child that has ended, is kept for the end.
+    fn step(&mut self) -> nix::Result<WaitStatus> {
+        loop {
+            ptrace::step(self.pid, None)?;
+            match waitpid(self.pid, Some(WaitPidFlag::__WALL))? {
+                WaitStatus::Stopped(_, signal) if signal != Signal::SIGTRAP && signal != Signal::SIGSYS => {
+                    self.kept = Some(signal);
+                }
+                other => return Ok(other),
+            }
+        }
+    }
+
     fn write(&self, at: u64, octets: &[u8]) {
         let memory = OpenOptions::new().write(true).open(format!("/proc/{}/mem", self.pid));
         memory
@@ -124,7 +145,7 @@ impl Drop for Puppet {
     fn drop(&mut self) {
         if self.alive {
             let _ = ptrace::setregs(self.pid, self.before);
-            let _ = ptrace::detach(self.pid, None);
+            let _ = ptrace::detach(self.pid, self.kept);
         }
     }
 }
