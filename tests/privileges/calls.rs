@@ -299,10 +299,7 @@ fn passing(number: u64) -> Argument {
 /// What a worker may ask for in vain.
 fn vain_for_workers(around: Around) -> Vec<Row> {
     let Around {
-        master,
-        sibling,
-        own,
-        ..
+        master, sibling, own, ..
     } = around;
     let open = |name: &str| vec![Number(HERE), path(name), Number(READ)];
     let memory = |pid| format!("/proc/{pid}/mem");
@@ -506,7 +503,12 @@ fn descriptors_of(worker: &Process) -> [i64; 4] {
     let [link, voice] = pairs[..] else {
         panic!("a Link and a voice: {pairs:?}");
     };
-    [listener.expect("a listener"), link, voice, own.expect("what it waits with")]
+    [
+        listener.expect("a listener"),
+        link,
+        voice,
+        own.expect("what it waits with"),
+    ]
 }
 
 /// The inodes of all local sockets.
