@@ -37,6 +37,8 @@ pub struct Puppet {
     pid: Pid,
     before: user_regs_struct,
     alive: bool,
+    /// Whether a child of its ended, of which it has not heard.
+    bereaved: bool,
 }
 
 /// The instruction that enters the kernel: `syscall`.
@@ -56,6 +58,7 @@ impl Puppet {
             pid: id,
             before,
             alive: true,
+            bereaved: false,
         };
         let mut instruction = [0; 2];
         let memory = OpenOptions::new().read(true).open(format!("/proc/{pid}/mem"));
@@ -95,8 +98,7 @@ impl Puppet {
             ..self.before
         };
         ptrace::setregs(self.pid, registers).expect("registers");
-        ptrace::step(self.pid, None).expect("one step");
-        match waitpid(self.pid, Some(WaitPidFlag::__WALL)) {
+        match self.step() {
             Ok(WaitStatus::Stopped(_, Signal::SIGTRAP)) => {
                 let returned = ptrace::getregs(self.pid).expect("registers").rax.cast_signed();
                 match returned {
@@ -112,6 +114,17 @@ impl Puppet {
         }
     }
 
+    /// Lets it do one instruction. A child of its that ends meanwhile comes in before that, and is told of later.
+    fn step(&mut self) -> nix::Result<WaitStatus> {
+        loop {
+            ptrace::step(self.pid, None)?;
+            match waitpid(self.pid, Some(WaitPidFlag::__WALL)) {
+                Ok(WaitStatus::Stopped(_, Signal::SIGCHLD)) => self.bereaved = true,
+                other => return other,
+            }
+        }
+    }
+
     fn write(&self, at: u64, octets: &[u8]) {
         let memory = OpenOptions::new().write(true).open(format!("/proc/{}/mem", self.pid));
         memory
@@ -124,7 +137,7 @@ impl Drop for Puppet {
     fn drop(&mut self) {
         if self.alive {
             let _ = ptrace::setregs(self.pid, self.before);
-            let _ = ptrace::detach(self.pid, None);
+            let _ = ptrace::detach(self.pid, self.bereaved.then_some(Signal::SIGCHLD));
         }
     }
 }
