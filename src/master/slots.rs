@@ -90,9 +90,8 @@ impl Slot {
         if logger.tell(door, &[ours.as_fd()]) {
             let _ = self.link.send_nowait(&ToWorker::Voice, &[theirs.as_fd()]);
         }
-        // The worker chooses the number for it: what it does to a voice that the sandbox does not keep as it was cannot be
-        // seen from here.
-        self.is_the_last_ones();
+        // A worker chooses the number of what it is passed, so that the sandbox does not keep that as it was.
+        self.theirs = None;
         Ok(())
     }
 
@@ -213,5 +212,14 @@ mod tests {
         assert!(logger.is_some());
         assert_eq!(slot.token, token);
         assert_ne!(slots.take().unwrap().0.token, token);
+    }
+
+    #[test]
+    fn a_slot_without_the_ends_of_a_worker_is_closed() {
+        let mut slots = Slots::default();
+        let (mut slot, _logger) = slots.take().unwrap();
+        slot.is_the_last_ones();
+        slots.put_back(slot);
+        assert!(slots.take().unwrap().1.is_some());
     }
 }

@@ -208,8 +208,9 @@ fn hold_lock(path: &Path, master: u32) -> io::Result<()> {
         .truncate(false)
         .mode(0o600)
         .open(path)?;
-    file.try_lock()
-        .map_err(|_| io::Error::other("another rsmtpd holds the lock"))?;
+    file.try_lock().map_err(|_| {
+        io::Error::other("another rsmtpd holds the lock, and each needs a `state` of its own in rsmtpd.yaml")
+    })?;
     file.set_len(0)?;
     writeln!(file, "{master}")?;
     std::mem::forget(file);

@@ -71,6 +71,7 @@ pub fn apart() {
 }
 
 /// What `work` allocates is inherited by forks, whatever is usual now; for the process that has called [`apart`].
+#[inline(never)] // what it calls is rare, and would make the stack of every worker longer
 pub fn inherited<T>(work: impl FnOnce() -> T) -> T {
     let before = ARENA.is_apart.swap(false, SeqCst);
     let result = work();

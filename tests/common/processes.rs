@@ -81,7 +81,8 @@ impl Process {
     /// Whether processes of the same user may look into it: the files of one that is not dumpable are root's.
     pub fn dumpable(&self) -> bool {
         let owner = fs::metadata(format!("/proc/{}/environ", self.pid)).map(|m| m.uid());
-        owner.ok() != Some(0)
+        // One that has ended meanwhile nobody looks into.
+        owner.is_ok_and(|owner| owner != 0)
     }
 
     /// What each of its descriptors is.

@@ -163,6 +163,8 @@ impl<'c> Conversation<'c> {
             {
                 self.sink_failure = Some(error.to_string());
             }
+            // The header goes there as it comes.
+            self.log_dropped(transaction.removed.len());
         }
     }
 
@@ -299,7 +301,11 @@ impl<'c> Conversation<'c> {
     /// The message has gone already: its header cannot be changed any more.
     fn log_too_late(&mut self, ran: &Ran) {
         let late = |effect: &&Effect| matches!(effect, Effect::AddField(_) | Effect::RemoveField(_));
-        let count = ran.effects().filter(late).count();
+        self.log_dropped(ran.effects().filter(late).count());
+    }
+
+    /// Wishes of handlers about so many fields that are not met.
+    fn log_dropped(&mut self, count: usize) {
         if count > 0 {
             let line = self.event("fields-dropped").field("count", count);
             self.log.push((Level::Error, line.text()));

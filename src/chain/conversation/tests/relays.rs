@@ -1,6 +1,7 @@
 //! Relayed sessions: what the back end hears, what the client is told.
 
 use super::*;
+use crate::chain::{Effect, FieldName, HeaderField};
 
 const PROXY: &str = "\
 __DEFAULT__:
@@ -247,6 +248,32 @@ __DEFAULT__:
     let mut peer = relayed(&[("OPEN", 554)]);
     assert!(peer.opened().starts_with("554 ") && peer.say("NOOP").starts_with("503 "));
     assert!(peer.say("QUIT").starts_with("221 ") && peer.is_closed());
+}
+
+/// What a handler wants with the header that cannot be had is said.
+#[test]
+fn fields_are_added_in_front_and_none_is_taken_out() {
+    use super::verdicts::{link, prepend};
+    let (mut chain, _) = built(&format!("MAIL:\n  - handler: proxy\n{PROXY}"));
+    let judge = |_: &crate::chain::Context<'_>| {
+        let outcome = crate::chain::Outcome::none();
+        let outcome = outcome.with(Effect::AddField(HeaderField::new("X-Seen", "yes")?));
+        Ok(outcome.with(Effect::RemoveField(FieldName::new("X-Spam")?)))
+    };
+    prepend(&mut chain, "MAIL", link("policy", crate::chain::Mode::Enforce, judge));
+    let mut peer = Peer::prepared(chain, |_| {}, |_| {});
+    peer.say("EHLO client.example");
+    peer.begin(&["user"]);
+    assert!(peer.data("X-Spam: no\r\n\r\nx\r\n").starts_with("250 "));
+    assert_eq!(
+        peer.back_end.taken,
+        [b"X-Seen: yes\r\nX-Spam: no\r\n\r\nx\r\n".to_vec()]
+    );
+    assert!(
+        log_has(&peer, "event=fields-dropped ") && log_has(&peer, "count=1"),
+        "{:?}",
+        peer.log
+    );
 }
 
 #[test]
