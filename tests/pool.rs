@@ -195,6 +195,7 @@ fn a_source_holds_so_many_connections_and_reads_421_instead_of_a_greeting() {
         assert_refused(from(&server, source(2)), SOURCE);
     }
     let _other = greeted(from(&server, source(3)));
+    await_busy(&server, 3);
     drop(first);
     await_busy(&server, 2);
     greeted(from(&server, source(2)));
