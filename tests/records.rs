@@ -357,12 +357,10 @@ fn a_full_log_blocks_no_mail_and_says_what_is_missing() {
     let filled = fs::write(&filler, vec![0; 1 << 20]);
     assert!(filled.is_err(), "the disk is full");
     let read = || fs::read_to_string(&log).unwrap_or_default();
-    // What its last page still had room for.
-    assert!(wait_until(|| {
-        let before = read();
+    // More lines than its last page may still have room for.
+    for _ in 0..40 {
         session(&server, b"Subject: x\r\n\r\nx\r\n");
-        before == read() && !before.is_empty()
-    }));
+    }
     fs::remove_file(&filler).expect("room again");
     assert!(wait_until(|| {
         session(&server, b"Subject: x\r\n\r\nx\r\n");

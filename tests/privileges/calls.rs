@@ -263,7 +263,11 @@ fn deadly_for_workers(around: Around) -> Vec<Row> {
             libc::SYS_openat,
             vec![Number(HERE), path("/tmp/x"), Number(0o101), Number(0o600)],
         ),
-        ("old open", libc::SYS_open, vec![path("/etc/passwd"), Number(READ)]),
+        (
+            "old open to write",
+            libc::SYS_open,
+            vec![path("/etc/passwd"), Number(0o1)],
+        ),
         ("creat", libc::SYS_creat, vec![path("/tmp/x"), Number(0o600)]),
         (
             "unlink",
@@ -703,7 +707,11 @@ fn deadly_for_the_broker(master: i64) -> Vec<Row> {
             libc::SYS_openat,
             vec![Number(HERE), path("/tmp/rsmtpd-made"), Number(0o101), Number(0o600)],
         ),
-        ("old open", libc::SYS_open, vec![path("/etc/passwd"), Number(READ)]),
+        (
+            "old open to write",
+            libc::SYS_open,
+            vec![path("/etc/passwd"), Number(0o1)],
+        ),
         (
             "unlink",
             libc::SYS_unlinkat,

@@ -41,8 +41,14 @@ const COMMON: &[Call] = calls! {
 /// Older forms of calls of [`COMMON`], which C libraries still use where the architecture has them.
 #[cfg(target_arch = "x86_64")]
 const OLDER: &[Call] = calls! {
-    SYS_access, SYS_epoll_wait, SYS_getrlimit, SYS_pipe, SYS_poll, SYS_readlink, SYS_select, SYS_time,
+    SYS_accept, SYS_access, SYS_epoll_wait, SYS_getrlimit, SYS_lstat, SYS_pipe, SYS_poll, SYS_readlink, SYS_select, SYS_stat, SYS_time,
 };
+
+/// The older form of openat, allowed to read only.
+#[cfg(target_arch = "x86_64")]
+const OPEN: &[Call] = calls! { SYS_open };
+#[cfg(not(target_arch = "x86_64"))]
+const OPEN: &[Call] = &[];
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[Call] = &[];
 
@@ -60,8 +66,7 @@ const FILES: &[Call] = calls! {
 };
 #[cfg(target_arch = "x86_64")]
 const OLDER_FILES: &[Call] = calls! {
-    SYS_chmod, SYS_dup2, SYS_link, SYS_mkdir, SYS_open, SYS_rename, SYS_renameat, SYS_rmdir, SYS_stat, SYS_lstat,
-    SYS_unlink,
+    SYS_chmod, SYS_dup2, SYS_link, SYS_mkdir, SYS_open, SYS_rename, SYS_renameat, SYS_rmdir, SYS_unlink,
 };
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER_FILES: &[Call] = &[];
@@ -103,7 +108,7 @@ const ENTERING: &[Call] = calls! {
 
 /// The names of the calls that a profile makes or allows, sorted.
 pub(super) fn names(kind: Kind) -> Vec<&'static str> {
-    let mut lists = vec![COMMON, BY_ARGUMENT, ENTERING, OLDER];
+    let mut lists = vec![COMMON, BY_ARGUMENT, ENTERING, OLDER, OPEN];
     match kind {
         Kind::MasterAndWorker => lists.push(FORK),
         Kind::Keeper => lists.extend([LISTENERS, calls! { SYS_socket }]),
@@ -280,8 +285,10 @@ fn by_argument(rules: &mut Rules, first_own: i32) -> Result<(), seccompiler::Bac
         );
     }
     let written = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | (libc::O_TMPFILE & !libc::O_DIRECTORY);
-    let read_only = rule(vec![int(2, MaskedEq(written as u64), 0)?])?;
-    rules.insert(libc::SYS_openat, vec![read_only]);
+    let read_only = |flags| rule(vec![int(flags, MaskedEq(written as u64), 0)?]);
+    rules.insert(libc::SYS_openat, vec![read_only(2)?]);
+    #[cfg(target_arch = "x86_64")]
+    rules.insert(libc::SYS_open, vec![read_only(1)?]); // what musl calls
     rules.insert(libc::SYS_prlimit64, vec![rule(vec![int(0, Eq, 0)?])?]);
     rules.insert(
         libc::SYS_socketpair,
