@@ -9,9 +9,9 @@ use super::section::Field;
 /// One socket to listen on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
-    /// `address`: as [`Daemon::address`].
+    /// `address`: as [`address`](super::Daemon::address) of the daemon.
     pub address: String,
-    /// `port`: as [`Daemon::port`], no default.
+    /// `port`: as [`port`](super::Daemon::port) of the daemon, no default.
     pub port: u16,
     /// `tls`: whether its clients are offered STARTTLS (RFC 3207), speak TLS from the first octet (RFC 8314), or neither.
     /// Default starttls, which is none without a certificate.
