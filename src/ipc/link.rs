@@ -1,4 +1,5 @@
-//! Between a worker and the master: a pair per worker, so the descriptor says who speaks and end of file is death.
+//! Between a worker and the master: a pair that no other worker has while this one lives, so the descriptor says who
+//! speaks. End of file tells the worker that the master is gone; of a worker's end the master hears as its parent.
 
 use std::net::SocketAddr;
 
