@@ -921,13 +921,15 @@ fn beyond_the_queue_the_sender_is_told_to_come_again() {
     let directory = shared();
     let path = agent(
         directory.path(),
-        r#"until test -e "$d/go"; do sleep 0.05; done; cat >>"$d/in""#,
+        r#": >"$d/begun"; until test -e "$d/go"; do sleep 0.05; done; cat >>"$d/in""#,
     );
     let server = setup(&["a"], &lda(&path, "lda_jobs: 1\nqueue: 2")).start();
     thread::scope(|scope| {
-        let senders: Vec<_> = (0..8)
-            .map(|_| scope.spawn(|| code(&mut server.hello(), &["a@example.com"])))
-            .collect();
+        let send = || scope.spawn(|| code(&mut server.hello(), &["a@example.com"]));
+        // The first one is no longer in the queue when the others come.
+        let mut senders = vec![send()];
+        assert!(wait_until(|| directory.path().join("begun").exists()));
+        senders.extend((0..7).map(|_| send()));
         assert!(
             wait_until(|| server.said().matches("event=overloaded").count() == 5),
             "{}",
