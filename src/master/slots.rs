@@ -95,11 +95,14 @@ impl Slot {
         Ok(())
     }
 
-    /// Takes out what a worker that has ended left unread. False when there is more than any of ours leaves.
+    /// Takes out what a worker that has ended left unread. False when there is more than any of ours leaves, or when
+    /// the logger, which had no room for its end perhaps, would hear nothing of the next one.
     fn is_clean(&self) -> bool {
         let silent = matches!(self.link.receive_nowait(), Err(Fault::WouldBlock));
         let Some(theirs) = &self.theirs else { return false };
-        silent && (0..UNREAD).any(|_| matches!(theirs.link.receive_nowait(), Err(Fault::WouldBlock)))
+        let said = socket::recv_frame_nowait(&theirs.voice, &mut [0]);
+        let is_heard = said.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        silent && is_heard && (0..UNREAD).any(|_| matches!(theirs.link.receive_nowait(), Err(Fault::WouldBlock)))
     }
 }
 
@@ -153,6 +156,15 @@ mod tests {
     use super::*;
 
     const ORDER: ToWorker = ToWorker::Retire;
+
+    #[test]
+    fn a_slot_that_the_logger_does_not_hear_is_closed() {
+        let mut slots = Slots::default();
+        let (slot, logger) = slots.take().unwrap();
+        drop(logger);
+        slots.put_back(slot);
+        assert!(slots.take().unwrap().1.is_some(), "another one");
+    }
 
     #[test]
     fn what_one_worker_left_is_not_there_for_the_next() {
