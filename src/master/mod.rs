@@ -283,7 +283,7 @@ impl Master {
                 directory: &self.ready.directory,
                 refused: self.sources.view(),
             };
-            let forked = self.workers.fork(&self.ready.served, &near, &self.ready.helpers.logger);
+            let forked = self.workers.fork(&self.ready.served, &near, &self.ready.helpers);
             match forked.and_then(|number| self.attend(number)) {
                 Ok(()) => {}
                 Err(error) => {

@@ -138,6 +138,9 @@ impl Master {
         self.stale = false;
         self.ready.log.set_threshold(level);
         let order = ToHelper::Reload { level: level as u8 };
+        if delivery {
+            self.workers.replace_delivery();
+        }
         let told =
             self.ready.helpers.logger.tell(&order, &[]) && (!delivery || self.ready.helpers.delivery.tell(&order, &[]));
         let told = told
