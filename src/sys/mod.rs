@@ -13,6 +13,7 @@ pub mod memory;
 pub mod notify;
 pub mod privilege;
 pub mod process;
+pub mod random;
 pub mod sandbox;
 pub mod signals;
 pub mod socket;

@@ -196,8 +196,7 @@ fn life_of_a_worker(listener: &OwnedFd, others: OwnedFd, master: &OwnedFd, share
     let mut file = std::fs::File::from(file.unwrap());
     file.write_all(&vec![b'x'; 300_000]).unwrap();
     file.set_len(200_000).unwrap();
-    let mut id = [0; 8];
-    getrandom::fill(&mut id).unwrap();
+    super::super::random::number().unwrap();
     assert_eq!(shared.load(0), Some(5));
     let _ = std::time::SystemTime::now();
     socket::send_frame(master, b"Done", &[]).unwrap();
