@@ -4,6 +4,7 @@
 //! decide: every choice (which user, which directories, which limits) is its caller's.
 #![allow(unsafe_code)]
 
+pub mod accounts;
 pub mod arena;
 pub mod child;
 pub mod detach;

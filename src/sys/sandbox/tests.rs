@@ -151,7 +151,7 @@ fn a_worker_cannot_fork_even_without_root() {
     if !super::super::privilege::is_root() {
         return skip("sys::sandbox::a_worker_cannot_fork_even_without_root", "needs root");
     }
-    let identity = super::super::privilege::dynamic_identity(7).unwrap();
+    let identity = super::super::privilege::dynamic_identities(8, None).unwrap().remove(7);
     let ended = in_child(|| {
         super::super::privilege::drop_to(&identity, &[]).unwrap();
         enter(&Profile::master_and_worker(Vec::new()), Mode::Require).unwrap();
