@@ -54,6 +54,7 @@ const DESCRIPTORS: u64 = 256;
 const PROCESSES: u64 = 16;
 
 /// Users of the roles; None where we were not started as root and stay who we are.
+#[derive(Default)]
 struct Users {
     service: Option<Identity>,
     logger: Option<Identity>,
@@ -174,14 +175,7 @@ impl Users {
     fn choose(served: &Served, state: &Path) -> Result<Users> {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("rsmtpd: warning: not started as root, so all processes run as one user");
-            return Ok(Users {
-                service: None,
-                logger: None,
-                delivery: None,
-                broker: None,
-                keeper: None,
-                invented: false,
-            });
+            return Ok(Users::default());
         }
         let owner = fs::metadata(state).ok().filter(|m| m.uid() != 0);
         let mut invented = false;
