@@ -126,6 +126,7 @@ pub fn run(ready: Ready) -> io::Result<u8> {
     // What a first use sets up for all later ones is set up here, not in every worker.
     tls::prepare();
     arena::ordinary();
+    arena::settle();
     let poll = Poll::new()?;
     poll.registry()
         .register(&mut SourceFd(&ready.signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
