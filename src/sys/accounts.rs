@@ -5,7 +5,7 @@
 //! all the services (LDAP, systemd), in a process of its own. Where there is no getent the files alone count.
 //!
 //! Assumes that programs may be started: before the sandbox. Must never wait without an end, nor take more than
-//! [`ANSWER`] octets of an answer.
+//! a mebibyte of an answer.
 
 use std::io::{self, ErrorKind, Read as _};
 use std::os::fd::AsFd as _;
