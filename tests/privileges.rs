@@ -249,6 +249,46 @@ fn each_service_user_has_its_role() {
     assert!(!server.said().contains("missing"), "{}", server.said());
 }
 
+/// A getent(1) of a directory service: it knows two accounts, and the first numbers of the dynamic range.
+const GETENT: &str = "#!/bin/sh
+case $* in
+'passwd directory-user') echo 'directory-user:*:48631:48632:::' ;;
+'group directory-group') echo 'directory-group:*:48633:' ;;
+'passwd 6'*) echo 'one:*:61184:1:::'; exit 2 ;;
+'group 6'*) echo 'two:*:61185:'; exit 2 ;;
+*) exit 2 ;;
+esac
+";
+
+/// Copies it first: nobody may have a program open for writing.
+const WITH_GETENT: &str =
+    r#"cp "$1" "$1.copy" && chmod 755 "$1.copy" && mount --bind "$1.copy" /usr/bin/getent && shift && exec "$@""#;
+
+#[test]
+fn users_of_a_directory_service_count() {
+    let test = "privileges::users_of_a_directory_service";
+    if !namespaces(test) || tool(test, "/usr/bin/getent").is_none() {
+        return;
+    }
+    let mut setup = reachable(Setup::new());
+    setup.set("delivery.yaml", "user", "directory-user");
+    setup.set("delivery.yaml", "group", "directory-group");
+    let script = setup.config().with_file_name("getent");
+    fs::write(&script, GETENT).expect("getent");
+    let words = ["sh", "-c", WITH_GETENT, "sh"].map(Into::into);
+    let server = with_accounts(setup, &[])
+        .then_under(words.into_iter().chain([script.into_os_string()]))
+        .start();
+    let by_name = processes(&server, 8);
+    let users = assert_dropped(&by_name);
+    assert_eq!(by_name["rsmtpd: deliver"][0].groups, [48_633; 4]);
+    let mut invented: Vec<u32> = users.values().copied().filter(|user| *user != 48_631).collect();
+    invented.sort_unstable();
+    invented.dedup();
+    assert_eq!(invented.first(), Some(&61_186), "{users:?}");
+    assert_delivers(&server, 48_631);
+}
+
 #[test]
 fn the_users_of_the_configuration_and_the_command_line_count() {
     if !namespaces("privileges::the_users_of_the_configuration") {

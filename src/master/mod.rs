@@ -124,7 +124,6 @@ struct Master {
 /// The event loop cannot be made.
 pub fn run(ready: Ready) -> io::Result<u8> {
     // What a first use sets up for all later ones is set up here, not in every worker.
-    getrandom::u64().map_err(io::Error::other)?;
     tls::prepare();
     arena::ordinary();
     arena::settle();

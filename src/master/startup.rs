@@ -14,7 +14,6 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::config;
 use crate::helper::{EX_SOFTWARE, Seat};
-use crate::ipc::channel::Channel;
 use crate::ipc::control::ToHelper;
 use crate::ipc::link::Role;
 use crate::log::{Event, Level};
@@ -24,7 +23,6 @@ use crate::sys::privilege::{self, Identity};
 use crate::sys::signals::Signals;
 use crate::sys::{arena, detach, process, sandbox, signals, socket};
 use nix::fcntl::AtFlags;
-use serde::{Deserialize, Serialize};
 
 use super::Ready;
 use super::descriptors::{MASTER_DESCRIPTORS, pair};
@@ -56,7 +54,7 @@ const DESCRIPTORS: u64 = 256;
 const PROCESSES: u64 = 16;
 
 /// Users of the roles; None where we were not started as root and stay who we are.
-#[derive(Serialize, Deserialize)]
+#[derive(Default)]
 struct Users {
     service: Option<Identity>,
     logger: Option<Identity>,
@@ -81,7 +79,7 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     let signals = arena::inherited(|| Signals::new(&SIGNALS, MASTER_DESCRIPTORS))?;
     let notify = Notify::from_env()?.moved(MASTER_DESCRIPTORS)?;
     let state = plan.state.clone();
-    let users = Users::choose_apart(&served, &state)?;
+    let users = Users::choose(&served, &state)?;
     prepare_state(&state, users.delivery.as_ref())?;
 
     let (voice, logger) = start_logger(&served, plan, users.logger.as_ref())?;
@@ -174,46 +172,12 @@ fn bind(served: &Served) -> Result<(Vec<OwnedFd>, Vec<OwnedFd>, Vec<SocketAddr>)
 }
 
 impl Users {
-    /// [`Users::choose`] in a child: the C library loads whole families of libraries to look up a user, which every
-    /// worker would inherit and each fork would pay for.
-    fn choose_apart(served: &Served, state: &Path) -> Result<Users> {
-        let (ours, theirs) = pair()?;
-        let blocked = signals::block_for_fork()?;
-        match process::fork()? {
-            process::Fork::Child => {
-                std::mem::forget(blocked);
-                let answer =
-                    Users::choose(served, state).map_err(|error| (error.is::<Misconfigured>(), format!("{error:#}")));
-                let said = Channel::<_, ()>::new(theirs).send(&answer);
-                process::exit_now(i32::from(said.is_err()))
-            }
-            process::Fork::Parent(child) => {
-                drop((theirs, blocked));
-                let answer = Channel::<(), Result<Users, (bool, String)>>::new(ours).receive();
-                process::wait(child)?;
-                let (users, _) = answer.context("looking up the users of the roles")?;
-                users.map_err(|(misconfigured, text)| match misconfigured {
-                    true => Misconfigured(text).into(),
-                    false => anyhow::Error::msg(text),
-                })
-            }
-        }
-    }
-
     fn choose(served: &Served, state: &Path) -> Result<Users> {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("rsmtpd: warning: not started as root, so all processes run as one user");
-            return Ok(Users {
-                service: None,
-                logger: None,
-                delivery: None,
-                broker: None,
-                keeper: None,
-                invented: false,
-            });
+            return Ok(Users::default());
         }
         let owner = fs::metadata(state).ok().filter(|m| m.uid() != 0);
-        let mut taken: Vec<u32> = owner.iter().map(MetadataExt::uid).collect();
         let mut invented = false;
         let mut pick = |key: &str, name: &str, usual: &str, group: Option<&str>| -> Result<Option<Identity>> {
             let found = account(key, name, group)?;
@@ -240,11 +204,13 @@ impl Users {
         )?;
         let keeper = pick("user of the keeper", "rsmtpd-keeper", "rsmtpd-keeper", None)?;
         // Without a user of its own, delivery goes on as whom it was when it made the directory.
-        let delivery = delivery.or_else(|| owner.map(|m| Identity::numeric(m.uid(), m.gid())));
-        let mut or_invented = |found: Option<Identity>| match found {
-            Some(identity) => Ok(identity),
-            None => free_identity(&mut taken),
-        };
+        let delivery = delivery.or_else(|| owner.as_ref().map(|m| Identity::numeric(m.uid(), m.gid())));
+        let found = [&service, &logger, &delivery, &keeper].into_iter().chain(&broker);
+        let missing = found.filter(|found| found.is_none()).count();
+        let owner = owner.map(|m| m.uid());
+        let free = privilege::dynamic_identities(missing, owner).context("looking for free user ids")?;
+        let mut free = free.into_iter();
+        let mut or_invented = |found: Option<Identity>| found.or_else(|| free.next()).context("no user id is free");
         let (service, logger, delivery) = (or_invented(service)?, or_invented(logger)?, or_invented(delivery)?);
         let broker = broker.map(&mut or_invented).transpose()?;
         let keeper = or_invented(keeper)?;
@@ -271,19 +237,6 @@ fn refuse_root(identity: &Identity) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-/// A dynamic identity that is not `taken`, and is from now on.
-fn free_identity(taken: &mut Vec<u32>) -> Result<Identity> {
-    let mut nth = 0;
-    loop {
-        let identity = privilege::dynamic_identity(nth)?;
-        if !taken.contains(&identity.uid) {
-            taken.push(identity.uid);
-            return Ok(identity);
-        }
-        nth += 1;
-    }
 }
 
 /// Says so where the system allows fewer workers than the configuration does: each is a process, and a descriptor of
@@ -428,16 +381,18 @@ fn log_reads() -> Vec<PathBuf> {
 
 /// The account of this name, with `group` in place of its own; none when there is no such account.
 fn account(key: &str, name: &str, group: Option<&str>) -> Result<Option<Identity>> {
-    let Some(mut identity) = privilege::lookup_user(name)? else {
+    let found = privilege::lookup_user(name).with_context(|| format!("{key}: looking up the user {name:?}"))?;
+    let Some(mut identity) = found else {
         return Ok(None);
     };
     if let Some(group) = group {
-        let Some(found) = nix::unistd::Group::from_name(group)? else {
+        let found = privilege::lookup_group(group).with_context(|| format!("{key}: looking up the group {group:?}"))?;
+        let Some(found) = found else {
             bail!(Misconfigured(format!(
                 "{key}: expected an existing group beside it, found {group:?}"
             )));
         };
-        identity.gid = found.gid.as_raw();
+        identity.gid = found;
     }
     Ok(Some(identity))
 }
