@@ -12,6 +12,7 @@ use super::ports::Records;
 use super::settings::Settings;
 use crate::ipc::broker::Endpoint;
 use crate::session::Verdict;
+use crate::smtp::receiver::Piece;
 use crate::smtp::reply::Reply;
 
 /// Fixed facts about a handler, for the registry, the manual and `rsmtpd chain`.
@@ -165,8 +166,8 @@ pub trait Kind: Handler + Sized + 'static {
 
 /// Sees a body pass by.
 pub trait BodyReader: Send {
-    /// The next octets, dot-stuffing removed.
-    fn chunk(&mut self, octets: &[u8], records: &mut dyn Records);
+    /// The next piece.
+    fn chunk(&mut self, piece: Piece<'_>, records: &mut dyn Records);
 
     /// The end, in chain order.
     ///

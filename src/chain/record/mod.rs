@@ -24,6 +24,7 @@ use crate::config::{Field, Section};
 use crate::ipc::record::{PIECE, Record};
 use crate::session::{Anomaly, Session};
 use crate::smtp::command::Verb;
+use crate::smtp::receiver::Piece;
 use crate::smtp::reply::Reply;
 
 /// Octets of a text in one record, so that no encoding of it is longer than a frame takes.
@@ -294,17 +295,18 @@ struct Text {
 }
 
 impl BodyReader for Text {
-    fn chunk(&mut self, octets: &[u8], records: &mut dyn Records) {
-        for piece in octets.chunks(TEXT) {
-            match self.log.config.format {
-                Format::Classic => self.file.append(piece, records),
-                Format::Jsonl if self.log.which.commands() => {
-                    let line = json::data(&self.facts, records.now(), self.offset, piece);
+    fn chunk(&mut self, piece: Piece<'_>, records: &mut dyn Records) {
+        match self.log.config.format {
+            // As the original, which knew nothing of transparency: the lines that the client sent.
+            Format::Classic => piece.sent.iter().for_each(|part| self.file.append(part, records)),
+            Format::Jsonl if self.log.which.commands() => {
+                for text in piece.octets.chunks(TEXT) {
+                    let line = json::data(&self.facts, records.now(), self.offset, text);
                     self.file.append(&line, records);
+                    self.offset = self.offset.saturating_add(text.len() as u64);
                 }
-                Format::Jsonl => {}
             }
-            self.offset = self.offset.saturating_add(piece.len() as u64);
+            Format::Jsonl => {}
         }
     }
 

@@ -62,7 +62,7 @@ fn the_classic_form_is_the_original_s() {
          > {time} [buffer: empty] BURN \u{0}\r\n< 500 5.5.1"
     );
     let mut expected = middle.into_bytes();
-    expected.extend(b".gr\xfc\xdfe");
+    expected.extend(b"..gr\xfc\xdfe");
     expected.extend(
         end.as_bytes()
             .iter()
@@ -70,6 +70,42 @@ fn the_classic_form_is_the_original_s() {
     );
     let found = octets.windows(expected.len()).any(|window| window == expected);
     assert!(found, "{}", String::from_utf8_lossy(&octets));
+}
+
+#[test]
+fn classic_texts_are_as_the_client_sent_them_and_delivery_gets_the_message() {
+    let mut peer = Peer::only(&chain("{handler: transaction_log, with: {log_path: /l}}"), &[]);
+    peer.say("EHLO client.example");
+    for (sent, message) in [
+        (
+            &b"..a\r\n.b\r\nc\nd\re\r\n...\r\n"[..],
+            &b".a\r\nb\r\nc\r\nd e\r\n..\r\n"[..],
+        ),
+        (b"\n.\r\nx\r\n", b"\r\n.\r\nx\r\n"),
+        (b"..\r\n", b".\r\n"),
+    ] {
+        peer.begin(&["user"]);
+        peer.say("DATA");
+        // An octet at a time: what is held back in between is not lost.
+        let mut reply = String::new();
+        for octet in [sent, b".\r\n"].concat() {
+            reply += &peer.send(&[octet]);
+        }
+        assert!(reply.starts_with("250 "), "{reply}");
+        let octets = peer.records.octets();
+        let wanted = [b"<CR><LF>.<CR><LF>\r\n", sent, b"\r\n< "].concat();
+        let shown = String::from_utf8_lossy(&octets);
+        assert!(octets.windows(wanted.len()).any(|window| window == wanted), "{shown:?}");
+        assert_eq!(peer.text(peer.messages() - 1).as_bytes(), message);
+    }
+    let mut peer = Peer::only(&chain("{handler: transaction_log, with: {log_path: /l}}"), &[]);
+    peer.say("EHLO client.example");
+    peer.begin(&["user"]);
+    peer.send(b"BDAT 8\r\n.a\r\n.\r\n\rBDAT 3 LAST\r\n\n\n.");
+    let octets = peer.records.octets();
+    let shown = String::from_utf8_lossy(&octets);
+    assert!(shown.contains("BDAT 8\r\n.a\r\n.\r\n\r"), "{shown:?}");
+    assert!(shown.contains("BDAT 3 LAST\r\n\n\n."), "{shown:?}");
 }
 
 #[test]
