@@ -10,6 +10,7 @@ use super::opinion::Outcome;
 use super::outcome::{Message, Refusal, Taken};
 use super::ports::Records;
 use super::settings::Settings;
+use crate::config::Place;
 use crate::ipc::broker::Endpoint;
 use crate::session::Verdict;
 use crate::smtp::receiver::Piece;
@@ -92,6 +93,15 @@ impl Reach {
     }
 }
 
+/// A handler that does nothing, by its settings.
+#[derive(Debug, Clone, Copy)]
+pub struct InVain<'a> {
+    /// What it does not do, and what would change that.
+    pub what: &'static str,
+    /// The setting; none where it is the default.
+    pub at: Option<&'a Place>,
+}
+
 /// Looks at one step of a session and says what it thinks. It never writes to the client and reaches the outside only
 /// through [`Context`].
 pub trait Handler: Send + Sync {
@@ -145,6 +155,11 @@ pub trait Handler: Send + Sync {
     /// Whether it may ask for [`super::Effect::SaveCopy`]: where a message only passes, it must be kept while it does.
     fn saves_copies(&self) -> bool {
         false
+    }
+
+    /// Why it does nothing wherever it stands, and where its settings say so; none for one that works.
+    fn in_vain(&self) -> Option<InVain<'_>> {
+        None
     }
 
     /// The directory of the records that it writes: it is opened at the start.

@@ -131,6 +131,7 @@ impl Master {
         if served.daemon.workers.max > self.ready.served.daemon.workers.max {
             startup::warn_about_limits(served.daemon.workers.max, &self.ready.log);
         }
+        self.tell_new_notes(&served);
         self.ready.served = served.without(absent);
         self.pool.resize(pool_sizes(&self.ready.served));
         self.sources.configure(&self.ready.served);
@@ -272,6 +273,12 @@ impl Master {
         self.workers.close(listener.fd);
         let event = Event::new("closed").field("address", listener.bound);
         self.say(Level::Notice, event);
+    }
+
+    /// Says what an administrator should know of files that are about to be in force, as far as it is new.
+    pub(super) fn tell_new_notes(&self, served: &Served) {
+        let known: BTreeSet<String> = self.ready.served.notes().collect();
+        startup::say_notes(served.notes().filter(|note| !known.contains(note)), &self.ready.log);
     }
 
     /// Names the directories of records of a configuration that was read without a reload, as far as they are new.

@@ -111,6 +111,7 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
         warn_about_users(&users, &log);
     }
     say_listening(&addresses, &log);
+    say_notes(served.notes(), &log);
     Ok(Ready {
         path: plan.directory.clone(),
         destination: destination(&served, &state),
@@ -138,6 +139,14 @@ fn profile(served: &Served, plan: &Plan) -> sandbox::Profile {
 fn say_listening(addresses: &[SocketAddr], log: &Log) {
     for address in addresses {
         log.say(Level::Notice, Event::new("listening").field("address", address));
+    }
+}
+
+/// Says what an administrator should know of the configuration although it is in force.
+pub(super) fn say_notes(notes: impl Iterator<Item = String>, log: &Log) {
+    for note in notes {
+        let event = Event::new("configuration-note").quoted("note", note.as_bytes());
+        log.say(Level::Warning, event);
     }
 }
 

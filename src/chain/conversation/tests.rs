@@ -244,7 +244,7 @@ impl crate::chain::Directory for FakeDirectory {
     }
 }
 
-fn directory() -> Arc<dyn crate::chain::Directory> {
+pub(crate) fn directory() -> Arc<dyn crate::chain::Directory> {
     Arc::new(FakeDirectory)
 }
 

@@ -208,6 +208,54 @@ fn null_writes_nothing_and_losses_matter_only_where_they_are_required() {
 }
 
 #[test]
+fn what_writes_nothing_is_noted_where_it_is_said() {
+    use crate::config::{ChainFile, Part};
+    let notes = |chain: &str, file: Option<&str>| {
+        let mut faults = Vec::new();
+        let chain_file =
+            ChainFile::parse("c.yaml", chain, &crate::chain::registry::names(), &mut faults).expect("YAML");
+        let file = file.map(|text| Part::parse("transaction_log.yaml", text).expect("YAML"));
+        let files = file.into_iter().map(|part| ("transaction_log", part)).collect();
+        let chain = crate::chain::Chain::build(
+            &chain_file,
+            &files,
+            &crate::chain::conversation::tests::directory(),
+            &mut faults,
+        );
+        assert_eq!(faults, []);
+        let notes = chain.notes(&chain_file);
+        notes.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let nothing = "transaction_log writes nothing: expected the directory for its records in log_path, found none";
+    let plain = "QUIT:\n  - handler: transaction_log\nRSET:\n  - handler: transaction_log\n";
+    assert_eq!(notes(plain, None), [""; 0]);
+    for text in ["log_path: null", "log_path:", "log_path: ''"] {
+        let found = notes(plain, Some(text));
+        assert!(
+            found.len() == 1
+                && found[0].starts_with("transaction_log.yaml:1:")
+                && found[0].ends_with(&format!(": log_path: {nothing}")),
+            "{text}: {found:?}"
+        );
+    }
+    let with = "QUIT:\n  - {handler: transaction_log, with: {log_path: ~}}\n";
+    assert_eq!(
+        notes(with, Some("log_path: /l")),
+        [format!("c.yaml:2:49: QUIT[0].with.log_path: {nothing}")]
+    );
+    assert_eq!(notes(&with.replace("~", "/l"), Some("log_path: ~")), [""; 0]);
+    assert_eq!(
+        notes(&with.replace("log_path: ~}", "log_path: ~}, mode: off"), None),
+        [""; 0]
+    );
+    // In the original it was so without being said.
+    let original = "QUIT:\n  - module: rsmtpd.handlers.transaction_log\n    class: TransactionLog\n";
+    let twice = format!("{original}{}", original.replace("QUIT", "RSET"));
+    assert_eq!(notes(&twice, None), [format!("c.yaml:2:5: QUIT[0]: {nothing}")]);
+    assert_eq!(notes(&twice, Some("log_path: /l")), [""; 0]);
+}
+
+#[test]
 fn what_is_lost_in_a_message_defers_it_where_it_is_required() {
     let mut peer = Peer::only(&chain("{handler: command_log, with: {required: yes}}"), &[]);
     for line in ["EHLO client.example", "MAIL FROM:<>", "RCPT TO:<user@example.com>"] {
