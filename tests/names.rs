@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use common::back_end::{BackEnd, Script};
 use common::dns::{Dns, Says};
 use common::{Server, Setup, wait_until};
+use nix::sys::signal::Signal;
 
 const REVERSE: &str = "1.0.0.127.in-addr.arpa";
 
@@ -93,6 +94,52 @@ fn forward_reverse_and_confirmed() {
         text.contains("from client.example (mx.client.example [127.0.0.1])"),
         "{text}"
     );
+}
+
+/// A daemon that had nobody to ask at its start learns to by a reload, or by an edit alone, and by a second one whom.
+#[test]
+fn a_reload_begins_to_look_clients_up() {
+    let knows = |address| [("mail.client.example", Says::Addresses(vec![ip(address)]))];
+    let (first, second) = (Dns::start(&knows("127.0.0.9")), Dns::start(&knows("127.0.0.8")));
+    for by_reload in [true, false] {
+        let mut setup = Setup::new();
+        set_servers(&mut setup, &[&first]);
+        let mut server = setup.start();
+        server.hello().command("QUIT");
+        server.signal(Signal::SIGHUP);
+        server.await_said("event=reloaded", 1);
+        assert_eq!(brokers(&server), 1, "it has work before there is any");
+        server.setup().write("hello.yaml", "look_up: yes\n");
+        if by_reload {
+            server.signal(Signal::SIGHUP);
+            server.await_said("event=reloaded", 2);
+        }
+        let lines = evidence(&server, "mail.client.example");
+        assert!(has(&lines, "HELO_FORWARD", "127.0.0.9", false), "{lines:?}");
+        assert_eq!(brokers(&server), 2);
+        let text = server.setup().read("rsmtpd.yaml");
+        let text = text.replace(&first.address().to_string(), &second.address().to_string());
+        server.setup().write("rsmtpd.yaml", &text);
+        let before = server.said().matches("event=reloaded").count();
+        server.signal(Signal::SIGHUP);
+        server.await_said("event=reloaded", before + 1);
+        // The one before answers until its successor has read the configuration.
+        assert!(wait_until(|| has(
+            &evidence(&server, "mail.client.example"),
+            "HELO_FORWARD",
+            "127.0.0.8",
+            false
+        )));
+        server.stop();
+        assert!(!server.said().contains("next start"), "{}", server.said());
+        assert!(!server.said().contains("helper-"), "{}", server.said());
+    }
+}
+
+/// Processes of the broker: its parent half, and what works.
+fn brokers(server: &Server) -> usize {
+    let processes = server.processes();
+    processes.iter().filter(|one| one.name == "rsmtpd: broker").count()
 }
 
 #[test]

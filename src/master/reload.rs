@@ -119,10 +119,6 @@ impl Master {
             || served.daemon.grace_time != self.ready.served.daemon.grace_time
             || level != self.ready.served.log_level();
         let absent: BTreeSet<usize> = listeners.absent.iter().map(|(position, _)| *position).collect();
-        let mut keys = keys.to_vec();
-        if self.ready.helpers.broker.is_none() && !served.reach().is_empty() {
-            keys.push("broker");
-        }
         let keys: Vec<String> = keys
             .iter()
             .map(|key| format!("key={}", key.replace(' ', "-")))
@@ -141,13 +137,7 @@ impl Master {
         let order = ToHelper::Reload { level: level as u8 };
         let told =
             self.ready.helpers.logger.tell(&order, &[]) && (!delivery || self.ready.helpers.delivery.tell(&order, &[]));
-        let told = told
-            && self
-                .ready
-                .helpers
-                .broker
-                .as_ref()
-                .is_none_or(|broker| broker.tell(&order, &[]));
+        let told = told && self.ready.helpers.broker.tell(&order, &[]);
         if !told {
             self.say(Level::Error, Event::new("helper-not-told"));
         }

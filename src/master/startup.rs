@@ -237,10 +237,7 @@ impl Users {
         let settings = served.delivery();
         let service = pick("user", &served.daemon.user, "rsmtpd", served.daemon.group.as_deref())?;
         let logger = pick("user of the logger", "rsmtpd-log", "rsmtpd-log", None)?;
-        let broker = match served.reach().is_empty() {
-            true => None,
-            false => Some(pick("user of the broker", "rsmtpd-broker", "rsmtpd-broker", None)?),
-        };
+        let broker = pick("user of the broker", "rsmtpd-broker", "rsmtpd-broker", None)?;
         let delivery = pick(
             "delivery.yaml: user",
             &settings.user,
@@ -255,16 +252,15 @@ impl Users {
             None => free_identity(&mut taken),
         };
         let (service, logger, delivery) = (or_invented(service)?, or_invented(logger)?, or_invented(delivery)?);
-        let broker = broker.map(&mut or_invented).transpose()?;
-        let keeper = or_invented(keeper)?;
-        for identity in [&service, &logger, &delivery, &keeper].into_iter().chain(&broker) {
+        let (broker, keeper) = (or_invented(broker)?, or_invented(keeper)?);
+        for identity in [&service, &logger, &delivery, &broker, &keeper] {
             refuse_root(identity)?;
         }
         Ok(Users {
             service: Some(service),
             logger: Some(logger),
             delivery: Some(delivery),
-            broker,
+            broker: Some(broker),
             keeper: Some(keeper),
             invented,
         })

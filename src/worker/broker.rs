@@ -1,7 +1,6 @@
 //! The door to the broker, opened when it is first needed, and again when the broker was restarted or replaced.
 
 use std::cell::RefCell;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -55,13 +54,9 @@ impl Broker {
     }
 
     fn door(&self) -> Result<Client, String> {
-        self.link
-            .open(Role::Broker)
-            .map(Client::new)
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::NotConnected => "the broker was not started with the daemon: restart needed".to_owned(),
-                _ => format!("no way to the broker: {error}"),
-            })
+        let door = self.link.open(Role::Broker);
+        let door = door.map_err(|error| format!("no way to the broker: {error}"))?;
+        Ok(Client::new(door))
     }
 }
 
