@@ -216,6 +216,44 @@ fn silence_is_a_time_out_for_who_asked_and_nobody_else() {
     server.await_said("symbol=HELO_FORWARD value=\"no answer in time\"", 1);
 }
 
+/// The time that an entry may wait is for all that it asks, however many questions follow from answers; and however often a
+/// client has others asked that nobody answers, its worker asks no more at once than it may.
+#[test]
+fn one_deadline_holds_for_a_whole_look_up() {
+    let names: Vec<String> = (0..12).map(|number| format!("slow{number}.example")).collect();
+    let mut zone = vec![
+        (REVERSE, Says::Names(vec!["reverse.example"])),
+        ("reverse.example", Says::Silence),
+    ];
+    zone.extend(names.iter().map(|name| (name.as_str(), Says::Silence)));
+    let dns = Dns::start(&zone);
+    let mut setup = Setup::new();
+    setup.write("hello.yaml", "look_up: yes\n");
+    let chain = "command_handler_standard_server.yaml";
+    let text = setup.read(chain);
+    let limited = text.replace("- handler: hello\n", "- {handler: hello, timeout: 1s}\n");
+    assert_ne!(text, limited);
+    setup.write(chain, &limited);
+    set_servers(&mut setup, &[&dns, &dns, &dns]);
+    let mut server = setup.start();
+    let mut client = server.connect();
+    client.reply();
+    for name in &names {
+        let began = Instant::now();
+        assert_eq!(client.command(&format!("EHLO {name}")).code, 250);
+        let waited = began.elapsed();
+        assert!(waited < Duration::from_millis(1800), "{name}: {waited:?}");
+    }
+    client.command("QUIT");
+    server.stop();
+    let said = server.said();
+    assert!(
+        said.contains("symbol=HELO_CONFIRMED value=\"no answer in time\""),
+        "{said}"
+    );
+    assert!(!said.contains("broker-breach"), "{said}");
+}
+
 #[test]
 fn a_back_end_is_found_by_its_name() {
     let back_end = BackEnd::start(Script::default());

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::broker::client::{Client, Error};
 use crate::chain::ResolverPort;
@@ -30,7 +30,8 @@ impl Broker {
     /// # Errors
     /// Why there is none, for the log.
     pub fn connect(&mut self, to: &Endpoint, patience: Duration) -> Result<OwnedFd, String> {
-        self.ask(|client| client.connect(to, patience))
+        let end = Instant::now() + patience;
+        self.ask(|client| client.connect(to, end))
     }
 
     /// Asks, and once more through another door where the broker has left this one.
@@ -61,8 +62,10 @@ impl Broker {
 }
 
 impl ResolverPort for Rc<RefCell<Broker>> {
-    fn resolve(&mut self, questions: &[Question], patience: Duration) -> Vec<Answer> {
-        let asked = self.borrow_mut().ask(|client| client.resolve(questions, patience));
+    fn resolve(&mut self, questions: &[Question], patience: &mut Duration) -> Vec<Answer> {
+        let end = Instant::now() + *patience;
+        let asked = self.borrow_mut().ask(|client| client.resolve(questions, end));
+        *patience = end.saturating_duration_since(Instant::now());
         asked.unwrap_or_else(|reason| vec![Answer::Failed(reason); questions.len()])
     }
 }

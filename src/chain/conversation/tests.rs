@@ -180,7 +180,7 @@ struct FakeResolver {
 }
 
 impl ResolverPort for FakeResolver {
-    fn resolve(&mut self, questions: &[Question], _: Duration) -> Vec<Answer> {
+    fn resolve(&mut self, questions: &[Question], _: &mut Duration) -> Vec<Answer> {
         self.asked += questions.len();
         let answer = |question: &Question| self.known.iter().find(|(known, _)| known == question);
         let answers = questions.iter().map(answer);
