@@ -445,14 +445,27 @@ fn a_back_end_hears_of_each_client() {
 
 #[test]
 fn xclient_is_for_those_who_may() {
+    // Where nobody may, it is a command of an extension that is not served.
+    let server = Server::start();
+    let mut client = server.hello();
+    let reply = client.command("XCLIENT ADDR=192.0.2.1");
+    let text = reply.text();
+    assert!(
+        reply.code == 502 && text == "5.5.1 command not implemented",
+        "{reply:?}"
+    );
+    assert_eq!(client.command("QUIT").code, 221);
+    server.await_said("odd=unauthorized_xclient", 1);
     let mut setup = Setup::new();
     setup.set("rsmtpd.yaml", "xclient", "[192.0.2.0/24, \"::1\"]");
     setup.set("rsmtpd.yaml", "sandbox", "require");
     let mut server = setup.start();
     let mut client = server.hello();
-    assert_eq!(
-        client.command("XCLIENT ADDR=192.0.2.1").text(),
-        "5.7.0 not authorized to speak for others"
+    let reply = client.command("XCLIENT ADDR=192.0.2.1");
+    let text = reply.text();
+    assert!(
+        reply.code == 550 && text == "5.7.0 not authorized to speak for others",
+        "{reply:?}"
     );
     assert!(!client.command("EHLO client.example").text().contains("XCLIENT"));
     assert_eq!(client.command("QUIT").code, 221);
