@@ -34,7 +34,7 @@ const USERS: [(&str, u32); 5] = [
     ("rsmtpd-broker", 48_615),
 ];
 
-/// The processes of a daemon that has something to look up.
+/// The processes of a daemon; of the broker there is one half alone while nothing is to be reached.
 const ALL: [&str; 6] = [
     "rsmtpd: broker",
     "rsmtpd: deliver",
@@ -99,29 +99,14 @@ fn reachable(setup: Setup) -> Setup {
     setup
 }
 
-/// A setup that has all processes.
+/// A setup whose broker works.
 fn whole(setup: Setup) -> Setup {
     setup.write("hello.yaml", "look_up: yes\n");
     setup
 }
 
-/// Waits until the spares are there, then answers all processes by role; they are [`ALL`] but for the broker.
+/// Waits until the spares are there, then answers all processes by role.
 fn processes(server: &Server, spares: usize) -> BTreeMap<String, Vec<Process>> {
-    let by_name = whatever_runs(server, spares);
-    let names: Vec<&str> = by_name.keys().map(String::as_str).collect();
-    assert_eq!(names, ALL[1..]);
-    by_name
-}
-
-/// The same for a setup that is [`whole`].
-fn all_processes(server: &Server, spares: usize) -> BTreeMap<String, Vec<Process>> {
-    let by_name = whatever_runs(server, spares);
-    let names: Vec<&str> = by_name.keys().map(String::as_str).collect();
-    assert_eq!(names, ALL);
-    by_name
-}
-
-fn whatever_runs(server: &Server, spares: usize) -> BTreeMap<String, Vec<Process>> {
     let mut by_name: BTreeMap<String, Vec<Process>> = BTreeMap::new();
     let complete = wait_until(|| {
         by_name.clear();
@@ -131,6 +116,8 @@ fn whatever_runs(server: &Server, spares: usize) -> BTreeMap<String, Vec<Process
         by_name.get("rsmtpd: worker").is_some_and(|w| w.len() >= spares)
     });
     assert!(complete, "{by_name:?}");
+    let names: Vec<&str> = by_name.keys().map(String::as_str).collect();
+    assert_eq!(names, ALL);
     by_name
 }
 
@@ -153,8 +140,10 @@ fn assert_dropped_but(by_name: &BTreeMap<String, Vec<Process>>, bounding: u64) -
             let kept = if name == "rsmtpd: keeper" { OF_THE_KEEPER } else { 0 };
             assert_eq!(process.capabilities, [0, kept, kept, bounding | kept, 0], "{process:?}");
             assert!(process.no_new_privs && !process.dumpable(), "{process:?}");
-            // The parent half of a helper waits for its child and reads nothing: it has no filter.
-            let parent_half = process.seccomp == 0 && processes.iter().any(|p| p.parent == process.pid);
+            // The parent half of a helper waits for its child, or to fork one, and reads nothing: it has no filter.
+            let has_child = processes.iter().any(|p| p.parent == process.pid);
+            let asleep = name == "rsmtpd: broker" && processes.len() == 1;
+            let parent_half = process.seccomp == 0 && (has_child || asleep);
             assert!(process.seccomp == 2 || parent_half, "{process:?}");
             assert_eq!(*users.entry(name).or_insert(user), user, "{process:?}");
         }
@@ -195,7 +184,7 @@ fn without_the_service_users_each_role_has_a_dynamic_id() {
         return;
     }
     let mut server = with_accounts(whole(reachable(Setup::new().low_port())), &[]).start();
-    let by_name = all_processes(&server, 8);
+    let by_name = processes(&server, 8);
     let users = assert_dropped(&by_name);
     for user in users.values() {
         assert!(DYNAMIC.contains(user), "{users:?}");
@@ -237,8 +226,18 @@ fn each_service_user_has_its_role() {
     if !namespaces("privileges::each_service_user_has_its_role") {
         return;
     }
-    let server = with_accounts(whole(reachable(Setup::new().low_port())), &USERS).start();
-    let by_name = all_processes(&server, 8);
+    let mut setup = reachable(Setup::new().low_port());
+    // Nobody listens there, and says so at once.
+    setup.set("rsmtpd.yaml", "nameservers", "[\"127.0.0.1:1\"]");
+    let mut server = with_accounts(setup, &USERS).start();
+    // Its broker works from a reload on, without root by then.
+    assert_eq!(processes(&server, 8)["rsmtpd: broker"].len(), 1);
+    server.setup().write("hello.yaml", "look_up: yes\n");
+    server.signal(nix::sys::signal::Signal::SIGHUP);
+    server.await_said("event=reloaded", 1);
+    server.hello();
+    let by_name = processes(&server, 8);
+    assert_eq!(by_name["rsmtpd: broker"].len(), 2);
     let users = assert_dropped(&by_name);
     assert_eq!(users["rsmtpd: master"], 48_611);
     assert_eq!(users["rsmtpd: logger"], 48_612);

@@ -251,6 +251,7 @@ impl Master {
         }
         match arena::inherited(|| self.ready.served.reread(self.ready.directory.as_fd())) {
             Ok(served) => {
+                self.tell_new_notes(&served);
                 self.ready.served = served;
                 self.broken.clear();
                 self.workers.retire_others(self.generation());

@@ -109,6 +109,7 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
         warn_about_users(&users, &log);
     }
     say_listening(&addresses, &log);
+    say_notes(served.notes(), &log);
     Ok(Ready {
         path: plan.directory.clone(),
         destination: destination(&served, &state),
@@ -136,6 +137,14 @@ fn profile(served: &Served, plan: &Plan) -> sandbox::Profile {
 fn say_listening(addresses: &[SocketAddr], log: &Log) {
     for address in addresses {
         log.say(Level::Notice, Event::new("listening").field("address", address));
+    }
+}
+
+/// Says what an administrator should know of the configuration although it is in force.
+pub(super) fn say_notes(notes: impl Iterator<Item = String>, log: &Log) {
+    for note in notes {
+        let event = Event::new("configuration-note").quoted("note", note.as_bytes());
+        log.say(Level::Warning, event);
     }
 }
 
@@ -192,10 +201,7 @@ impl Users {
         let settings = served.delivery();
         let service = pick("user", &served.daemon.user, "rsmtpd", served.daemon.group.as_deref())?;
         let logger = pick("user of the logger", "rsmtpd-log", "rsmtpd-log", None)?;
-        let broker = match served.reach().is_empty() {
-            true => None,
-            false => Some(pick("user of the broker", "rsmtpd-broker", "rsmtpd-broker", None)?),
-        };
+        let broker = pick("user of the broker", "rsmtpd-broker", "rsmtpd-broker", None)?;
         let delivery = pick(
             "delivery.yaml: user",
             &settings.user,
@@ -205,23 +211,22 @@ impl Users {
         let keeper = pick("user of the keeper", "rsmtpd-keeper", "rsmtpd-keeper", None)?;
         // Without a user of its own, delivery goes on as whom it was when it made the directory.
         let delivery = delivery.or_else(|| owner.as_ref().map(|m| Identity::numeric(m.uid(), m.gid())));
-        let found = [&service, &logger, &delivery, &keeper].into_iter().chain(&broker);
-        let missing = found.filter(|found| found.is_none()).count();
+        let found = [&service, &logger, &delivery, &broker, &keeper];
+        let missing = found.iter().filter(|found| found.is_none()).count();
         let owner = owner.map(|m| m.uid());
         let free = privilege::dynamic_identities(missing, owner).context("looking for free user ids")?;
         let mut free = free.into_iter();
         let mut or_invented = |found: Option<Identity>| found.or_else(|| free.next()).context("no user id is free");
         let (service, logger, delivery) = (or_invented(service)?, or_invented(logger)?, or_invented(delivery)?);
-        let broker = broker.map(&mut or_invented).transpose()?;
-        let keeper = or_invented(keeper)?;
-        for identity in [&service, &logger, &delivery, &keeper].into_iter().chain(&broker) {
+        let (broker, keeper) = (or_invented(broker)?, or_invented(keeper)?);
+        for identity in [&service, &logger, &delivery, &broker, &keeper] {
             refuse_root(identity)?;
         }
         Ok(Users {
             service: Some(service),
             logger: Some(logger),
             delivery: Some(delivery),
-            broker,
+            broker: Some(broker),
             keeper: Some(keeper),
             invented,
         })
@@ -240,9 +245,9 @@ fn refuse_root(identity: &Identity) -> Result<()> {
 }
 
 /// Says so where the system allows fewer workers than the configuration does: each is a process, and a descriptor of
-/// master, logger and delivery; and, up to so many of them, two more of the master.
+/// master, logger and delivery; and, up to so many of them, three more of the master.
 pub(super) fn warn_about_limits(workers: usize, log: &Log) {
-    let more = 2 * workers.min(REUSED) as u64;
+    let more = 3 * workers.min(REUSED) as u64;
     let workers = workers as u64;
     let limits = [
         ("nofile", detach::descriptor_limit(), DESCRIPTORS + more, "LimitNOFILE"),

@@ -37,7 +37,7 @@ pub const SIGNALS: [Signal; 5] = [
 /// below [`FIRST_SHARED`](socket::FIRST_SHARED).
 const STARTING: usize = 8;
 
-/// Workers at once whose Links and voices are for others after them, each at the price of two more descriptors.
+/// Workers at once whose Links, voices and doors are for others after them, each at the price of three more descriptors.
 pub const REUSED: usize = 1024;
 
 /// One worker.

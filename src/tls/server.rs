@@ -1,6 +1,6 @@
 //! The server's side of one connection: octets of the client in, octets for it out, plaintext on the other side.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::sync::{Arc, OnceLock};
 
 use rustls::crypto::ring;
@@ -14,7 +14,7 @@ use rustls_pki_types::CertificateDer;
 
 use super::certificates::Certificates;
 use super::key::Key;
-use super::negotiated;
+use super::{negotiated, plain};
 use crate::ipc::keeper::Certificate;
 use crate::keeper::client::Client;
 use crate::session::TlsFacts;
@@ -157,20 +157,12 @@ impl Server {
     /// # Errors
     /// The connection ended without a word (RFC 8446 §6.1).
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        match self.connection.reader().read(buffer) {
-            Ok(length) => Ok(Some(length)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
-        }
+        plain::read(&mut self.connection, buffer)
     }
 
     /// Whether there is plaintext of the client.
     pub fn has_plaintext(&mut self) -> bool {
-        use std::io::BufRead as _;
-        self.connection
-            .reader()
-            .fill_buf()
-            .is_ok_and(|octets| !octets.is_empty())
+        plain::is_there(&mut self.connection)
     }
 
     /// Takes plaintext for the client; how much of it.
@@ -178,9 +170,7 @@ impl Server {
     /// # Errors
     /// None that is known.
     pub fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        let taken = self.connection.writer().write(octets)?;
-        self.collect();
-        Ok(taken)
+        plain::write(&mut self.connection, octets, &mut self.out)
     }
 
     /// Says that nothing more will be written.
@@ -200,12 +190,7 @@ impl Server {
     }
 
     fn collect(&mut self) {
-        while self.connection.wants_write() {
-            // Memory takes everything.
-            if self.connection.write_tls(&mut self.out).is_err() {
-                return;
-            }
-        }
+        plain::collect(&mut self.connection, &mut self.out);
     }
 
     /// The first octets that the client sent.

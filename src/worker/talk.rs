@@ -260,8 +260,8 @@ impl Talk<'_> {
                     let pipelined = !input.is_empty() || self.transport.has_input();
                     self.with_ports(|conversation, ports| conversation.command(line, pipelined, ports))
                 }
-                Input::BodyChunk(octets) => {
-                    self.with_ports(|conversation, ports| conversation.chunk(&octets, ports));
+                Input::BodyChunk(piece) => {
+                    self.with_ports(|conversation, ports| conversation.chunk(piece, ports));
                     continue;
                 }
                 Input::BodyEnd(end) => {

@@ -2,7 +2,7 @@
 
 use super::puppet::Argument::{self, Number, Octets};
 use super::puppet::{Outcome, Puppet};
-use super::{all_processes, processes, reachable, whole};
+use super::{processes, reachable, whole};
 use crate::common::processes::Process;
 use crate::common::{PATIENCE, Setup, certificates, needs_root, skip, tool, wait_until};
 use nix::errno::Errno;
@@ -834,7 +834,7 @@ fn a_key_is_the_keepers_alone() {
     std::fs::copy(&pair.1, &copy).expect("copy");
     let server = setup.start();
     assert!(server.hello_text().contains("STARTTLS"));
-    let by_name = all_processes(&server, 8);
+    let by_name = processes(&server, 8);
     let worker = by_name["rsmtpd: worker"][0].pid;
     for pid in [server.pid(), worker, server.working_half("broker")] {
         let Some(mut puppet) = take(test, pid) else { return };
