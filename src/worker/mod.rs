@@ -25,6 +25,7 @@ use std::time::Instant;
 use mio::unix::SourceFd;
 use mio::{Events, Poll};
 
+use crate::config::Unchanged;
 use crate::helper::EX_SOFTWARE;
 use crate::ipc::link::FromWorker;
 use crate::ipc::sources::View;
@@ -49,6 +50,8 @@ pub struct Inherited<'a> {
     pub delivery: Option<OwnedFd>,
     /// The configuration directory.
     pub directory: &'a OwnedFd,
+    /// How to see that nothing has changed in it, if there is a short way.
+    pub unchanged: Option<&'a Unchanged>,
     /// The sources that are refused.
     pub refused: &'a View,
 }
@@ -62,6 +65,7 @@ pub fn run(inherited: Inherited<'_>, served: &Served) -> i32 {
     let ends = Ends {
         listeners: inherited.listeners,
         directory: inherited.directory,
+        unchanged: inherited.unchanged,
         refused: inherited.refused,
         served,
     };
@@ -93,6 +97,7 @@ pub fn run(inherited: Inherited<'_>, served: &Served) -> i32 {
 struct Ends<'a> {
     listeners: &'a [OwnedFd],
     directory: &'a OwnedFd,
+    unchanged: Option<&'a Unchanged>,
     refused: &'a View,
     served: &'a Served,
 }
@@ -107,13 +112,7 @@ fn life(
     let served = ends.served;
     served.confine()?; // what the kernel lacks, the master has said once for all
     link.report(&FromWorker::Ready);
-    let status = || {
-        if delivery.borrow().has_kept_its_door() {
-            0
-        } else {
-            WITHOUT_DOOR
-        }
-    };
+    let status = || i32::from(!delivery.borrow().has_kept_its_door()) * WITHOUT_DOOR;
     let connections = served.daemon.workers.connections_per_worker;
     let mut waiting = Waiting::new(ends, link)?;
     for number in 1..=connections {
@@ -121,14 +120,9 @@ fn life(
             return Ok(status());
         };
         let last = number == connections;
-        // What wakes the last one is what waited for it: one thing less to make.
-        let poll = if last {
-            waiting.close()?
-        } else {
-            listening(link.as_ref())?
-        };
+        let poll = waiting.hand_over(last, link)?;
         let session = busy(link, peer, served.is_for_proxies(listener))?;
-        let served = served.current(ends.directory.as_fd(), |fingerprint| {
+        let served = served.current(ends.directory.as_fd(), ends.unchanged, |fingerprint| {
             link.report(&FromWorker::Changed { fingerprint })
         });
         let local = socket::local_addr(&client)?;
@@ -262,6 +256,11 @@ impl<'a> Waiting<'a> {
             return Some(client);
         }
         None
+    }
+
+    /// What is to hear the master from now on; for the `last` client what waited for it: one thing less to make.
+    fn hand_over(&mut self, last: bool, link: &Link) -> io::Result<Poll> {
+        if last { self.close() } else { listening(link) }
     }
 
     /// Closes the listeners, so that nobody but spares and the master holds the port, and hands over what hears the master.
