@@ -21,6 +21,11 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Leaves the buffer of before a fork alone: another is made where the process keeps what it needs.
+pub fn forget_buffer() {
+    BUFFER.with_borrow_mut(|buffer| std::mem::forget(std::mem::take(buffer)));
+}
+
 type Receive<T> = fn(BorrowedFd<'_>, &mut [u8]) -> io::Result<(usize, Option<T>)>;
 
 /// Why nothing was received or sent.

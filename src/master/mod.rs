@@ -38,9 +38,9 @@ use crate::ipc::keeper::Certificate;
 use crate::ipc::link::Role;
 use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
-use crate::sys::arena;
 use crate::sys::notify::Notify;
 use crate::sys::signals::Signals;
+use crate::sys::{arena, child};
 use crate::tls;
 use nix::sys::signal::Signal;
 
@@ -131,6 +131,7 @@ pub fn run(ready: Ready) -> io::Result<u8> {
     tls::prepare();
     arena::ordinary();
     arena::settle();
+    child::keep_signal_stack();
     let poll = Poll::new()?;
     poll.registry()
         .register(&mut SourceFd(&ready.signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;

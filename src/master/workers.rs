@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::config::Unchanged;
+use crate::ipc::channel;
 use crate::ipc::control::ToHelper;
 use crate::ipc::link::{FromWorker, ToWorker};
 use crate::ipc::sources::{Source, View};
@@ -435,6 +436,7 @@ pub fn is_regular(how: Ended) -> bool {
 /// The child's side of the fork: keeps its own descriptors, loses all others, and serves.
 fn become_worker(lent: Lent, served: &Served, near: &Near<'_>) -> ! {
     arena::worker();
+    channel::forget_buffer();
     let Ok(Lent {
         link,
         voice: logger,

@@ -9,7 +9,7 @@
 //! It must never hand out memory twice. What is given back inside a block is used again only if it was the last.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::UnsafeCell;
+use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use apart::Apart;
@@ -23,17 +23,10 @@ const SIZE: usize = LASTING + 256 * 1024;
 /// Longer ones come from the system's allocator, which gives them back when they are freed.
 const LONGEST: usize = 80 * 1024;
 
-// The alignment is that of a huge page.
-#[repr(C, align(0x20_0000))]
-struct Block(UnsafeCell<[u8; SIZE]>);
-
-// SAFETY: memory of the block is reached only through pointers that `Arena` has handed out, each to one owner.
-unsafe impl Sync for Block {}
-
-static BLOCK: Block = Block(UnsafeCell::new([0; SIZE]));
-
-/// The allocator of the program. All offsets are into [`BLOCK`].
+/// The allocator of the program. All offsets are into its block.
 struct Arena {
+    /// Where the block begins, at the border of a huge page; 0 before it is made.
+    start: AtomicUsize,
     /// Of the first free octet.
     next: AtomicUsize,
     /// Where the part in use ends; 0 for none.
@@ -47,6 +40,7 @@ struct Arena {
 
 #[global_allocator]
 static ARENA: Arena = Arena {
+    start: AtomicUsize::new(0),
     next: AtomicUsize::new(0),
     end: AtomicUsize::new(0),
     fresh: AtomicUsize::new(0),
@@ -57,15 +51,14 @@ static ARENA: Arena = Arena {
 /// What is allocated from now on lasts as long as the process, and should not change once children are forked: it lies
 /// in a huge page where the kernel has one, which a fork copies in one step, and whoever writes to it splits for itself.
 pub fn lasting() {
-    // SAFETY: advice about memory of our own; without it pages are small.
-    unsafe { libc::madvise(BLOCK.0.get().cast(), LASTING, libc::MADV_HUGEPAGE) };
+    ARENA.prepare();
+    ARENA.advise(libc::MADV_HUGEPAGE);
     ARENA.end.store(LASTING, SeqCst);
 }
 
 /// Nothing that lasts is to change from now on: puts it into one page again, which earlier children have split.
 pub fn settle() {
-    // SAFETY: advice about memory of our own, whose content stays; without it pages are small.
-    unsafe { libc::madvise(BLOCK.0.get().cast(), LASTING, libc::MADV_COLLAPSE) };
+    ARENA.advise(libc::MADV_COLLAPSE);
 }
 
 /// What is allocated from now on comes from the system's allocator.
@@ -81,9 +74,12 @@ pub fn apart() {
 }
 
 /// What `work` allocates is inherited by forks and may change later, whatever is usual now: it comes from the system's
-/// allocator.
+/// allocator. Of a worker nobody inherits anything.
 #[inline(never)] // what it calls is rare, and would make the stack of every worker longer
 pub fn inherited<T>(work: impl FnOnce() -> T) -> T {
+    if ARENA.end.load(SeqCst) == SIZE {
+        return work();
+    }
     let is_apart = ARENA.is_apart.swap(false, SeqCst);
     let end = ARENA.end.swap(0, SeqCst);
     let result = work();
@@ -94,6 +90,7 @@ pub fn inherited<T>(work: impl FnOnce() -> T) -> T {
 
 /// What is allocated from now on is a worker's: called once, right after the fork.
 pub fn worker() {
+    ARENA.prepare();
     ARENA.is_apart.store(false, SeqCst);
     ARENA.next.store(LASTING, SeqCst);
     ARENA.fresh.store(LASTING, SeqCst);
@@ -101,10 +98,43 @@ pub fn worker() {
 }
 
 impl Arena {
+    /// Makes the block, once; where the kernel refuses, everything comes from the system's allocator.
+    fn prepare(&self) {
+        if self.start.load(SeqCst) != 0 {
+            return;
+        }
+        let rights = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: new memory at an address that the kernel chooses.
+        let found = unsafe { libc::mmap(ptr::null_mut(), LASTING + SIZE, rights, flags, -1, 0) };
+        if found == libc::MAP_FAILED {
+            return;
+        }
+        let found = found.expose_provenance();
+        let start = found.next_multiple_of(LASTING);
+        for (outside, length) in [(found, start - found), (start + SIZE, found + LASTING - start)] {
+            if length > 0 {
+                // SAFETY: of the memory just made what lies outside the block, which nobody knows of.
+                unsafe { libc::munmap(ptr::with_exposed_provenance_mut(outside), length) };
+            }
+        }
+        self.start.store(start, SeqCst);
+    }
+
+    /// Advises the kernel about what lasts; without success its pages are small.
+    fn advise(&self, advice: libc::c_int) {
+        let start = self.start.load(SeqCst);
+        if start != 0 {
+            // SAFETY: memory of our own, whose content stays with all advice given here.
+            unsafe { libc::madvise(ptr::with_exposed_provenance_mut(start), LASTING, advice) };
+        }
+    }
+
     /// The offset of memory of the block.
     fn offset(pointer: *mut u8) -> Option<usize> {
-        let offset = pointer.addr().wrapping_sub(BLOCK.0.get().addr());
-        (offset < SIZE).then_some(offset)
+        let start = ARENA.start.load(SeqCst);
+        let offset = pointer.addr().wrapping_sub(start);
+        (start != 0 && offset < SIZE).then_some(offset)
     }
 
     /// A block that no fork copies, if such are wanted now.
@@ -130,7 +160,8 @@ impl Arena {
 
     /// Takes memory of the block; with it the number of its first octets that may not be zero.
     fn take(&self, layout: Layout) -> Option<(*mut u8, usize)> {
-        if layout.size() > LONGEST || layout.align() > 4096 {
+        let block = self.start.load(SeqCst);
+        if block == 0 || layout.size() > LONGEST || layout.align() > 4096 {
             return None;
         }
         let limit = self.end.load(SeqCst);
@@ -149,9 +180,7 @@ impl Arena {
             .fetch_max(end, SeqCst)
             .saturating_sub(start)
             .min(layout.size());
-        // SAFETY: start lies inside the block.
-        let pointer = unsafe { BLOCK.0.get().cast::<u8>().add(start) };
-        Some((pointer, used))
+        Some((ptr::with_exposed_provenance_mut(block + start), used))
     }
 
     /// Moves the end of a part that was the last; whether it was.

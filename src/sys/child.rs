@@ -45,3 +45,18 @@ impl fmt::Display for Ended {
         }
     }
 }
+
+/// Leaves the stack for signals, which the standard library has made for a stack overflow, out of forks: a child that
+/// calls [`reset`] has no use for it.
+pub fn keep_signal_stack() {
+    // SAFETY: a null pointer and plain data to be filled.
+    let stack = unsafe {
+        let mut stack: libc::stack_t = std::mem::zeroed();
+        if libc::sigaltstack(std::ptr::null(), &raw mut stack) != 0 || stack.ss_flags & libc::SS_DISABLE != 0 {
+            return;
+        }
+        stack
+    };
+    // SAFETY: advice about memory that is for this purpose alone, which children no longer have.
+    unsafe { libc::madvise(stack.ss_sp, stack.ss_size, libc::MADV_DONTFORK) };
+}
