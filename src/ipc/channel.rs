@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::frame;
+use crate::sys::arena;
 use crate::sys::socket::{recv_frame, recv_frame_nowait, recv_signed_frame, send_frame, send_frame_nowait};
 
 thread_local! {
@@ -165,7 +166,9 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
 
     fn heard_by<T>(&self, call: Receive<T>) -> Result<(R, Option<T>), Fault> {
         BUFFER.with_borrow_mut(|buffer| {
-            buffer.resize(frame::MAXIMUM, 0);
+            if buffer.is_empty() {
+                arena::inherited(|| buffer.resize(frame::MAXIMUM, 0));
+            }
             let mut unheard = false;
             let (length, fd) = match retried(|| call(self.fd.as_fd(), buffer)) {
                 // Said once when the other end closed before it had read all of ours; what it sent is still there.

@@ -127,6 +127,7 @@ pub fn run(ready: Ready) -> io::Result<u8> {
     getrandom::u64().map_err(io::Error::other)?;
     tls::prepare();
     arena::ordinary();
+    arena::settle();
     let poll = Poll::new()?;
     poll.registry()
         .register(&mut SourceFd(&ready.signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;

@@ -22,7 +22,7 @@ use crate::logger::{self, Destination, Sink, client::Client as Log};
 use crate::sys::notify::Notify;
 use crate::sys::privilege::{self, Identity};
 use crate::sys::signals::Signals;
-use crate::sys::{detach, process, sandbox, signals, socket};
+use crate::sys::{arena, detach, process, sandbox, signals, socket};
 use nix::fcntl::AtFlags;
 use serde::{Deserialize, Serialize};
 
@@ -78,7 +78,7 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
         .context("sandbox: require (rsmtpd.yaml; with `sandbox: best_effort` it runs without what the kernel lacks)")?;
     let directory = socket::move_fd_at_least(directory, socket::FIRST_SHARED)?;
     let (listeners, closers, addresses) = bind(&served)?;
-    let signals = Signals::new(&SIGNALS, MASTER_DESCRIPTORS)?;
+    let signals = arena::inherited(|| Signals::new(&SIGNALS, MASTER_DESCRIPTORS))?;
     let notify = Notify::from_env()?.moved(MASTER_DESCRIPTORS)?;
     let state = plan.state.clone();
     let users = Users::choose_apart(&served, &state)?;

@@ -16,14 +16,15 @@ use apart::Apart;
 
 mod apart;
 
-/// Octets for what lasts.
-const LASTING: usize = 1024 * 1024;
+/// Octets for what lasts: a huge page on x86-64, and on 64-bit Arm with pages of 4 KiB.
+const LASTING: usize = 2 * 1024 * 1024;
 /// Where a worker's block ends: its read buffer and an ordinary session several times over. Unused pages cost nothing.
 const SIZE: usize = LASTING + 256 * 1024;
 /// Longer ones come from the system's allocator, which gives them back when they are freed.
 const LONGEST: usize = 80 * 1024;
 
-#[repr(C, align(4096))]
+// The alignment is that of a huge page.
+#[repr(C, align(0x20_0000))]
 struct Block(UnsafeCell<[u8; SIZE]>);
 
 // SAFETY: memory of the block is reached only through pointers that `Arena` has handed out, each to one owner.
@@ -53,9 +54,18 @@ static ARENA: Arena = Arena {
     is_apart: AtomicBool::new(false),
 };
 
-/// What is allocated from now on lasts as long as the process.
+/// What is allocated from now on lasts as long as the process, and should not change once children are forked: it lies
+/// in a huge page where the kernel has one, which a fork copies in one step, and whoever writes to it splits for itself.
 pub fn lasting() {
+    // SAFETY: advice about memory of our own; without it pages are small.
+    unsafe { libc::madvise(BLOCK.0.get().cast(), LASTING, libc::MADV_HUGEPAGE) };
     ARENA.end.store(LASTING, SeqCst);
+}
+
+/// Nothing that lasts is to change from now on: puts it into one page again, which earlier children have split.
+pub fn settle() {
+    // SAFETY: advice about memory of our own, whose content stays; without it pages are small.
+    unsafe { libc::madvise(BLOCK.0.get().cast(), LASTING, libc::MADV_COLLAPSE) };
 }
 
 /// What is allocated from now on comes from the system's allocator.
@@ -70,12 +80,15 @@ pub fn apart() {
     ARENA.is_apart.store(ARENA.apart.prepare(), SeqCst);
 }
 
-/// What `work` allocates is inherited by forks, whatever is usual now; for the process that has called [`apart`].
+/// What `work` allocates is inherited by forks and may change later, whatever is usual now: it comes from the system's
+/// allocator.
 #[inline(never)] // what it calls is rare, and would make the stack of every worker longer
 pub fn inherited<T>(work: impl FnOnce() -> T) -> T {
-    let before = ARENA.is_apart.swap(false, SeqCst);
+    let is_apart = ARENA.is_apart.swap(false, SeqCst);
+    let end = ARENA.end.swap(0, SeqCst);
     let result = work();
-    ARENA.is_apart.store(before, SeqCst);
+    ARENA.end.store(end, SeqCst);
+    ARENA.is_apart.store(is_apart, SeqCst);
     result
 }
 

@@ -60,8 +60,8 @@ struct Part {
     executable: bool,
 }
 
-/// The parts of the program that has `inside` among its code, up to the end of that code: what is behind it may be
-/// written to. Only those that begin at the border of a huge page and have nothing behind them up to another one.
+/// The parts of the program that has `inside` among its code, with what nobody has written to since it was loaded
+/// (RELRO). Only those that begin at the border of a huge page and have nothing behind them up to another one.
 fn parts(maps: &str, inside: usize) -> Vec<Part> {
     let maps: Vec<Mapping> = maps.lines().filter_map(Mapping::parse).collect();
     let Some(code) = maps.iter().position(|mapping| mapping.range.contains(&inside)) else {
@@ -79,7 +79,7 @@ fn parts(maps: &str, inside: usize) -> Vec<Part> {
             executable: mapping.rights == "r-xp",
         })
     };
-    maps.iter().enumerate().take(code + 1).filter_map(part).collect()
+    maps.iter().enumerate().filter_map(part).collect()
 }
 
 impl Part {
@@ -175,12 +175,14 @@ mod tests {
 55e623000000-55e623118000 r--p 00000000 fe:00 7                          /usr/sbin/a daemon
 55e623200000-55e6236bb000 r-xp 00200000 fe:00 7                          /usr/sbin/a daemon
 55e623800000-55e623812000 r--p 00800000 fe:00 7                          /usr/sbin/a daemon
+55e623c01000-55e623c12000 r--p 00801000 fe:00 7                          /usr/sbin/a daemon
+55e623c12000-55e623c14000 rw-p 00812000 fe:00 7                          /usr/sbin/a daemon
 7f288c534000-7f288c55a000 r--p 00000000 fe:00 8                          /usr/lib/libc.so.6
 ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
 ";
 
     #[test]
-    fn parts_are_what_lies_before_the_end_of_the_code() {
+    fn parts_are_what_never_changes() {
         let found = parts(MAPS, 0x55e6_2320_1000);
         let constants = Part {
             range: 0x55e6_2300_0000..0x55e6_2311_8000,
@@ -192,7 +194,12 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
             room: 3 * HUGE,
             executable: true,
         };
-        assert_eq!(found, [constants, code]);
+        let more_constants = Part {
+            range: 0x55e6_2380_0000..0x55e6_2381_2000,
+            room: HUGE,
+            executable: false,
+        };
+        assert_eq!(found, [constants, code, more_constants]);
         assert_eq!(parts(MAPS, 0x1000), []);
     }
 
@@ -202,7 +209,7 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
         let close = MAPS.replace("55e623800000", "55e6236bb000");
         assert_eq!(parts(&close, inside).len(), 1);
         let odd = MAPS.replace("55e623000000", "55e623001000");
-        assert!(parts(&odd, inside).iter().all(|part| part.executable));
+        assert_eq!(parts(&odd, inside).len(), 2);
     }
 
     #[test]

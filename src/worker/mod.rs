@@ -23,7 +23,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Poll};
 
 use crate::helper::EX_SOFTWARE;
 use crate::ipc::link::FromWorker;
@@ -35,6 +35,7 @@ use crate::sys::{process, socket};
 pub use deadlines::Patience;
 use link::{Link, Order};
 use served::Served;
+use transport::{LINK, listening};
 
 /// What a worker has from its master: the only descriptors it keeps.
 pub struct Inherited<'a> {
@@ -49,8 +50,6 @@ pub struct Inherited<'a> {
     /// The sources that are refused.
     pub refused: &'a View,
 }
-
-const LINK: Token = Token(usize::MAX);
 
 /// Serves up to the configured number of connections; the exit status of the process.
 pub fn run(inherited: Inherited<'_>, served: &Served) -> i32 {
@@ -103,9 +102,12 @@ fn life(ends: &Ends<'_>, link: OwnedFd, log: &Rc<logger::client::Client>, served
             return Ok(());
         };
         let last = number == connections;
-        if last {
-            waiting.close();
-        }
+        // What wakes the last one is what waited for it: one thing less to make.
+        let poll = if last {
+            waiting.close()?
+        } else {
+            listening(link.as_ref())?
+        };
         let session = busy(&link, peer, served.is_for_proxies(listener))?;
         let served = served.current(ends.directory.as_fd(), |fingerprint| {
             link.report(&FromWorker::Changed { fingerprint })
@@ -114,6 +116,7 @@ fn life(ends: &Ends<'_>, link: OwnedFd, log: &Rc<logger::client::Client>, served
         let ended = talk::serve(
             client,
             talk::Ends {
+                poll,
                 session,
                 peer,
                 local,
@@ -159,23 +162,25 @@ fn is_worn() -> bool {
 
 /// The listeners and the Link, waited on together.
 struct Waiting<'a> {
-    poll: Poll,
+    /// Until it is handed over.
+    poll: Option<Poll>,
     events: Events,
     listeners: &'a [OwnedFd],
     refused: &'a View,
     served: &'a Served,
 }
 
+/// A client, where it came from, and on which listener.
+type Client = (OwnedFd, SocketAddr, usize);
+
 impl<'a> Waiting<'a> {
     fn new(ends: &Ends<'a>, link: &Link) -> io::Result<Waiting<'a>> {
-        let poll = Poll::new()?;
-        poll.registry()
-            .register(&mut SourceFd(&link.as_raw_fd()), LINK, Interest::READABLE)?;
+        let poll = listening(link)?;
         for (number, listener) in ends.listeners.iter().enumerate() {
             socket::add_exclusive(poll.as_raw_fd(), listener, number as u64)?;
         }
         Ok(Waiting {
-            poll,
+            poll: Some(poll),
             events: Events::with_capacity(8),
             listeners: ends.listeners,
             refused: ends.refused,
@@ -183,54 +188,73 @@ impl<'a> Waiting<'a> {
         })
     }
 
-    /// The next client, where it came from and on which listener; none when the master wants us to leave.
-    /// A client whose source is refused, or that is no proxy where only those are served, is turned away here. That costs no life of a worker, though it be its
-    /// only one, because nothing is read from that client.
-    fn accept(&mut self, link: &Link) -> io::Result<Option<(OwnedFd, SocketAddr, usize)>> {
-        loop {
-            match self.poll.poll(&mut self.events, None) {
+    /// The next client; none when the master wants us to leave.
+    fn accept(&mut self, link: &Link) -> io::Result<Option<Client>> {
+        while let Some(poll) = &mut self.poll {
+            match poll.poll(&mut self.events, None) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
             }
+            // Announced once, but a client that came with it comes first: no other spare was woken for that one.
+            let is_told = self.events.iter().any(|event| event.token() == LINK);
             for event in &self.events {
-                if event.token() == LINK {
-                    link.listen();
-                    if link.order() != Order::Serve {
-                        return Ok(None);
-                    }
-                } else if let Some(listener) = self.listeners.get(event.token().0) {
-                    match socket::accept(listener) {
-                        Ok((client, peer)) => {
-                            let client = socket::place_client(client)?;
-                            let number = event.token().0;
-                            if self.served.is_for_proxies(number) {
-                                // Its clients' sources are known from its headers.
-                                if !self.served.is_proxy(number, peer.ip()) {
-                                    refuse::client(client, refuse::NO_PROXY);
-                                    link.report(&FromWorker::NoProxy { peer });
-                                    continue;
-                                }
-                            } else if let Some(limit) = self.refused.refuses(peer.ip(), Instant::now()) {
-                                refuse::client(client, refuse::SOURCE);
-                                link.report(&FromWorker::Refused { peer, limit });
-                                continue;
+                let number = event.token().0;
+                let Some(listener) = self.listeners.get(number) else {
+                    continue;
+                };
+                match socket::accept(listener) {
+                    Ok((client, peer)) => {
+                        let client = socket::place_client(client)?;
+                        if let Some(client) = self.admit(client, peer, number, link) {
+                            if is_told {
+                                link.listen();
                             }
                             return Ok(Some((client, peer, number)));
                         }
-                        Err(error) if is_passing(&error) => {}
-                        Err(error) => return Err(error),
                     }
+                    Err(error) if is_passing(&error) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if is_told {
+                link.listen();
+                if link.order() != Order::Serve {
+                    return Ok(None);
                 }
             }
         }
+        Ok(None)
     }
 
-    /// Closes the listeners, so that nobody but spares and the master holds the port. The master's values
-    /// of them in this process's memory are never used or dropped again: it ends by `_exit`.
-    fn close(&mut self) {
+    /// The client, unless its source is refused, or it is no proxy where only those are served: then it is turned away
+    /// here. That costs no life of a worker, though it be its only one, because nothing is read from that client.
+    fn admit(&self, client: OwnedFd, peer: SocketAddr, listener: usize, link: &Link) -> Option<OwnedFd> {
+        if self.served.is_for_proxies(listener) {
+            // Its clients' sources are known from its headers.
+            if self.served.is_proxy(listener, peer.ip()) {
+                return Some(client);
+            }
+            refuse::client(client, refuse::NO_PROXY);
+            link.report(&FromWorker::NoProxy { peer });
+        } else if let Some(limit) = self.refused.refuses(peer.ip(), Instant::now()) {
+            refuse::client(client, refuse::SOURCE);
+            link.report(&FromWorker::Refused { peer, limit });
+        } else {
+            return Some(client);
+        }
+        None
+    }
+
+    /// Closes the listeners, so that nobody but spares and the master holds the port, and hands over what hears the master.
+    /// The master's values of the listeners in this process's memory are never used or dropped again: it ends by `_exit`.
+    fn close(&mut self) -> io::Result<Poll> {
+        let poll = self.poll.take().ok_or(io::ErrorKind::NotConnected)?;
         for listener in std::mem::take(&mut self.listeners) {
+            // Others have it open too, so that closing alone would not end its events.
+            poll.registry().deregister(&mut SourceFd(&listener.as_raw_fd()))?;
             let _ = nix::unistd::close(listener.as_raw_fd());
         }
+        Ok(poll)
     }
 }
 

@@ -10,6 +10,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use mio::Poll;
+
 use crate::chain::{Action, Conversation, Hold, Next, Ports};
 use crate::config::ListenerTls;
 use crate::ipc::sources::View;
@@ -43,6 +45,8 @@ const LONGEST_STUTTER: Duration = Duration::from_secs(240);
 
 /// Who talks with whom.
 pub struct Ends<'a> {
+    /// Where the master is heard, and nobody else yet.
+    pub poll: Poll,
     /// The session's identifier.
     pub session: String,
     /// The client.
@@ -143,7 +147,7 @@ fn prepare<'a>(
         conversation.may_introduce();
     }
     Ok(Some(Box::new(Talk {
-        transport: Transport::new(client, link.as_ref())?,
+        transport: Transport::new(client, ends.poll)?,
         receiver: Receiver::new(served.receiver_limits()),
         conversation,
         staging: Staging::new(Rc::clone(delivery)),

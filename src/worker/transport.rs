@@ -16,7 +16,19 @@ mod secure;
 pub use secure::Shaken;
 
 const CLIENT: Token = Token(0);
-const LINK: Token = Token(1);
+/// What announces the master in the events of [`listening`].
+pub const LINK: Token = Token(usize::MAX);
+
+/// An event loop with an ear for the master.
+///
+/// # Errors
+/// No event loop can be made.
+pub fn listening(link: &impl AsRawFd) -> io::Result<Poll> {
+    let poll = Poll::new()?;
+    poll.registry()
+        .register(&mut SourceFd(&link.as_raw_fd()), LINK, Interest::READABLE)?;
+    Ok(poll)
+}
 
 /// What ended a wait.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,17 +60,14 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// Serves `stream`, which must not block, listening to `link` beside it.
+    /// Serves `stream`, which must not block; `poll` hears the master and nobody else.
     ///
     /// # Errors
-    /// No event loop can be made.
-    pub fn new(stream: OwnedFd, link: &impl AsRawFd) -> io::Result<Transport> {
+    /// The kernel takes no more to listen to.
+    pub fn new(stream: OwnedFd, poll: Poll) -> io::Result<Transport> {
         socket::set_nodelay(&stream)?;
         let mut stream = TcpStream::from_std(stream.into());
-        let poll = Poll::new()?;
         poll.registry().register(&mut stream, CLIENT, Interest::READABLE)?;
-        poll.registry()
-            .register(&mut SourceFd(&link.as_raw_fd()), LINK, Interest::READABLE)?;
         Ok(Transport {
             stream,
             tls: None,
@@ -258,7 +267,7 @@ mod tests {
         let (server, _) = listener.accept().unwrap();
         server.set_nonblocking(true).unwrap();
         let (master, link) = UnixStream::pair().unwrap();
-        let transport = Transport::new(server.into(), &link).unwrap();
+        let transport = Transport::new(server.into(), listening(&link).unwrap()).unwrap();
         (client, transport, master, link)
     }
 

@@ -12,6 +12,7 @@ use crate::ipc::sources::Refused;
 use crate::log::Level;
 use crate::smtp::address::ForwardPath;
 use crate::sys::socket;
+use crate::worker::transport::listening;
 
 /// Has a fault.
 struct Broken;
@@ -49,7 +50,7 @@ fn a_panic_is_told_the_client_and_ends_the_process() {
     let broker = Rc::new(RefCell::new(Broker::new(Rc::clone(&link))));
     let refused = Refused::new(Instant::now()).unwrap();
     let mut talk = Talk {
-        transport: Transport::new(server.into(), link.as_ref()).unwrap(),
+        transport: Transport::new(server.into(), listening(link.as_ref()).unwrap()).unwrap(),
         receiver: Receiver::new(served.receiver_limits()),
         conversation: Conversation::new(session, &chain, served.limits(0)),
         recorder: Recorder::new(Rc::clone(&link), &log, "test"),
