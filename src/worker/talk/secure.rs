@@ -80,11 +80,10 @@ impl Talk<'_> {
 
     fn shake_hands(&mut self) -> io::Result<Option<&'static str>> {
         let keeper = self.keys.door.take().ok_or(io::ErrorKind::NotConnected)?;
-        let server = Server::new(self.keys.certificates.clone(), keeper).map_err(io::Error::other)?;
-        self.transport.begin_tls(server);
+        self.transport.begin_tls(Server::new(keeper));
         let until = (Instant::now() + PATIENCE).min(self.deadlines.end());
         loop {
-            match self.transport.shake_hands(until)? {
+            match self.transport.shake_hands(self.keys.certificates, until)? {
                 Shaken::Done(facts) => {
                     hello(self.log, Level::Debug, &self.conversation.session().id, &facts.hello);
                     let lines = self.with_ports(|conversation, ports| conversation.secure(facts, ports));

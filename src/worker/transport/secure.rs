@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::{Heard, Transport};
 use crate::session::TlsFacts;
-use crate::tls::{Failure, Server};
+use crate::tls::{Certificates, Failure, Server};
 
 /// Octets of plaintext that are dropped at most; who sends more has the rest taken for a handshake, which fails.
 const MOST_DROPPED: usize = 1 << 20;
@@ -54,11 +54,11 @@ impl Transport {
         self.tls.as_deref()
     }
 
-    /// Shakes hands, waiting until `deadline` at most.
+    /// Shakes hands, showing one of `certificates`, and waits until `deadline` at most.
     ///
     /// # Errors
     /// The connection broke.
-    pub fn shake_hands(&mut self, deadline: Instant) -> io::Result<Shaken> {
+    pub fn shake_hands(&mut self, certificates: &Certificates, deadline: Instant) -> io::Result<Shaken> {
         loop {
             self.push(deadline)?;
             let Some(tls) = self.tls.as_mut().filter(|tls| tls.is_handshaking()) else {
@@ -70,7 +70,7 @@ impl Transport {
                     Ok(0) => return Ok(Shaken::Lost),
                     Ok(_) => {
                         self.more = true;
-                        if let Err(failure) = tls.digest() {
+                        if let Err(failure) = tls.shake(certificates) {
                             // The alert, if the client takes it at once.
                             let _ = self.stream.write(tls.pending());
                             return Ok(Shaken::Failed(failure));
