@@ -2,9 +2,9 @@
 //! its place on a reload.
 //!
 //! It drops to the helper's user first, so that neither half ever has more than that user may. It reads nothing
-//! that comes from outside: the control channel is inherited by the working process, which serves it; the
-//! parent only says on it that the working process died. When that one ends of its own accord, the channel has
-//! ended and so has the helper.
+//! that comes from outside: the control channel is inherited by the working process, which serves it. The parent
+//! only says on it that the working process died, and sees, while it sleeps, that there is something to read. When
+//! the working process ends of its own accord, the channel has ended and so has the helper.
 
 mod seat;
 
@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -53,6 +54,33 @@ struct Line<'a> {
 
 /// Keeps one process at `work` until it ends with status 0; never returns.
 pub fn keep(control: OwnedFd, work: &dyn Fn(Seat) -> i32) -> ! {
+    keep_from(Turn::First, control, work)
+}
+
+/// As [`keep`], but forks the first one only when the master has something for it to read: until then this half is all
+/// there is of the helper.
+pub fn keep_asleep(control: OwnedFd, work: &dyn Fn(Seat) -> i32) -> ! {
+    let ready = control.try_clone().map(Channel::<FromHelper, ToHelper>::new);
+    if !ready.is_ok_and(|master| master.send(&FromHelper::Ready).is_ok()) {
+        process::exit_now(EX_SOFTWARE);
+    }
+    loop {
+        let mut fds = [PollFd::new(control.as_fd(), PollFlags::POLLIN)];
+        let heard = match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => continue,
+            Err(_) => process::exit_now(EX_SOFTWARE),
+            Ok(_) => fds.iter().filter_map(PollFd::revents).collect::<PollFlags>(),
+        };
+        if heard.contains(PollFlags::POLLHUP) {
+            process::exit_now(0);
+        }
+        if heard.contains(PollFlags::POLLIN) {
+            keep_from(Turn::Again, control, work);
+        }
+    }
+}
+
+fn keep_from(mut turn: Turn, control: OwnedFd, work: &dyn Fn(Seat) -> i32) -> ! {
     let mut line = Line {
         control,
         work,
@@ -63,7 +91,6 @@ pub fn keep(control: OwnedFd, work: &dyn Fn(Seat) -> i32) -> ! {
         again: false,
     };
     let mut pause = PAUSE_MIN;
-    let mut turn = Turn::First;
     loop {
         let began = Instant::now();
         line.serving = line.fork(turn).ok();

@@ -445,14 +445,27 @@ fn a_back_end_hears_of_each_client() {
 
 #[test]
 fn xclient_is_for_those_who_may() {
+    // Where nobody may, it is a command of an extension that is not served.
+    let server = Server::start();
+    let mut client = server.hello();
+    let reply = client.command("XCLIENT ADDR=192.0.2.1");
+    let text = reply.text();
+    assert!(
+        reply.code == 502 && text == "5.5.1 command not implemented",
+        "{reply:?}"
+    );
+    assert_eq!(client.command("QUIT").code, 221);
+    server.await_said("odd=unauthorized_xclient", 1);
     let mut setup = Setup::new();
     setup.set("rsmtpd.yaml", "xclient", "[192.0.2.0/24, \"::1\"]");
     setup.set("rsmtpd.yaml", "sandbox", "require");
     let mut server = setup.start();
     let mut client = server.hello();
-    assert_eq!(
-        client.command("XCLIENT ADDR=192.0.2.1").text(),
-        "5.7.0 not authorized to speak for others"
+    let reply = client.command("XCLIENT ADDR=192.0.2.1");
+    let text = reply.text();
+    assert!(
+        reply.code == 550 && text == "5.7.0 not authorized to speak for others",
+        "{reply:?}"
     );
     assert!(!client.command("EHLO client.example").text().contains("XCLIENT"));
     assert_eq!(client.command("QUIT").code, 221);
@@ -574,18 +587,52 @@ fn haproxy_passes_clients_on() {
     let child = Command::new(haproxy).arg("-db").arg("-f").arg(&file).spawn();
     let _ended = Ended(child.expect("it starts"));
     for port in [first, second] {
-        let mut here = 0;
-        let served = wait_until(|| {
-            let Ok(stream) = TcpStream::connect(("127.0.0.1", port)) else {
-                return false;
-            };
-            here = stream.local_addr().expect("address").port();
-            let mut client = Client::over(stream);
-            let hello = client.try_reply().map(|_| client.command("EHLO client.example").text());
-            hello.is_ok_and(|hello| hello.contains(&format!("port {here})")))
-        });
-        assert!(served, "{port}: {}", proxies.server.said());
+        await_passed_on(&proxies, port);
     }
+}
+
+/// Waits until a proxy at this port has passed a client on as whom it is.
+fn await_passed_on(proxies: &ForProxies, port: u16) {
+    let served = wait_until(|| {
+        let Ok(stream) = TcpStream::connect(("127.0.0.1", port)) else {
+            return false;
+        };
+        let here = stream.local_addr().expect("address").port();
+        let mut client = Client::over(stream);
+        let hello = client.try_reply().map(|_| client.command("EHLO client.example").text());
+        hello.is_ok_and(|hello| hello.contains(&format!("port {here})")))
+    });
+    assert!(served, "{port}: {}", proxies.server.said());
+}
+
+/// Another real one: nginx, as a proxy of streams.
+#[test]
+fn nginx_passes_clients_on() {
+    const MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+    let Some(nginx) = tool("inbound::nginx_passes_clients_on", "nginx") else {
+        return;
+    };
+    if !std::path::Path::new(MODULE).exists() {
+        return common::skip("inbound::nginx_passes_clients_on", "its stream module is not installed");
+    }
+    let proxies = ForProxies::start(Setup::new(), "");
+    let (port, to) = (free_port(), proxies.address);
+    let aside = tempfile::tempdir().expect("directory");
+    let file = aside.path().join("nginx.conf");
+    let text = format!(
+        "load_module {MODULE};\ndaemon off;\nmaster_process off;\nerror_log stderr;\npid {}/pid;\nevents {{}}\n\
+         stream {{ server {{ listen 127.0.0.1:{port}; proxy_pass {to}; proxy_protocol on; }} }}\n",
+        aside.path().display()
+    );
+    std::fs::write(&file, text).expect("file");
+    let mut command = Command::new(nginx);
+    command
+        .args(["-e", "stderr", "-p"])
+        .arg(aside.path())
+        .arg("-c")
+        .arg(&file);
+    let _ended = Ended(command.spawn().expect("it starts"));
+    await_passed_on(&proxies, port);
 }
 
 /// A program of ours, which ends with its test.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use common::back_end::{BackEnd, Script};
 use common::dns::{Dns, Says};
 use common::{Server, Setup, wait_until};
+use nix::sys::signal::Signal;
 
 const REVERSE: &str = "1.0.0.127.in-addr.arpa";
 
@@ -95,6 +96,52 @@ fn forward_reverse_and_confirmed() {
     );
 }
 
+/// A daemon that had nobody to ask at its start learns to by a reload, or by an edit alone, and by a second one whom.
+#[test]
+fn a_reload_begins_to_look_clients_up() {
+    let knows = |address| [("mail.client.example", Says::Addresses(vec![ip(address)]))];
+    let (first, second) = (Dns::start(&knows("127.0.0.9")), Dns::start(&knows("127.0.0.8")));
+    for by_reload in [true, false] {
+        let mut setup = Setup::new();
+        set_servers(&mut setup, &[&first]);
+        let mut server = setup.start();
+        server.hello().command("QUIT");
+        server.signal(Signal::SIGHUP);
+        server.await_said("event=reloaded", 1);
+        assert_eq!(brokers(&server), 1, "it has work before there is any");
+        server.setup().write("hello.yaml", "look_up: yes\n");
+        if by_reload {
+            server.signal(Signal::SIGHUP);
+            server.await_said("event=reloaded", 2);
+        }
+        let lines = evidence(&server, "mail.client.example");
+        assert!(has(&lines, "HELO_FORWARD", "127.0.0.9", false), "{lines:?}");
+        assert_eq!(brokers(&server), 2);
+        let text = server.setup().read("rsmtpd.yaml");
+        let text = text.replace(&first.address().to_string(), &second.address().to_string());
+        server.setup().write("rsmtpd.yaml", &text);
+        let before = server.said().matches("event=reloaded").count();
+        server.signal(Signal::SIGHUP);
+        server.await_said("event=reloaded", before + 1);
+        // The one before answers until its successor has read the configuration.
+        assert!(wait_until(|| has(
+            &evidence(&server, "mail.client.example"),
+            "HELO_FORWARD",
+            "127.0.0.8",
+            false
+        )));
+        server.stop();
+        assert!(!server.said().contains("next start"), "{}", server.said());
+        assert!(!server.said().contains("helper-"), "{}", server.said());
+    }
+}
+
+/// Processes of the broker: its parent half, and what works.
+fn brokers(server: &Server) -> usize {
+    let processes = server.processes();
+    processes.iter().filter(|one| one.name == "rsmtpd: broker").count()
+}
+
 #[test]
 fn answers_by_tcp_and_after_forgeries() {
     let dns = Dns::start(&[
@@ -167,6 +214,44 @@ fn silence_is_a_time_out_for_who_asked_and_nobody_else() {
         assert!(slow.join().expect("a reply") < Duration::from_secs(12));
     });
     server.await_said("symbol=HELO_FORWARD value=\"no answer in time\"", 1);
+}
+
+/// The time that an entry may wait is for all that it asks, however many questions follow from answers; and however often a
+/// client has others asked that nobody answers, its worker asks no more at once than it may.
+#[test]
+fn one_deadline_holds_for_a_whole_look_up() {
+    let names: Vec<String> = (0..12).map(|number| format!("slow{number}.example")).collect();
+    let mut zone = vec![
+        (REVERSE, Says::Names(vec!["reverse.example"])),
+        ("reverse.example", Says::Silence),
+    ];
+    zone.extend(names.iter().map(|name| (name.as_str(), Says::Silence)));
+    let dns = Dns::start(&zone);
+    let mut setup = Setup::new();
+    setup.write("hello.yaml", "look_up: yes\n");
+    let chain = "command_handler_standard_server.yaml";
+    let text = setup.read(chain);
+    let limited = text.replace("- handler: hello\n", "- {handler: hello, timeout: 1s}\n");
+    assert_ne!(text, limited);
+    setup.write(chain, &limited);
+    set_servers(&mut setup, &[&dns, &dns, &dns]);
+    let mut server = setup.start();
+    let mut client = server.connect();
+    client.reply();
+    for name in &names {
+        let began = Instant::now();
+        assert_eq!(client.command(&format!("EHLO {name}")).code, 250);
+        let waited = began.elapsed();
+        assert!(waited < Duration::from_millis(1800), "{name}: {waited:?}");
+    }
+    client.command("QUIT");
+    server.stop();
+    let said = server.said();
+    assert!(
+        said.contains("symbol=HELO_CONFIRMED value=\"no answer in time\""),
+        "{said}"
+    );
+    assert!(!said.contains("broker-breach"), "{said}");
 }
 
 #[test]

@@ -34,7 +34,7 @@ const USERS: [(&str, u32); 5] = [
     ("rsmtpd-broker", 48_615),
 ];
 
-/// The processes of a daemon that has something to look up.
+/// The processes of a daemon; of the broker there is one half alone while nothing is to be reached.
 const ALL: [&str; 6] = [
     "rsmtpd: broker",
     "rsmtpd: deliver",
@@ -99,29 +99,14 @@ fn reachable(setup: Setup) -> Setup {
     setup
 }
 
-/// A setup that has all processes.
+/// A setup whose broker works.
 fn whole(setup: Setup) -> Setup {
     setup.write("hello.yaml", "look_up: yes\n");
     setup
 }
 
-/// Waits until the spares are there, then answers all processes by role; they are [`ALL`] but for the broker.
+/// Waits until the spares are there, then answers all processes by role.
 fn processes(server: &Server, spares: usize) -> BTreeMap<String, Vec<Process>> {
-    let by_name = whatever_runs(server, spares);
-    let names: Vec<&str> = by_name.keys().map(String::as_str).collect();
-    assert_eq!(names, ALL[1..]);
-    by_name
-}
-
-/// The same for a setup that is [`whole`].
-fn all_processes(server: &Server, spares: usize) -> BTreeMap<String, Vec<Process>> {
-    let by_name = whatever_runs(server, spares);
-    let names: Vec<&str> = by_name.keys().map(String::as_str).collect();
-    assert_eq!(names, ALL);
-    by_name
-}
-
-fn whatever_runs(server: &Server, spares: usize) -> BTreeMap<String, Vec<Process>> {
     let mut by_name: BTreeMap<String, Vec<Process>> = BTreeMap::new();
     let complete = wait_until(|| {
         by_name.clear();
@@ -131,6 +116,8 @@ fn whatever_runs(server: &Server, spares: usize) -> BTreeMap<String, Vec<Process
         by_name.get("rsmtpd: worker").is_some_and(|w| w.len() >= spares)
     });
     assert!(complete, "{by_name:?}");
+    let names: Vec<&str> = by_name.keys().map(String::as_str).collect();
+    assert_eq!(names, ALL);
     by_name
 }
 
@@ -153,8 +140,10 @@ fn assert_dropped_but(by_name: &BTreeMap<String, Vec<Process>>, bounding: u64) -
             let kept = if name == "rsmtpd: keeper" { OF_THE_KEEPER } else { 0 };
             assert_eq!(process.capabilities, [0, kept, kept, bounding | kept, 0], "{process:?}");
             assert!(process.no_new_privs && !process.dumpable(), "{process:?}");
-            // The parent half of a helper waits for its child and reads nothing: it has no filter.
-            let parent_half = process.seccomp == 0 && processes.iter().any(|p| p.parent == process.pid);
+            // The parent half of a helper waits for its child, or to fork one, and reads nothing: it has no filter.
+            let has_child = processes.iter().any(|p| p.parent == process.pid);
+            let asleep = name == "rsmtpd: broker" && processes.len() == 1;
+            let parent_half = process.seccomp == 0 && (has_child || asleep);
             assert!(process.seccomp == 2 || parent_half, "{process:?}");
             assert_eq!(*users.entry(name).or_insert(user), user, "{process:?}");
         }
@@ -195,7 +184,7 @@ fn without_the_service_users_each_role_has_a_dynamic_id() {
         return;
     }
     let mut server = with_accounts(whole(reachable(Setup::new().low_port())), &[]).start();
-    let by_name = all_processes(&server, 8);
+    let by_name = processes(&server, 8);
     let users = assert_dropped(&by_name);
     for user in users.values() {
         assert!(DYNAMIC.contains(user), "{users:?}");
@@ -237,8 +226,18 @@ fn each_service_user_has_its_role() {
     if !namespaces("privileges::each_service_user_has_its_role") {
         return;
     }
-    let server = with_accounts(whole(reachable(Setup::new().low_port())), &USERS).start();
-    let by_name = all_processes(&server, 8);
+    let mut setup = reachable(Setup::new().low_port());
+    // Nobody listens there, and says so at once.
+    setup.set("rsmtpd.yaml", "nameservers", "[\"127.0.0.1:1\"]");
+    let mut server = with_accounts(setup, &USERS).start();
+    // Its broker works from a reload on, without root by then.
+    assert_eq!(processes(&server, 8)["rsmtpd: broker"].len(), 1);
+    server.setup().write("hello.yaml", "look_up: yes\n");
+    server.signal(nix::sys::signal::Signal::SIGHUP);
+    server.await_said("event=reloaded", 1);
+    server.hello();
+    let by_name = processes(&server, 8);
+    assert_eq!(by_name["rsmtpd: broker"].len(), 2);
     let users = assert_dropped(&by_name);
     assert_eq!(users["rsmtpd: master"], 48_611);
     assert_eq!(users["rsmtpd: logger"], 48_612);
@@ -247,6 +246,46 @@ fn each_service_user_has_its_role() {
     assert_eq!(users["rsmtpd: broker"], 48_615);
     assert_delivers(&server, 48_613);
     assert!(!server.said().contains("missing"), "{}", server.said());
+}
+
+/// A getent(1) of a directory service: it knows two accounts, and the first numbers of the dynamic range.
+const GETENT: &str = "#!/bin/sh
+case $* in
+'passwd directory-user') echo 'directory-user:*:48631:48632:::' ;;
+'group directory-group') echo 'directory-group:*:48633:' ;;
+'passwd 6'*) echo 'one:*:61184:1:::'; exit 2 ;;
+'group 6'*) echo 'two:*:61185:'; exit 2 ;;
+*) exit 2 ;;
+esac
+";
+
+/// Copies it first: nobody may have a program open for writing.
+const WITH_GETENT: &str =
+    r#"cp "$1" "$1.copy" && chmod 755 "$1.copy" && mount --bind "$1.copy" /usr/bin/getent && shift && exec "$@""#;
+
+#[test]
+fn users_of_a_directory_service_count() {
+    let test = "privileges::users_of_a_directory_service";
+    if !namespaces(test) || tool(test, "/usr/bin/getent").is_none() {
+        return;
+    }
+    let mut setup = reachable(Setup::new());
+    setup.set("delivery.yaml", "user", "directory-user");
+    setup.set("delivery.yaml", "group", "directory-group");
+    let script = setup.config().with_file_name("getent");
+    fs::write(&script, GETENT).expect("getent");
+    let words = ["sh", "-c", WITH_GETENT, "sh"].map(Into::into);
+    let server = with_accounts(setup, &[])
+        .then_under(words.into_iter().chain([script.into_os_string()]))
+        .start();
+    let by_name = processes(&server, 8);
+    let users = assert_dropped(&by_name);
+    assert_eq!(by_name["rsmtpd: deliver"][0].groups, [48_633; 4]);
+    let mut invented: Vec<u32> = users.values().copied().filter(|user| *user != 48_631).collect();
+    invented.sort_unstable();
+    invented.dedup();
+    assert_eq!(invented.first(), Some(&61_186), "{users:?}");
+    assert_delivers(&server, 48_631);
 }
 
 #[test]

@@ -462,12 +462,39 @@ fn a_broker_that_dies_is_forked_again() {
     assert_eq!(server.connect().reply().code, 220);
 }
 
-/// The configuration of the standard server needs no broker, and none runs.
+/// The configuration of the standard server needs no broker: none works, until a reload makes a proxy of it.
 #[test]
-fn there_is_no_broker_where_nothing_is_to_be_reached() {
+fn a_reload_makes_a_proxy_of_a_server() {
+    let mut server = Server::start();
+    let brokers = |server: &Server| {
+        let processes = server.processes();
+        processes.iter().filter(|one| one.name.contains("broker")).count()
+    };
+    assert_eq!(brokers(&server), 1, "its parent half");
+    let back_end = BackEnd::start(Script::default());
+    let text = format!("host: 127.0.0.1\nport: {}\n", back_end.address().port());
+    server.setup().write("proxy.yaml", &text);
+    server.setup().write("worker.yaml", "command_handler: proxy\n");
+    server.signal(nix::sys::signal::Signal::SIGHUP);
+    server.await_said("event=reloaded", 1);
+    assert_eq!(server.connect().reply().text(), "back.example ready");
+    assert_eq!(brokers(&server), 2);
+    assert!(!server.said().contains("next start"), "{}", server.said());
+}
+
+/// The sleeping half ends the daemon as that of every helper does, and ends with it.
+#[test]
+fn a_broker_that_never_woke_is_no_less_part_of_the_daemon() {
     let server = Server::start();
-    let names: Vec<String> = server.processes().into_iter().map(|one| one.name).collect();
-    assert!(!names.iter().any(|name| name.contains("broker")), "{names:?}");
+    let asleep = server.processes().into_iter().find(|one| one.name.contains("broker"));
+    let pid = nix::unistd::Pid::from_raw(asleep.expect("its parent half").pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("kill");
+    server.await_said("event=helper-gone role=broker", 1);
+    let mut server = Server::start();
+    let processes = server.processes();
+    server.stop();
+    let left = |pid: i32| std::path::Path::new(&format!("/proc/{pid}/ns")).exists();
+    assert!(common::wait_until(|| !processes.iter().any(|one| left(one.pid))));
 }
 
 /// The original's own chain file: the proxy and its log behind it, in `__DEFAULT__` alone.

@@ -442,6 +442,35 @@ fn records_that_a_killed_logger_had_put_off_the_message_that_requires_them() {
 }
 
 #[test]
+fn records_that_go_nowhere_are_named_once() {
+    let (setup, directory) = setup("classic", "");
+    setup.write("transaction_log.yaml", "format: classic\nlog_path: null\n");
+    let vain = "transaction_log writes nothing: expected the directory for its records in log_path, found none";
+    let note = format!("transaction_log.yaml:2:11: log_path: {vain}");
+    let (fine, text) = setup.run("check");
+    assert!(fine && text.matches(&format!("note: {note}\n")).count() == 1, "{text}");
+    let mut server = setup.start();
+    let line = format!("event=configuration-note note=\"{note}\"");
+    server.await_said(&line, 1);
+    server.signal(Signal::SIGHUP);
+    server.await_said("event=reloaded", 1);
+    // A directory, and none again, which is news; an empty one is none.
+    let directory = format!("log_path: {}\n", directory.display());
+    for (number, text) in [(2, directory.as_str()), (3, "log_path: ''\n")] {
+        server.setup().write("transaction_log.yaml", text);
+        server.signal(Signal::SIGHUP);
+        server.await_said("event=reloaded", number);
+    }
+    session(&server, b"Subject: x\r\n\r\nx\r\n");
+    server.stop();
+    let said = server.said();
+    assert_eq!(said.matches(&line).count(), 1, "{said}");
+    let empty = format!("transaction_log.yaml:1:11: log_path: {vain}");
+    assert_eq!(said.matches(&empty).count(), 1, "{said}");
+    assert_eq!(said.matches("configuration-note").count(), 2, "{said}");
+}
+
+#[test]
 fn another_directory_waits_for_the_next_start_and_is_named_once() {
     let (setup, directory) = setup("jsonl", "");
     let mut server = setup.start();

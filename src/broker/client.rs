@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::ipc::broker::{Answer, Endpoint, FromBroker, MOST_QUESTIONS, Question, ToBroker};
 use crate::ipc::channel::{Channel, Fault};
@@ -26,6 +26,8 @@ pub enum Error {
 pub struct Client {
     channel: Channel<ToBroker, FromBroker>,
     next: Cell<u32>,
+    /// Questions that were not answered yet.
+    open: Cell<usize>,
 }
 
 impl Client {
@@ -34,21 +36,18 @@ impl Client {
         Client {
             channel: Channel::new(door),
             next: Cell::new(0),
+            open: Cell::new(0),
         }
     }
 
-    /// A connection to `endpoint`, waiting for it at most `patience`. It does not block.
+    /// A connection to `endpoint`, waiting for it until `end` at most. It does not block.
     ///
     /// # Errors
     /// There is none.
-    pub fn connect(&self, endpoint: &Endpoint, patience: Duration) -> Result<OwnedFd, Error> {
-        let end = Instant::now() + patience;
+    pub fn connect(&self, endpoint: &Endpoint, end: Instant) -> Result<OwnedFd, Error> {
         self.channel.send(&ToBroker::Connect(endpoint.clone()))?;
         loop {
-            match self
-                .channel
-                .receive_within(end.saturating_duration_since(Instant::now()))?
-            {
+            match self.hear(end)? {
                 (FromBroker::Connected { .. }, Some(fd)) => return Ok(fd),
                 (FromBroker::Unreachable(reason), None) => return Err(Error::Unreachable(reason)),
                 // To a question that nobody waits for any more.
@@ -58,39 +57,47 @@ impl Client {
         }
     }
 
-    /// The answers to `questions`, in their order; what did not come within `patience` is [`Answer::TimedOut`].
+    /// The answers to `questions`, in their order; what did not come until `end` is [`Answer::TimedOut`].
     ///
     /// # Errors
     /// The broker is gone, or does not speak as agreed.
-    pub fn resolve(&self, questions: &[Question], patience: Duration) -> Result<Vec<Answer>, Error> {
-        let end = Instant::now() + patience;
-        let mut answers = Vec::with_capacity(questions.len());
-        for some in questions.chunks(MOST_QUESTIONS) {
-            let first = self.next.get();
-            let mut open = vec![None; some.len()];
-            for (question, id) in some.iter().zip(first..) {
-                let question = question.clone();
+    pub fn resolve(&self, questions: &[Question], end: Instant) -> Result<Vec<Answer>, Error> {
+        let first = self.next.get();
+        let mut unasked = questions.iter();
+        let mut answers = vec![None; questions.len()];
+        while answers.iter().any(Option::is_none) {
+            // Those that nobody waits for any more count until they are answered, which they are.
+            while self.open.get() < MOST_QUESTIONS
+                && let Some(question) = unasked.next()
+            {
+                let (id, question) = (self.next.get(), question.clone());
                 self.channel.send(&ToBroker::Resolve { id, question })?;
                 self.next.set(id.wrapping_add(1));
+                self.open.set(self.open.get() + 1);
             }
-            while open.iter().any(Option::is_none) {
-                match self
-                    .channel
-                    .receive_within(end.saturating_duration_since(Instant::now()))
-                {
-                    Ok((FromBroker::Answer { id, answer }, None)) => {
-                        let place = usize::try_from(id.wrapping_sub(first)).unwrap_or(usize::MAX);
-                        if let Some(place) = open.get_mut(place) {
-                            *place = Some(answer);
-                        }
+            match self.hear(end) {
+                Ok((FromBroker::Answer { id, answer }, None)) => {
+                    let place = usize::try_from(id.wrapping_sub(first)).unwrap_or(usize::MAX);
+                    if let Some(place) = answers.get_mut(place) {
+                        *place = Some(answer);
                     }
-                    Err(Fault::TimedOut) => break,
-                    Err(fault) => return Err(fault.into()),
-                    Ok(_) => return Err(Error::Confused),
                 }
+                Err(Fault::TimedOut) => break,
+                Err(fault) => return Err(fault.into()),
+                Ok(_) => return Err(Error::Confused),
             }
-            answers.extend(open.into_iter().map(|answer| answer.unwrap_or(Answer::TimedOut)));
         }
-        Ok(answers)
+        let late = |answer: Option<Answer>| answer.unwrap_or(Answer::TimedOut);
+        Ok(answers.into_iter().map(late).collect())
+    }
+
+    /// The next thing that the broker says until `end`.
+    fn hear(&self, end: Instant) -> Result<(FromBroker, Option<OwnedFd>), Fault> {
+        let patience = end.saturating_duration_since(Instant::now());
+        let heard = self.channel.receive_within(patience)?;
+        if let FromBroker::Answer { .. } = heard.0 {
+            self.open.set(self.open.get().saturating_sub(1));
+        }
+        Ok(heard)
     }
 }

@@ -12,7 +12,7 @@ use mio::net::{TcpStream, UdpSocket};
 use mio::{Interest, Registry, Token};
 
 use crate::ipc::broker::{Answer, Question};
-use crate::sys::socket;
+use crate::sys::{random, socket};
 
 use super::cache::Cache;
 use super::message::{self, Reading};
@@ -227,7 +227,7 @@ fn canonical(question: Question) -> Question {
 impl<W> Query<W> {
     /// Asks by UDP; false where there can be no such name.
     fn send(&mut self, server: SocketAddr, registry: &Registry, token: Token) -> io::Result<bool> {
-        self.id = (getrandom::u32().map_err(io::Error::other)? & 0xffff) as u16;
+        self.id = (random::number()? & 0xffff) as u16;
         self.foreign = 0;
         let Some(octets) = message::ask(self.id, &self.question) else {
             return Ok(false);

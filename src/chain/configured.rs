@@ -35,12 +35,23 @@ fn with_chains(mut configuration: Configuration, mut faults: Vec<Fault>) -> (Con
         ..
     } = &configuration;
     let chains = build(files, handler_files, recipients, &mut faults);
+    let notes = notes(&chains, files);
+    configuration.notes.extend(notes);
+    (configuration, chains, ordered(faults))
+}
+
+/// What the files of chains say in vain, each once.
+fn notes(chains: &Chains, files: &BTreeMap<String, ChainFile>) -> Vec<Fault> {
     let built = chains
         .iter()
         .filter_map(|(name, chain)| Some((chain, files.get(name)?)));
-    let notes: Vec<Fault> = built.flat_map(|(chain, file)| chain.notes(file)).collect();
-    configuration.notes.extend(notes);
-    (configuration, chains, ordered(faults))
+    let mut notes: Vec<Fault> = Vec::new();
+    for note in built.flat_map(|(chain, file)| chain.notes(file)) {
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+    }
+    notes
 }
 
 /// As [`read`], without faults.
@@ -76,8 +87,10 @@ pub fn load_worker_set(
     names: &[String],
     earlier: Earlier<'_>,
 ) -> Result<(WorkerSet, Chains), Faults> {
-    let (set, mut faults) = WorkerSet::read(directory, &registry::names(), names, earlier);
+    let (mut set, mut faults) = WorkerSet::read(directory, &registry::names(), names, earlier);
     let chains = build(&set.chains, &set.handler_files, &set.recipients, &mut faults);
+    let notes = notes(&chains, &set.chains);
+    set.notes.extend(notes);
     if faults.is_empty() {
         Ok((set, chains))
     } else {

@@ -107,9 +107,9 @@ impl Context<'_> {
         self.delivery
     }
 
-    /// Asks the DNS, and waits for as long as the entry may wait; the answers in the order of the questions.
+    /// Asks the DNS, and waits for as long as the entry may still wait; the answers in the order of the questions.
     pub fn resolve(&mut self, questions: &[Question]) -> Vec<Answer> {
-        self.resolver.resolve(questions, self.timeout)
+        self.resolver.resolve(questions, &mut self.timeout)
     }
 
     /// The server behind a proxy.

@@ -10,8 +10,10 @@ use super::opinion::Outcome;
 use super::outcome::{Message, Refusal, Taken};
 use super::ports::Records;
 use super::settings::Settings;
+use crate::config::Place;
 use crate::ipc::broker::Endpoint;
 use crate::session::Verdict;
+use crate::smtp::receiver::Piece;
 use crate::smtp::reply::Reply;
 
 /// Fixed facts about a handler, for the registry, the manual and `rsmtpd chain`.
@@ -91,6 +93,15 @@ impl Reach {
     }
 }
 
+/// A handler that does nothing, by its settings.
+#[derive(Debug, Clone, Copy)]
+pub struct InVain<'a> {
+    /// What it does not do, and what would change that.
+    pub what: &'static str,
+    /// The setting; none where it is the default.
+    pub at: Option<&'a Place>,
+}
+
 /// Looks at one step of a session and says what it thinks. It never writes to the client and reaches the outside only
 /// through [`Context`].
 pub trait Handler: Send + Sync {
@@ -146,6 +157,11 @@ pub trait Handler: Send + Sync {
         false
     }
 
+    /// Why it does nothing wherever it stands, and where its settings say so; none for one that works.
+    fn in_vain(&self) -> Option<InVain<'_>> {
+        None
+    }
+
     /// The directory of the records that it writes: it is opened at the start.
     fn records(&self) -> Option<&Path> {
         None
@@ -165,8 +181,8 @@ pub trait Kind: Handler + Sized + 'static {
 
 /// Sees a body pass by.
 pub trait BodyReader: Send {
-    /// The next octets, dot-stuffing removed.
-    fn chunk(&mut self, octets: &[u8], records: &mut dyn Records);
+    /// The next piece.
+    fn chunk(&mut self, piece: Piece<'_>, records: &mut dyn Records);
 
     /// The end, in chain order.
     ///

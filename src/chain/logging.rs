@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::context::Context;
 use super::directory::Directory;
 use super::error::HandlerError;
-use super::handler::{BodyReader, Facts, Handler, Kind};
+use super::handler::{BodyReader, Facts, Handler, InVain, Kind};
 use super::opinion::Outcome;
 use super::record::{Config, Log, Which};
 use crate::smtp::reply::Reply;
@@ -56,6 +56,10 @@ impl<L: Logged> Handler for Logging<L> {
 
     fn shaken(&self, context: &mut Context<'_>) {
         self.log.shaken(context);
+    }
+
+    fn in_vain(&self) -> Option<InVain<'_>> {
+        self.log.in_vain()
     }
 
     fn records(&self) -> Option<&Path> {

@@ -37,7 +37,7 @@ pub use decision::Decision;
 pub use directory::{Directory, Found};
 pub use effect::{Effect, FieldName, HeaderField};
 pub use error::HandlerError;
-pub use handler::{BodyReader, Facts, Handler, Kind, Passing, Reach};
+pub use handler::{BodyReader, Facts, Handler, InVain, Kind, Passing, Reach};
 pub use limits::Limits;
 pub use logging::Logged;
 pub use opinion::{Evidence, Outcome};
@@ -158,6 +158,35 @@ impl Chain {
 
     /// What `file`, which it was built from, says in vain.
     pub fn notes(&self, file: &ChainFile) -> Vec<Fault> {
+        let mut notes = self.copies_in_vain(file);
+        let mut said: Vec<&str> = Vec::new();
+        for (entry, link) in self.entries_with_links(file) {
+            let Some(vain) = link.handler.in_vain().filter(|_| link.mode != Mode::Off) else {
+                continue;
+            };
+            // Each setting once, and a default once a handler, however many lists it stands in.
+            let id = link.facts.id;
+            if vain.at.is_none() && said.contains(&id) {
+                continue;
+            }
+            said.push(id);
+            let note = vain.at.unwrap_or(&entry.at).fault(format!("{id} {}", vain.what));
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+        notes
+    }
+
+    fn entries_with_links<'a>(&'a self, file: &'a ChainFile) -> impl Iterator<Item = (&'a Entry, &'a Link)> {
+        file.verbs.iter().flat_map(|list| {
+            let links = self.links(&list.verb).unwrap_or_default();
+            let link = |entry: &Entry| links.iter().find(|link| link.id == entry.id);
+            list.entries.iter().filter_map(move |entry| Some((entry, link(entry)?)))
+        })
+    }
+
+    fn copies_in_vain(&self, file: &ChainFile) -> Vec<Fault> {
         let entries = file.entries("__DATA__").unwrap_or_default();
         let links = self.links("__DATA__").unwrap_or_default();
         if links.iter().any(Link::is_taker) {

@@ -146,8 +146,9 @@ pub trait BackEndPort {
 
 /// The way to the DNS.
 pub trait ResolverPort {
-    /// The answers to `questions`, in their order, waiting at most `patience` for all of them.
-    fn resolve(&mut self, questions: &[Question], patience: Duration) -> Vec<Answer>;
+    /// The answers to `questions`, in their order, waiting at most `patience` for all of them; what is left of it after
+    /// that stays there.
+    fn resolve(&mut self, questions: &[Question], patience: &mut Duration) -> Vec<Answer>;
 }
 
 /// Reaches nothing: for the end of a session, and where nothing is to be reached.
@@ -206,7 +207,7 @@ impl TlsPort for Nowhere {
 }
 
 impl ResolverPort for Nowhere {
-    fn resolve(&mut self, questions: &[Question], _: Duration) -> Vec<Answer> {
+    fn resolve(&mut self, questions: &[Question], _: &mut Duration) -> Vec<Answer> {
         let none = |_| Answer::Failed("the session has ended".to_owned());
         questions.iter().map(none).collect()
     }

@@ -236,7 +236,8 @@ impl Configuration {
         self.chains = set.chains;
         self.handler_files = set.handler_files;
         self.recipients = set.recipients;
-        self.notes = set.notes;
+        self.notes.retain(|note| !self.files.contains(&note.file));
+        self.notes.extend(set.notes);
         self.files = set.files;
         self.fingerprint = set.fingerprint;
     }

@@ -345,8 +345,13 @@ impl<'a> Section<'a> {
 
     /// Whether the key is there without a value, or with `null`.
     pub fn is_null(&self, key: &str) -> bool {
-        let found = self.entries.iter().find(|(name, _)| is_text(name, key));
-        found.is_some_and(|(_, node)| node.value == Value::Null)
+        self.null(key).is_some()
+    }
+
+    /// The place of the value of a key that is there without one, or with `null`.
+    pub fn null(&self, key: &str) -> Option<Place> {
+        let (_, node) = self.entries.iter().find(|(name, _)| is_text(name, key))?;
+        (node.value == Value::Null).then(|| self.child(key, node).place())
     }
 
     /// Puts the value of a key into `place`; a wrong one is a fault and leaves the default.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::delivery::{Commit, FromDelivery, Outcome, ToDelivery};
@@ -66,7 +66,7 @@ impl Client {
         match self.channel.receive_within(self.patience)? {
             (FromDelivery::Staged, Some(fd)) => Ok(File::from(fd)),
             (FromDelivery::Full, None) => Err(Error::Full),
-            (FromDelivery::Refused(reason), None) => Err(Error::Refused(reason)),
+            (FromDelivery::Refused { reason, .. }, None) => Err(Error::Refused(reason)),
             _ => Err(Error::Confused),
         }
     }
@@ -82,15 +82,33 @@ impl Client {
             Err(Fault::Closed) => Err(Fault::Unheard),
             sent => sent,
         };
-        let answer = sent.and_then(|()| self.channel.answer_within(self.patience));
+        let answer = sent.and_then(|()| self.answer_to(&request));
         match (answer, request) {
-            (Ok((FromDelivery::Outcome(outcome), None)), _) if outcome.results.len() == recipients => Ok(outcome),
-            (Ok((FromDelivery::Full, None)), _) => Err(Error::Full),
-            (Ok((FromDelivery::Refused(reason), None)), _) => Err(Error::Refused(reason)),
+            (Ok(FromDelivery::Outcome { outcome, .. }), _) if outcome.results.len() == recipients => Ok(outcome),
+            (Ok(FromDelivery::Refused { reason, .. }), _) => Err(Error::Refused(reason)),
             (Ok(_), _) => Err(Error::Confused),
             // Not sent, as nobody listened any more; or sent, and never read.
             (Err(Fault::Unheard), ToDelivery::Commit(commit)) => Err(Error::Untaken(Box::new(commit))),
             (Err(fault), _) => Err(fault.into()),
+        }
+    }
+
+    /// The answer to this very question. Whoever had the door before cannot know our message's identifier, so that
+    /// nothing he may have asked is answered to us.
+    fn answer_to(&self, request: &ToDelivery) -> Result<FromDelivery, Fault> {
+        let end = Instant::now() + self.patience;
+        let ToDelivery::Commit(commit) = request else {
+            return Err(Fault::WouldBlock);
+        };
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let (answer, _) = self.channel.answer_within(left)?;
+            match &answer {
+                FromDelivery::Outcome { id, .. } | FromDelivery::Refused { id, .. } if *id == commit.id => {
+                    return Ok(answer);
+                }
+                _ => {}
+            }
         }
     }
 }

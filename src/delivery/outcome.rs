@@ -209,9 +209,12 @@ mod tests {
         for count in [1, 10, 1000] {
             let mut results = vec![permanent(550, [5, 1, 1], &text); count];
             shorten(&mut results);
-            let answer = crate::ipc::delivery::FromDelivery::Outcome(crate::ipc::delivery::Outcome {
-                results: results.clone(),
-            });
+            let answer = crate::ipc::delivery::FromDelivery::Outcome {
+                id: "a".repeat(100),
+                outcome: crate::ipc::delivery::Outcome {
+                    results: results.clone(),
+                },
+            };
             assert!(frame::encode(&answer).is_ok(), "{count}");
             assert_eq!(results == vec![permanent(550, [5, 1, 1], &text); count], count < 1000);
         }

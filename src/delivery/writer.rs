@@ -80,7 +80,8 @@ fn commit_message(shared: &Arc<Shared>, slot: &Slot, door: &Arc<Door>, commit: C
     if let Err(reason) = checked {
         let event = Event::new("commit-refused").word("id", &commit.id);
         shared.log(Level::Error, event.word("reason", &reason));
-        return shared.answer(door, &FromDelivery::Refused(reason));
+        let id = commit.id;
+        return shared.answer(door, &FromDelivery::Refused { id, reason });
     }
     let real = commit
         .recipients
@@ -98,10 +99,17 @@ fn commit_message(shared: &Arc<Shared>, slot: &Slot, door: &Arc<Door>, commit: C
         };
         shared.log(Level::Error, Event::new("overloaded").word("id", &job.commit.id));
         let results = job.commit.recipients.iter().map(|_| outcome::too_busy()).collect();
-        return shared.answer(door, &FromDelivery::Outcome(Outcome { results }));
+        return shared.answer(door, &answer(&job.commit, results));
     }
     let mut lmtp = None;
     run(shared, slot, &mut lmtp, &job);
+}
+
+fn answer(commit: &Commit, results: Vec<RecipientResult>) -> FromDelivery {
+    FromDelivery::Outcome {
+        id: commit.id.clone(),
+        outcome: Outcome { results },
+    }
 }
 
 /// Delivers or spools a message of a door and answers.
@@ -166,7 +174,7 @@ fn conclude(shared: &Arc<Shared>, slot: &Slot, job: &Job, mut results: Vec<Recip
         slot.undo(state);
         results.fill(agents::write_failed(shared, &job.commit, "journal", &error));
     }
-    let told = shared.tell(&job.door, &FromDelivery::Outcome(Outcome { results }));
+    let told = shared.tell(&job.door, &answer(&job.commit, results));
     if told {
         slot.close();
     } else {

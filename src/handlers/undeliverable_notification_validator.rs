@@ -11,6 +11,7 @@ use crate::chain::{BodyReader, Context, Directory, Facts, Handler, HandlerError,
 use crate::config::{Field, Section};
 use crate::session::Verdict;
 use crate::smtp::address::ReversePath;
+use crate::smtp::receiver::Piece;
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
@@ -164,8 +165,8 @@ fn has(text: &[u8], wanted: &[u8]) -> bool {
 }
 
 impl BodyReader for Reading {
-    fn chunk(&mut self, octets: &[u8], _: &mut dyn Records) {
-        for &octet in octets {
+    fn chunk(&mut self, piece: Piece<'_>, _: &mut dyn Records) {
+        for &octet in piece.octets {
             if self.seen >= MESSAGE {
                 return;
             }

@@ -16,7 +16,7 @@ use crate::ipc::control::{FromHelper, ToHelper};
 pub enum Turn {
     /// The daemon starts.
     First,
-    /// The one before died.
+    /// The one before died; or there was none, and now there is something to do.
     Again,
     /// The one before serves until this one is ready.
     Instead,

@@ -33,10 +33,20 @@ pub enum FromDelivery {
     Staged,
     /// There is no space for it: 452 4.3.1.
     Full,
-    /// What became of each recipient.
-    Outcome(Outcome),
-    /// The request broke a rule; nothing was done. The text is for the log.
-    Refused(String),
+    /// What became of each recipient of a message.
+    Outcome {
+        /// The message's identifier: a door may have been another worker's before, and its answer come late.
+        id: String,
+        /// As many as it had.
+        outcome: Outcome,
+    },
+    /// The request broke a rule; nothing was done.
+    Refused {
+        /// The message's identifier.
+        id: String,
+        /// For the log.
+        reason: String,
+    },
 }
 
 /// One message with its envelope.

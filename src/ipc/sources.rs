@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
 use crate::sys::memory::{SealedTable, Shared};
+use crate::sys::random;
 
 /// Which limit a source has reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,8 +60,7 @@ impl Secret {
     /// # Errors
     /// The kernel gives no random numbers.
     pub fn new() -> io::Result<Secret> {
-        let random = || getrandom::u64().map_err(io::Error::other);
-        Ok(Secret([random()?, random()?]))
+        Ok(Secret([random::number()?, random::number()?]))
     }
 
     /// The source of `address`: an IPv4-mapped address is its IPv4 address, an IPv6 one stands for its /64.

@@ -59,9 +59,7 @@ impl Master {
                 self.workers.kill();
             }
             Phase::Delivery => {
-                if let Some(broker) = &self.ready.helpers.broker {
-                    broker.release();
-                }
+                self.ready.helpers.broker.release();
                 self.ready.helpers.keeper.release();
                 self.ready.helpers.delivery.release();
                 if self.status == 0 {

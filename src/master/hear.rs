@@ -17,6 +17,7 @@ use crate::sys::process::{self, Ended};
 use super::Master;
 use super::conduct::State;
 use super::descriptors;
+use super::workers::is_regular;
 
 /// Reports taken from one worker before the others have their turn.
 const TURN: usize = 32;
@@ -203,10 +204,10 @@ impl Master {
     fn bury(&mut self, number: u32, how: Ended) {
         let now = Instant::now();
         let source = self.forget_client(number, now);
-        let Some(worker) = self.workers.remove(number, how == Ended::Exited(0)) else {
+        let Some(worker) = self.workers.remove(number, how) else {
             return;
         };
-        if how == Ended::Exited(0) || worker.dismissed {
+        if is_regular(how) || worker.dismissed {
             return;
         }
         self.pool.crashed(now);
@@ -226,6 +227,9 @@ impl Master {
             return;
         };
         worker.doors = worker.doors.saturating_add(1);
+        if role == Role::Delivery {
+            worker.slot.note_door();
+        }
         let pair = (worker.doors <= DOORS).then(descriptors::pair);
         match (self.ready.helpers.of(role), pair) {
             (Some(helper), Some(Ok((ours, theirs)))) => {
@@ -247,6 +251,7 @@ impl Master {
         }
         match arena::inherited(|| self.ready.served.reread(self.ready.directory.as_fd())) {
             Ok(served) => {
+                self.tell_new_notes(&served);
                 self.ready.served = served;
                 self.broken.clear();
                 self.workers.retire_others(self.generation());

@@ -72,6 +72,10 @@ impl Master {
             Role::Logger => {}
             // It shows its certificates anew.
             Role::Keeper => return self.shown.clear(),
+            Role::Delivery => {
+                self.workers.replace_delivery();
+                return self.give_voice(role);
+            }
             _ => return self.give_voice(role),
         }
         if let Ok((ours, theirs)) = descriptors::pair() {

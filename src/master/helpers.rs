@@ -1,5 +1,6 @@
 //! The helpers as the master sees them: a control channel and the process of its parent half.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::Pid;
 
-use crate::helper::{self, Seat};
+use crate::helper::{self, EX_SOFTWARE, Seat};
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::link::Role;
@@ -25,6 +26,8 @@ pub struct Helper {
     /// Its parent half.
     pub pid: Pid,
     control: Channel<ToHelper, FromHelper>,
+    /// Nothing was said to it yet, and so nothing works there: what will reads everything afresh.
+    asleep: Cell<bool>,
 }
 
 impl Helper {
@@ -41,6 +44,36 @@ impl Helper {
         lent: &[RawFd],
         prepare: impl FnOnce() -> io::Result<()>,
         work: &dyn Fn(Seat) -> i32,
+    ) -> io::Result<Helper> {
+        Helper::fork(role, identity, capabilities, lent, |control| {
+            if let Err(error) = prepare() {
+                give_up(control, "lock", &error);
+            }
+            helper::keep(control, work)
+        })
+    }
+
+    /// The same for one that nobody needs yet: its parent half alone, which forks the one that works for the first door.
+    ///
+    /// # Errors
+    /// It could not be forked.
+    pub fn start_asleep(
+        role: Role,
+        identity: Option<&Identity>,
+        lent: &[RawFd],
+        work: &dyn Fn(Seat) -> i32,
+    ) -> io::Result<Helper> {
+        let helper = Helper::fork(role, identity, &[], lent, |control| helper::keep_asleep(control, work))?;
+        helper.asleep.set(true);
+        Ok(helper)
+    }
+
+    fn fork(
+        role: Role,
+        identity: Option<&Identity>,
+        capabilities: &[Capability],
+        lent: &[RawFd],
+        keep: impl FnOnce(OwnedFd),
     ) -> io::Result<Helper> {
         let (ours, theirs) = pair()?;
         let blocked = signals::block_for_fork()?;
@@ -60,16 +93,15 @@ impl Helper {
                 {
                     give_up(theirs, "dropping root", &error);
                 }
-                if let Err(error) = prepare() {
-                    give_up(theirs, "lock", &error);
-                }
-                helper::keep(theirs, work)
+                keep(theirs);
+                process::exit_now(EX_SOFTWARE)
             }
             process::Fork::Parent(pid) => {
                 drop((theirs, blocked));
                 let helper = Helper {
                     pid,
                     control: Channel::new(ours),
+                    asleep: Cell::new(false),
                 };
                 match helper.control.receive_within(PATIENCE) {
                     Ok((FromHelper::Ready, _)) => Ok(helper),
@@ -90,12 +122,14 @@ impl Helper {
     /// Passes a worker's door on, unless there is no room: then the worker sees its end closed, asks for another
     /// when it needs one, and the master waits for nobody.
     pub fn offer(&self, door: &ToHelper, fd: BorrowedFd<'_>) {
+        self.asleep.set(false);
         let _ = self.control.send_nowait(door, &[fd]);
     }
 
-    /// Says something without waiting; false when the helper has no room for it or is gone.
+    /// Says something without waiting; false when the helper has no room for it or is gone. One that sleeps is not
+    /// woken by what it need not know.
     pub fn tell(&self, message: &ToHelper, fds: &[BorrowedFd<'_>]) -> bool {
-        self.control.send_nowait(message, fds).is_ok()
+        self.asleep.get() || self.control.send_nowait(message, fds).is_ok()
     }
 
     /// The next thing it says, without waiting.
@@ -141,8 +175,8 @@ pub struct Helpers {
     pub delivery: Helper,
     /// Keeps private keys.
     pub keeper: Helper,
-    /// Connects, where the configuration names anything to reach.
-    pub broker: Option<Helper>,
+    /// Connects; asleep while the configuration names nothing to reach.
+    pub broker: Helper,
 }
 
 impl Helpers {
@@ -160,7 +194,7 @@ impl Helpers {
         match role {
             Role::Logger => Some(&self.logger),
             Role::Delivery => Some(&self.delivery),
-            Role::Broker => self.broker.as_ref(),
+            Role::Broker => Some(&self.broker),
             Role::Keeper => Some(&self.keeper),
             Role::Master | Role::Worker => None,
         }

@@ -124,7 +124,6 @@ struct Master {
 /// The event loop cannot be made.
 pub fn run(ready: Ready) -> io::Result<u8> {
     // What a first use sets up for all later ones is set up here, not in every worker.
-    getrandom::u64().map_err(io::Error::other)?;
     tls::prepare();
     arena::ordinary();
     arena::settle();
@@ -283,7 +282,7 @@ impl Master {
                 directory: &self.ready.directory,
                 refused: self.sources.view(),
             };
-            let forked = self.workers.fork(&self.ready.served, &near, &self.ready.helpers.logger);
+            let forked = self.workers.fork(&self.ready.served, &near, &self.ready.helpers);
             match forked.and_then(|number| self.attend(number)) {
                 Ok(()) => {}
                 Err(error) => {

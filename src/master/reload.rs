@@ -119,10 +119,6 @@ impl Master {
             || served.daemon.grace_time != self.ready.served.daemon.grace_time
             || level != self.ready.served.log_level();
         let absent: BTreeSet<usize> = listeners.absent.iter().map(|(position, _)| *position).collect();
-        let mut keys = keys.to_vec();
-        if self.ready.helpers.broker.is_none() && !served.reach().is_empty() {
-            keys.push("broker");
-        }
         let keys: Vec<String> = keys
             .iter()
             .map(|key| format!("key={}", key.replace(' ', "-")))
@@ -131,6 +127,7 @@ impl Master {
         if served.daemon.workers.max > self.ready.served.daemon.workers.max {
             startup::warn_about_limits(served.daemon.workers.max, &self.ready.log);
         }
+        self.tell_new_notes(&served);
         self.ready.served = served.without(absent);
         self.pool.resize(pool_sizes(&self.ready.served));
         self.sources.configure(&self.ready.served);
@@ -138,15 +135,12 @@ impl Master {
         self.stale = false;
         self.ready.log.set_threshold(level);
         let order = ToHelper::Reload { level: level as u8 };
+        if delivery {
+            self.workers.replace_delivery();
+        }
         let told =
             self.ready.helpers.logger.tell(&order, &[]) && (!delivery || self.ready.helpers.delivery.tell(&order, &[]));
-        let told = told
-            && self
-                .ready
-                .helpers
-                .broker
-                .as_ref()
-                .is_none_or(|broker| broker.tell(&order, &[]));
+        let told = told && self.ready.helpers.broker.tell(&order, &[]);
         if !told {
             self.say(Level::Error, Event::new("helper-not-told"));
         }
@@ -272,6 +266,12 @@ impl Master {
         self.workers.close(listener.fd);
         let event = Event::new("closed").field("address", listener.bound);
         self.say(Level::Notice, event);
+    }
+
+    /// Says what an administrator should know of files that are about to be in force, as far as it is new.
+    pub(super) fn tell_new_notes(&self, served: &Served) {
+        let known: BTreeSet<String> = self.ready.served.notes().collect();
+        startup::say_notes(served.notes().filter(|note| !known.contains(note)), &self.ready.log);
     }
 
     /// Names the directories of records of a configuration that was read without a reload, as far as they are new.

@@ -1,11 +1,14 @@
-//! What outlives a worker: its Link and its way to the logger, which the next worker takes over.
+//! What outlives a worker: its Link, its way to the logger and its door to delivery, which the next worker takes over.
 //!
-//! Making these pairs, telling the logger of one and closing them again costs about as much as a short session. What
+//! Making these pairs, telling others of them and closing them again costs about as much as a short session. What
 //! a worker leaves in them is taken out before another one gets them; where anything is odd they are closed. It must
 //! never give the ends of one worker to another while the first one lives.
+//!
+//! A door is lent from the second worker on, after the first one has asked for one. Those that a worker asks for are
+//! never lent again: it could have changed them, as it chooses their numbers.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::ToHelper;
@@ -37,6 +40,27 @@ pub(super) struct Slot {
     pub(super) link: Channel<ToWorker, FromWorker>,
     /// The worker's ends; none where they are not for another one.
     theirs: Option<Theirs>,
+    /// Its worker has asked for a door to delivery: the next one will want one, too.
+    wants_door: bool,
+    /// The worker's end of a door to delivery, and which delivery process it leads to.
+    door: Option<(OwnedFd, u64)>,
+}
+
+/// A worker's ends once more, by the lowest free numbers.
+#[derive(Debug)]
+pub(super) struct Lent {
+    pub(super) link: OwnedFd,
+    /// The way to the logger.
+    pub(super) voice: OwnedFd,
+    /// The door to delivery.
+    pub(super) door: Option<OwnedFd>,
+}
+
+impl Lent {
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &OwnedFd> {
+        [&self.link, &self.voice].into_iter().chain(&self.door)
+    }
 }
 
 /// The ends of a worker.
@@ -59,26 +83,61 @@ impl Slot {
                 link: Channel::new(socket::move_fd_at_least(theirs, MASTER_DESCRIPTORS)?),
                 voice,
             }),
+            wants_door: false,
+            door: None,
         };
         Ok((slot, logger))
     }
 
-    /// The worker's ends once more, by the lowest free numbers: Link and voice.
+    /// Copies of the worker's ends.
     ///
     /// # Errors
     /// No descriptors.
-    pub(super) fn lend(&self) -> io::Result<[OwnedFd; 2]> {
+    pub(super) fn lend(&self) -> io::Result<Lent> {
         let theirs = self.theirs.as_ref().ok_or(io::ErrorKind::NotFound)?;
-        Ok([
-            socket::duplicate_at_least(&theirs.link, 0)?,
-            socket::duplicate_at_least(&theirs.voice, 0)?,
-        ])
+        let copy = |end: BorrowedFd<'_>| socket::duplicate_at_least(end, 0);
+        Ok(Lent {
+            link: copy(theirs.link.as_fd())?,
+            voice: copy(theirs.voice.as_fd())?,
+            door: self.door.as_ref().map(|(door, _)| copy(door.as_fd())).transpose()?,
+        })
     }
 
     /// Its worker, which has its ends, is the last one: where there are very many, each costs the master one descriptor
-    /// and not three.
+    /// and not four.
     pub(super) fn is_the_last_ones(&mut self) {
         self.theirs = None;
+        self.door = None;
+    }
+
+    /// Its worker asks for a door to delivery.
+    pub(super) fn note_door(&mut self) {
+        self.wants_door = true;
+    }
+
+    /// Another delivery process takes messages from now on.
+    pub(super) fn forget_door(&mut self) {
+        self.door = None;
+    }
+
+    /// No delivery process but `process` is to be reached from here; makes a door to that one if it is wanted.
+    /// Delivery's end.
+    fn renew_door(&mut self, process: u64) -> io::Result<Option<OwnedFd>> {
+        self.door.take_if(|(_, to)| *to != process);
+        if !self.wants_door || self.door.is_some() {
+            return Ok(None);
+        }
+        let (ours, theirs) = pair()?;
+        self.door = Some((socket::move_fd_at_least(theirs, MASTER_DESCRIPTORS)?, process));
+        Ok(Some(ours))
+    }
+
+    /// Closes a door in which a worker that has ended left anything, or delivery.
+    fn close_odd_door(&mut self) {
+        let waits = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        self.door.take_if(|(door, _)| {
+            socket::has_unread(&*door) || !socket::recv_frame_nowait(&*door, &mut [0]).is_err_and(waits)
+        });
     }
 
     /// The logger was started again: gives the worker another way to it.
@@ -92,6 +151,7 @@ impl Slot {
         }
         // A worker chooses the number of what it is passed, so that the sandbox does not keep that as it was.
         self.theirs = None;
+        self.door = None;
         Ok(())
     }
 
@@ -106,33 +166,51 @@ impl Slot {
     }
 }
 
+/// The other ends of what is new in a slot.
+#[derive(Debug, Default)]
+pub(super) struct Others {
+    /// Of the voice.
+    pub(super) logger: Option<OwnedFd>,
+    /// Of the door.
+    pub(super) delivery: Option<OwnedFd>,
+}
+
 /// The slots that nobody has.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     free: Vec<Slot>,
+    /// Which delivery process takes messages now; doors to earlier ones are closed.
+    process: u64,
     /// Tokens of slots that were closed: as many are in use as there are slots.
     tokens: Vec<usize>,
     next: usize,
 }
 
 impl Slots {
-    /// A slot; with it the logger's end of its voice if it is new.
+    /// A slot, and the other ends of what is new in it.
     ///
     /// # Errors
     /// No descriptors.
-    pub(super) fn take(&mut self) -> io::Result<(Slot, Option<OwnedFd>)> {
-        if let Some(slot) = self.free.pop() {
-            return Ok((slot, None));
+    pub(super) fn take(&mut self) -> io::Result<(Slot, Others)> {
+        if let Some(mut slot) = self.free.pop() {
+            let delivery = slot.renew_door(self.process)?;
+            return Ok((slot, Others { logger: None, delivery }));
         }
         let (slot, logger) = Slot::new(self.tokens.last().copied().unwrap_or(self.next))?;
         if self.tokens.pop().is_none() {
             self.next += 1;
         }
-        Ok((slot, Some(logger)))
+        let others = Others {
+            logger: Some(logger),
+            delivery: None,
+        };
+        Ok((slot, others))
     }
 
-    /// Takes back the slot of a worker that has ended as it should.
-    pub(super) fn put_back(&mut self, slot: Slot) {
+    /// Takes back the slot of a worker that has ended as it should; its door where that `is_whole`.
+    pub(super) fn put_back(&mut self, mut slot: Slot, is_whole: bool) {
+        slot.close_odd_door();
+        slot.door.take_if(|(_, to)| !is_whole || *to != self.process);
         if self.free.len() < SPARE && slot.is_clean() {
             self.free.push(slot);
         } else {
@@ -143,6 +221,12 @@ impl Slots {
     /// Closes a slot.
     pub(super) fn close(&mut self, slot: Slot) {
         self.tokens.push(slot.token);
+    }
+
+    /// Another delivery process takes messages from now on: closes the doors that nobody has.
+    pub(super) fn replace_delivery(&mut self) {
+        self.process += 1;
+        self.free.iter_mut().for_each(Slot::forget_door);
     }
 
     /// The logger was started again: closes all that nobody has.
@@ -160,27 +244,27 @@ mod tests {
     #[test]
     fn a_slot_that_the_logger_does_not_hear_is_closed() {
         let mut slots = Slots::default();
-        let (slot, logger) = slots.take().unwrap();
-        drop(logger);
-        slots.put_back(slot);
-        assert!(slots.take().unwrap().1.is_some(), "another one");
+        let (slot, others) = slots.take().unwrap();
+        drop(others);
+        slots.put_back(slot, true);
+        assert!(slots.take().unwrap().1.logger.is_some(), "another one");
     }
 
     #[test]
     fn what_one_worker_left_is_not_there_for_the_next() {
         let mut slots = Slots::default();
-        let (slot, logger) = slots.take().unwrap();
-        assert!(logger.is_some());
+        let (slot, others) = slots.take().unwrap();
+        assert!(others.logger.is_some());
         let (token, lent) = (slot.token, slot.lend().unwrap());
         let (pipe, _other) = io::pipe().unwrap();
         slot.link.send_nowait(&ORDER, &[pipe.as_fd()]).unwrap();
         slot.link.send_nowait(&ORDER, &[]).unwrap();
         drop(lent);
-        slots.put_back(slot);
-        let (slot, logger) = slots.take().unwrap();
-        assert!(logger.is_none());
+        slots.put_back(slot, true);
+        let (slot, others) = slots.take().unwrap();
+        assert!(others.logger.is_none());
         assert_eq!(slot.token, token);
-        let [link, _voice] = slot.lend().unwrap();
+        let link = slot.lend().unwrap().link;
         let worker: Channel<FromWorker, ToWorker> = Channel::new(link);
         assert!(matches!(worker.receive_nowait(), Err(Fault::WouldBlock)));
     }
@@ -188,40 +272,40 @@ mod tests {
     #[test]
     fn the_slot_of_the_last_one_is_closed() {
         let mut slots = Slots::default();
-        let (mut slot, _logger) = slots.take().unwrap();
-        let [link, _voice] = slot.lend().unwrap();
+        let (mut slot, _others) = slots.take().unwrap();
+        let link = slot.lend().unwrap().link;
         slot.is_the_last_ones();
         drop(link);
         assert!(matches!(slot.link.receive_nowait(), Err(Fault::Closed)));
-        slots.put_back(slot);
-        let (_, logger) = slots.take().unwrap();
-        assert!(logger.is_some(), "another one");
+        slots.put_back(slot, true);
+        let (_, others) = slots.take().unwrap();
+        assert!(others.logger.is_some(), "another one");
     }
 
     #[test]
     fn a_slot_with_words_unheard_is_closed() {
         let mut slots = Slots::default();
-        let (slot, _logger) = slots.take().unwrap();
-        let [link, _voice] = slot.lend().unwrap();
+        let (slot, _others) = slots.take().unwrap();
+        let link = slot.lend().unwrap().link;
         Channel::<FromWorker, ToWorker>::new(link)
             .send(&FromWorker::Done)
             .unwrap();
-        slots.put_back(slot);
-        let (_, logger) = slots.take().unwrap();
-        assert!(logger.is_some(), "another one");
+        slots.put_back(slot, true);
+        let (_, others) = slots.take().unwrap();
+        assert!(others.logger.is_some(), "another one");
     }
 
     #[test]
     fn a_slot_with_more_orders_than_any_is_closed() {
         let mut slots = Slots::default();
-        let (slot, _logger) = slots.take().unwrap();
+        let (slot, _others) = slots.take().unwrap();
         for _ in 0..=UNREAD {
             slot.link.send_nowait(&ORDER, &[]).unwrap();
         }
         let token = slot.token;
-        slots.put_back(slot);
-        let (slot, logger) = slots.take().unwrap();
-        assert!(logger.is_some());
+        slots.put_back(slot, true);
+        let (slot, others) = slots.take().unwrap();
+        assert!(others.logger.is_some());
         assert_eq!(slot.token, token);
         assert_ne!(slots.take().unwrap().0.token, token);
     }
@@ -229,9 +313,59 @@ mod tests {
     #[test]
     fn a_slot_without_the_ends_of_a_worker_is_closed() {
         let mut slots = Slots::default();
-        let (mut slot, _logger) = slots.take().unwrap();
+        let (mut slot, _others) = slots.take().unwrap();
         slot.is_the_last_ones();
-        slots.put_back(slot);
-        assert!(slots.take().unwrap().1.is_some());
+        slots.put_back(slot, true);
+        assert!(slots.take().unwrap().1.logger.is_some());
+    }
+
+    /// A slot with a door, the worker's copy of it, and delivery's end.
+    fn with_door(slots: &mut Slots) -> (Slot, OwnedFd, OwnedFd, Others) {
+        let (mut slot, first) = slots.take().unwrap();
+        assert!(slot.lend().unwrap().door.is_none(), "nobody has asked yet");
+        slot.note_door();
+        slots.put_back(slot, true);
+        let (slot, mut others) = slots.take().unwrap();
+        let end = others.delivery.take().unwrap();
+        let lent = slot.lend().unwrap().door.unwrap();
+        (slot, lent, end, first)
+    }
+
+    #[test]
+    fn a_door_is_for_the_next_one_as_well() {
+        let mut slots = Slots::default();
+        let (slot, lent, end, _logger) = with_door(&mut slots);
+        drop(lent);
+        slots.put_back(slot, true);
+        let (slot, others) = slots.take().unwrap();
+        assert!(others.delivery.is_none(), "the same");
+        socket::send_frame(&end, b"x", &[]).unwrap();
+        let lent = slot.lend().unwrap().door.unwrap();
+        assert_eq!(socket::recv_frame_nowait(&lent, &mut [0; 8]).unwrap().0, 1);
+    }
+
+    #[test]
+    fn a_door_is_closed_when_it_is_odd_or_leads_nowhere() {
+        type Spoil = fn(&mut Slots, &OwnedFd, &OwnedFd) -> bool;
+        let spoils: [Spoil; 4] = [
+            |_, _, _| false, // given up
+            |_, lent, _| socket::send_frame(lent, b"unread", &[]).is_ok(),
+            |_, _, end| socket::send_frame(end, b"unread", &[]).is_ok(),
+            |slots, _, _| {
+                slots.replace_delivery();
+                true
+            },
+        ];
+        for (number, spoil) in spoils.iter().enumerate() {
+            let mut slots = Slots::default();
+            let (slot, lent, end, _logger) = with_door(&mut slots);
+            let is_whole = spoil(&mut slots, &lent, &end);
+            drop(lent);
+            slots.put_back(slot, is_whole);
+            let (_slot, others) = slots.take().unwrap();
+            assert!(others.logger.is_none() && others.delivery.is_some(), "{number}");
+            let heard = |_| socket::recv_frame_nowait(&end, &mut [0; 8]).unwrap().0;
+            assert!([0, 1].map(heard).contains(&0), "{number}: closed");
+        }
     }
 }

@@ -28,7 +28,8 @@ const HOSTS: &str = "/etc/hosts";
 /// The name servers of this machine.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// Forks it, if the configuration names anything to reach.
+/// Forks it; only its parent half while the configuration names nothing to reach: after root is dropped nobody could
+/// give it a user of its own any more.
 ///
 /// # Errors
 /// It cannot start.
@@ -38,11 +39,9 @@ pub(super) fn start(
     path: &Path,
     user: Option<&Identity>,
     logger: &Helper,
-) -> Result<Option<Helper>> {
+) -> Result<Helper> {
     let reach = served.reach();
-    if reach.is_empty() {
-        return Ok(None);
-    }
+    let asleep = reach.is_empty();
     let (door, voice) = pair()?;
     let lent = [voice.as_raw_fd(), directory.as_raw_fd()];
     let first = Known {
@@ -84,10 +83,14 @@ pub(super) fn start(
             rejoin: Box::new(move |fd| log.rejoin(fd)),
         })
     };
+    if asleep {
+        // It is given a way to the logger when it wakes, as one that was forked again.
+        return Ok(Helper::start_asleep(Role::Broker, user, &lent, &work)?);
+    }
     let helper = Helper::start(Role::Broker, user, &[], &lent, || Ok(()), &work)?;
     let pid = helper.pid.as_raw();
     logger.tell(&ToHelper::Door { worker: 0, pid }, &[door.as_fd()]);
-    Ok(Some(helper))
+    Ok(helper)
 }
 
 /// What one broker works by, and hands on to the next.
@@ -101,9 +104,9 @@ struct Known {
 }
 
 impl Known {
-    /// What a process in this seat is to work by: the first one by what the daemon was started with, later ones by what
-    /// the files say now. If those are broken, one that comes in place of a dead one goes on with the last good set;
-    /// one that was to take over does not.
+    /// What a process in this seat is to work by: one that is there from the start by what the daemon was started with,
+    /// later ones by what the files say now. If those are broken, one that comes in place of a dead one, or of none, goes
+    /// on with the last good set; one that was to take over does not.
     fn renewed(
         &self,
         seat: &Seat,

@@ -14,7 +14,6 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::config;
 use crate::helper::{EX_SOFTWARE, Seat};
-use crate::ipc::channel::Channel;
 use crate::ipc::control::ToHelper;
 use crate::ipc::link::Role;
 use crate::log::{Event, Level};
@@ -24,7 +23,6 @@ use crate::sys::privilege::{self, Identity};
 use crate::sys::signals::Signals;
 use crate::sys::{arena, detach, process, sandbox, signals, socket};
 use nix::fcntl::AtFlags;
-use serde::{Deserialize, Serialize};
 
 use super::Ready;
 use super::descriptors::{MASTER_DESCRIPTORS, pair};
@@ -56,7 +54,7 @@ const DESCRIPTORS: u64 = 256;
 const PROCESSES: u64 = 16;
 
 /// Users of the roles; None where we were not started as root and stay who we are.
-#[derive(Serialize, Deserialize)]
+#[derive(Default)]
 struct Users {
     service: Option<Identity>,
     logger: Option<Identity>,
@@ -81,7 +79,7 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     let signals = arena::inherited(|| Signals::new(&SIGNALS, MASTER_DESCRIPTORS))?;
     let notify = Notify::from_env()?.moved(MASTER_DESCRIPTORS)?;
     let state = plan.state.clone();
-    let users = Users::choose_apart(&served, &state)?;
+    let users = Users::choose(&served, &state)?;
     prepare_state(&state, users.delivery.as_ref())?;
 
     let (voice, logger) = start_logger(&served, plan, users.logger.as_ref())?;
@@ -111,6 +109,7 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
         warn_about_users(&users, &log);
     }
     say_listening(&addresses, &log);
+    say_notes(served.notes(), &log);
     Ok(Ready {
         path: plan.directory.clone(),
         destination: destination(&served, &state),
@@ -138,6 +137,14 @@ fn profile(served: &Served, plan: &Plan) -> sandbox::Profile {
 fn say_listening(addresses: &[SocketAddr], log: &Log) {
     for address in addresses {
         log.say(Level::Notice, Event::new("listening").field("address", address));
+    }
+}
+
+/// Says what an administrator should know of the configuration although it is in force.
+pub(super) fn say_notes(notes: impl Iterator<Item = String>, log: &Log) {
+    for note in notes {
+        let event = Event::new("configuration-note").quoted("note", note.as_bytes());
+        log.say(Level::Warning, event);
     }
 }
 
@@ -174,46 +181,12 @@ fn bind(served: &Served) -> Result<(Vec<OwnedFd>, Vec<OwnedFd>, Vec<SocketAddr>)
 }
 
 impl Users {
-    /// [`Users::choose`] in a child: the C library loads whole families of libraries to look up a user, which every
-    /// worker would inherit and each fork would pay for.
-    fn choose_apart(served: &Served, state: &Path) -> Result<Users> {
-        let (ours, theirs) = pair()?;
-        let blocked = signals::block_for_fork()?;
-        match process::fork()? {
-            process::Fork::Child => {
-                std::mem::forget(blocked);
-                let answer =
-                    Users::choose(served, state).map_err(|error| (error.is::<Misconfigured>(), format!("{error:#}")));
-                let said = Channel::<_, ()>::new(theirs).send(&answer);
-                process::exit_now(i32::from(said.is_err()))
-            }
-            process::Fork::Parent(child) => {
-                drop((theirs, blocked));
-                let answer = Channel::<(), Result<Users, (bool, String)>>::new(ours).receive();
-                process::wait(child)?;
-                let (users, _) = answer.context("looking up the users of the roles")?;
-                users.map_err(|(misconfigured, text)| match misconfigured {
-                    true => Misconfigured(text).into(),
-                    false => anyhow::Error::msg(text),
-                })
-            }
-        }
-    }
-
     fn choose(served: &Served, state: &Path) -> Result<Users> {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("rsmtpd: warning: not started as root, so all processes run as one user");
-            return Ok(Users {
-                service: None,
-                logger: None,
-                delivery: None,
-                broker: None,
-                keeper: None,
-                invented: false,
-            });
+            return Ok(Users::default());
         }
         let owner = fs::metadata(state).ok().filter(|m| m.uid() != 0);
-        let mut taken: Vec<u32> = owner.iter().map(MetadataExt::uid).collect();
         let mut invented = false;
         let mut pick = |key: &str, name: &str, usual: &str, group: Option<&str>| -> Result<Option<Identity>> {
             let found = account(key, name, group)?;
@@ -228,10 +201,7 @@ impl Users {
         let settings = served.delivery();
         let service = pick("user", &served.daemon.user, "rsmtpd", served.daemon.group.as_deref())?;
         let logger = pick("user of the logger", "rsmtpd-log", "rsmtpd-log", None)?;
-        let broker = match served.reach().is_empty() {
-            true => None,
-            false => Some(pick("user of the broker", "rsmtpd-broker", "rsmtpd-broker", None)?),
-        };
+        let broker = pick("user of the broker", "rsmtpd-broker", "rsmtpd-broker", None)?;
         let delivery = pick(
             "delivery.yaml: user",
             &settings.user,
@@ -240,22 +210,23 @@ impl Users {
         )?;
         let keeper = pick("user of the keeper", "rsmtpd-keeper", "rsmtpd-keeper", None)?;
         // Without a user of its own, delivery goes on as whom it was when it made the directory.
-        let delivery = delivery.or_else(|| owner.map(|m| Identity::numeric(m.uid(), m.gid())));
-        let mut or_invented = |found: Option<Identity>| match found {
-            Some(identity) => Ok(identity),
-            None => free_identity(&mut taken),
-        };
+        let delivery = delivery.or_else(|| owner.as_ref().map(|m| Identity::numeric(m.uid(), m.gid())));
+        let found = [&service, &logger, &delivery, &broker, &keeper];
+        let missing = found.iter().filter(|found| found.is_none()).count();
+        let owner = owner.map(|m| m.uid());
+        let free = privilege::dynamic_identities(missing, owner).context("looking for free user ids")?;
+        let mut free = free.into_iter();
+        let mut or_invented = |found: Option<Identity>| found.or_else(|| free.next()).context("no user id is free");
         let (service, logger, delivery) = (or_invented(service)?, or_invented(logger)?, or_invented(delivery)?);
-        let broker = broker.map(&mut or_invented).transpose()?;
-        let keeper = or_invented(keeper)?;
-        for identity in [&service, &logger, &delivery, &keeper].into_iter().chain(&broker) {
+        let (broker, keeper) = (or_invented(broker)?, or_invented(keeper)?);
+        for identity in [&service, &logger, &delivery, &broker, &keeper] {
             refuse_root(identity)?;
         }
         Ok(Users {
             service: Some(service),
             logger: Some(logger),
             delivery: Some(delivery),
-            broker,
+            broker: Some(broker),
             keeper: Some(keeper),
             invented,
         })
@@ -273,23 +244,10 @@ fn refuse_root(identity: &Identity) -> Result<()> {
     Ok(())
 }
 
-/// A dynamic identity that is not `taken`, and is from now on.
-fn free_identity(taken: &mut Vec<u32>) -> Result<Identity> {
-    let mut nth = 0;
-    loop {
-        let identity = privilege::dynamic_identity(nth)?;
-        if !taken.contains(&identity.uid) {
-            taken.push(identity.uid);
-            return Ok(identity);
-        }
-        nth += 1;
-    }
-}
-
 /// Says so where the system allows fewer workers than the configuration does: each is a process, and a descriptor of
-/// master, logger and delivery; and, up to so many of them, two more of the master.
+/// master, logger and delivery; and, up to so many of them, three more of the master.
 pub(super) fn warn_about_limits(workers: usize, log: &Log) {
-    let more = 2 * workers.min(REUSED) as u64;
+    let more = 3 * workers.min(REUSED) as u64;
     let workers = workers as u64;
     let limits = [
         ("nofile", detach::descriptor_limit(), DESCRIPTORS + more, "LimitNOFILE"),
@@ -428,16 +386,18 @@ fn log_reads() -> Vec<PathBuf> {
 
 /// The account of this name, with `group` in place of its own; none when there is no such account.
 fn account(key: &str, name: &str, group: Option<&str>) -> Result<Option<Identity>> {
-    let Some(mut identity) = privilege::lookup_user(name)? else {
+    let found = privilege::lookup_user(name).with_context(|| format!("{key}: looking up the user {name:?}"))?;
+    let Some(mut identity) = found else {
         return Ok(None);
     };
     if let Some(group) = group {
-        let Some(found) = nix::unistd::Group::from_name(group)? else {
+        let found = privilege::lookup_group(group).with_context(|| format!("{key}: looking up the group {group:?}"))?;
+        let Some(found) = found else {
             bail!(Misconfigured(format!(
                 "{key}: expected an existing group beside it, found {group:?}"
             )));
         };
-        identity.gid = found.gid.as_raw();
+        identity.gid = found;
     }
     Ok(Some(identity))
 }

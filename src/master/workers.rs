@@ -14,13 +14,14 @@ use nix::unistd::Pid;
 use crate::ipc::control::ToHelper;
 use crate::ipc::link::{FromWorker, ToWorker};
 use crate::ipc::sources::{Source, View};
-use crate::sys::{arena, child, process, signals, socket};
+use crate::sys::process::{self, Ended};
+use crate::sys::{arena, child, signals, socket};
 use crate::worker::{self, Inherited};
 
 use super::conduct::{Conduct, State};
 use super::descriptors::MASTER_DESCRIPTORS;
-use super::helpers::Helper;
-use super::slots::{Slot, Slots};
+use super::helpers::{Helper, Helpers};
+use super::slots::{Lent, Others, Slot, Slots};
 use crate::worker::served::Served;
 
 /// What the master catches.
@@ -34,9 +35,9 @@ pub const SIGNALS: [Signal; 5] = [
 
 /// Workers that may be on their way from fork to their first word at once: each takes descriptors that it must find
 /// below [`FIRST_SHARED`](socket::FIRST_SHARED).
-const STARTING: usize = 10;
+const STARTING: usize = 8;
 
-/// Workers at once whose Links and voices are for others after them, each at the price of two more descriptors.
+/// Workers at once whose Links, voices and doors are for others after them, each at the price of three more descriptors.
 pub const REUSED: usize = 1024;
 
 /// One worker.
@@ -70,7 +71,7 @@ pub struct Worker {
     /// Whether it was ended on purpose, so that its death is no crash.
     pub dismissed: bool,
     /// Its own descriptors, until it has said that it has a table of them.
-    lent: Option<[OwnedFd; 2]>,
+    lent: Option<Lent>,
 }
 
 impl Worker {
@@ -223,8 +224,8 @@ impl Workers {
         }
     }
 
-    /// Forgets a worker that ended; what it had is another's from now on if it was `clean`.
-    pub fn remove(&mut self, number: u32, clean: bool) -> Option<Gone> {
+    /// Forgets a worker that ended as `how` says; what it had is another's from now on if it ended as it should.
+    pub fn remove(&mut self, number: u32, how: Ended) -> Option<Gone> {
         let worker = self.table.remove(&number)?;
         self.by_pid.remove(&worker.pid);
         if let Some(number) = self.by_token.get_mut(worker.slot.token) {
@@ -232,8 +233,8 @@ impl Workers {
         }
         self.count(worker.generation, worker.is_spare(), false);
         self.begun(worker.lent.is_some());
-        if clean && !worker.captured {
-            self.slots.put_back(worker.slot);
+        if is_regular(how) && !worker.captured {
+            self.slots.put_back(worker.slot, how == Ended::Exited(0));
         } else {
             self.slots.close(worker.slot);
         }
@@ -314,6 +315,12 @@ impl Workers {
         }
     }
 
+    /// Another delivery process takes messages from now on: no door to an earlier one is lent again.
+    pub(super) fn replace_delivery(&mut self) {
+        self.slots.replace_delivery();
+        self.table.values_mut().for_each(|worker| worker.slot.forget_door());
+    }
+
     /// The logger was started again: gives every worker a new way to it.
     pub(super) fn give_voices(&mut self, logger: &Helper) {
         self.slots.clear();
@@ -329,7 +336,7 @@ impl Workers {
     }
 
     /// Forks, with what the child has of `slot`, and signals held back.
-    fn spawn(slot: &Slot) -> io::Result<([OwnedFd; 2], signals::Blocked, process::Fork)> {
+    fn spawn(slot: &Slot) -> io::Result<(Lent, signals::Blocked, process::Fork)> {
         let lent = slot.lend()?;
         if lent.iter().any(|fd| fd.as_raw_fd() >= socket::FIRST_SHARED) {
             return Err(io::Error::other("the descriptors that a worker may have are used up"));
@@ -342,8 +349,8 @@ impl Workers {
     ///
     /// # Errors
     /// No descriptors, no process, or no memory; more under way than [`Workers::startable`] allows.
-    pub fn fork(&mut self, served: &Served, near: &Near<'_>, logger: &Helper) -> io::Result<u32> {
-        let (slot, voice) = self.slots.take()?;
+    pub fn fork(&mut self, served: &Served, near: &Near<'_>, helpers: &Helpers) -> io::Result<u32> {
+        let (slot, others) = self.slots.take()?;
         let (lent, blocked, forked) = match Workers::spawn(&slot) {
             Ok(spawned) => spawned,
             Err(error) => {
@@ -361,13 +368,7 @@ impl Workers {
                 // 0 is no worker.
                 let number = self.last.wrapping_add(1).max(1);
                 self.last = number;
-                if let Some(voice) = &voice {
-                    let door = ToHelper::Door {
-                        worker: number,
-                        pid: pid.as_raw(),
-                    };
-                    logger.offer(&door, voice.as_fd());
-                }
+                tell(helpers, &others, number, pid);
                 let worker = Worker {
                     pid,
                     state: State::Starting,
@@ -409,16 +410,41 @@ pub struct Near<'a> {
     pub refused: &'a View,
 }
 
+/// Hands the other ends of what is new to where they lead.
+fn tell(helpers: &Helpers, others: &Others, worker: u32, pid: Pid) {
+    let door = ToHelper::Door {
+        worker,
+        pid: pid.as_raw(),
+    };
+    if let Some(voice) = &others.logger {
+        helpers.logger.offer(&door, voice.as_fd());
+    }
+    if let Some(end) = &others.delivery {
+        helpers.delivery.offer(&door, end.as_fd());
+    }
+}
+
+/// Whether a worker that ended so has come to the end of its work.
+pub fn is_regular(how: Ended) -> bool {
+    matches!(how, Ended::Exited(0 | worker::WITHOUT_DOOR))
+}
+
 /// The child's side of the fork: keeps its own descriptors, loses all others, and serves.
-fn become_worker(lent: [OwnedFd; 2], served: &Served, near: &Near<'_>) -> ! {
+fn become_worker(lent: Lent, served: &Served, near: &Near<'_>) -> ! {
     arena::worker();
-    let Ok([link, logger]) = out_of_reach(&lent) else {
+    let Ok(Lent {
+        link,
+        voice: logger,
+        door,
+    }) = out_of_reach(&lent)
+    else {
         process::exit_now(71);
     };
     // Closed below.
     std::mem::forget(lent);
     let mut keep: Vec<RawFd> = vec![0, 1, 2, near.directory.as_raw_fd()];
-    keep.extend(near.listeners.iter().chain([&link, &logger]).map(AsRawFd::as_raw_fd));
+    let own = [&link, &logger].into_iter().chain(&door);
+    keep.extend(near.listeners.iter().chain(own).map(AsRawFd::as_raw_fd));
     if process::close_range_except(&keep).is_err() || deafen().is_err() {
         process::exit_now(71);
     }
@@ -426,6 +452,7 @@ fn become_worker(lent: [OwnedFd; 2], served: &Served, near: &Near<'_>) -> ! {
         listeners: near.listeners,
         link,
         logger,
+        delivery: door,
         directory: near.directory,
         refused: near.refused,
     };
@@ -434,12 +461,13 @@ fn become_worker(lent: [OwnedFd; 2], served: &Served, near: &Near<'_>) -> ! {
 
 /// Gives what the next worker is to have numbers that the sandbox lets nobody duplicate: a worker that was taken over
 /// could else give it the client's, by which it may be shut down and changed for good.
-fn out_of_reach(lent: &[OwnedFd; 2]) -> io::Result<[OwnedFd; 2]> {
-    let [link, voice] = lent;
-    let moved = [
-        socket::duplicate_at_least(link, socket::FIRST_SHARED)?,
-        socket::duplicate_at_least(voice, socket::FIRST_SHARED)?,
-    ];
+fn out_of_reach(lent: &Lent) -> io::Result<Lent> {
+    let copy = |end: &OwnedFd| socket::duplicate_at_least(end, socket::FIRST_SHARED);
+    let moved = Lent {
+        link: copy(&lent.link)?,
+        voice: copy(&lent.voice)?,
+        door: lent.door.as_ref().map(copy).transpose()?,
+    };
     if moved.iter().any(|fd| fd.as_raw_fd() >= socket::CLIENT_FD) {
         return Err(io::Error::other("the descriptors that a worker may have are used up"));
     }

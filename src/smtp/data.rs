@@ -98,6 +98,16 @@ impl BodyScan {
         };
     }
 
+    /// Octets that were consumed but not handed on yet: the last ones of the input so far.
+    pub(super) fn held_back(&self) -> &'static [u8] {
+        match self.state {
+            State::Cr => b"\r",
+            State::Dot => b".",
+            State::DotCr => b".\r",
+            State::LineStart | State::Line | State::CrSent | State::AfterBare | State::BareDot => b"",
+        }
+    }
+
     /// Begins a chunk that may continue the line of the one before.
     pub(super) fn continue_chunk(&mut self) {
         let (state, line) = (self.state, self.line);

@@ -6,18 +6,27 @@
 use super::chunk::Chunk;
 use super::data::{BodyScan, Step};
 use super::line::{CommandLine, HalfLine};
-use std::borrow::Cow;
 
 pub use super::data::BodyEnd;
 pub use super::limits::{Limits, LineEndings};
+
+/// A piece of a message, as it is and as it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece<'a> {
+    /// Octets of the message, dot-unstuffed and with line endings as configured; never empty.
+    pub octets: &'a [u8],
+    /// What the client sent for them, one part behind the other: with stuffed dots and bare CR and LF, without the end of
+    /// data. All pieces of a message give all of it, up to where it was too big.
+    pub sent: [&'a [u8]; 2],
+}
 
 /// What the receiver found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// A command line.
     Command(CommandLine),
-    /// Octets of the message, dot-unstuffed and with line endings as configured; never empty.
-    BodyChunk(Cow<'a, [u8]>),
+    /// A piece of the message.
+    BodyChunk(Piece<'a>),
     /// The end of DATA, or of one BDAT chunk; commands follow.
     BodyEnd(BodyEnd),
 }
@@ -53,6 +62,7 @@ impl Receiver {
     /// Without an event all was consumed. Right after [`begin_chunk`](Self::begin_chunk) it
     /// has to be called even without input: a chunk may be empty.
     pub fn feed<'a>(&mut self, input: &'a [u8]) -> (usize, Option<Event<'a>>) {
+        let before = self.body.held_back();
         let (used, step) = match &mut self.mode {
             Mode::Command => {
                 let limits = &self.limits;
@@ -64,7 +74,12 @@ impl Receiver {
         };
         let event = match step {
             Step::More => None,
-            Step::Octets(octets) => Some(Event::BodyChunk(Cow::Borrowed(octets))),
+            Step::Octets(octets) => {
+                let kept = self.body.held_back().len();
+                let now = input.get(..used.saturating_sub(kept)).unwrap_or_default();
+                let sent = [before, now];
+                Some(Event::BodyChunk(Piece { octets, sent }))
+            }
             Step::End => {
                 self.mode = Mode::Command;
                 Some(Event::BodyEnd(self.body.take_end()))
@@ -150,9 +165,9 @@ mod tests {
                         }
                         seen.push(Seen::Line(line));
                     }
-                    Some(Event::BodyChunk(octets)) => {
+                    Some(Event::BodyChunk(Piece { octets, .. })) => {
                         assert!(!octets.is_empty());
-                        body.extend_from_slice(&octets);
+                        body.extend_from_slice(octets);
                     }
                     Some(Event::BodyEnd(end)) => {
                         seen.push(Seen::Body(std::mem::take(&mut body), end));
@@ -361,6 +376,47 @@ mod tests {
             at.sort_unstable();
             let pieces: Vec<&[u8]> = at.windows(2).map(|w| &input[w[0]..w[1]]).collect();
             prop_assert_eq!(&converse(limits, &pieces), &whole);
+        }
+
+        #[test]
+        fn what_was_sent_is_at_hand_whole(
+            text in texts(),
+            chunked in any::<bool>(),
+            step in 1usize..40,
+            endings in prop::sample::select(vec![LineEndings::Strict, LineEndings::Normalize]),
+        ) {
+            let mut receiver = Receiver::new(Limits { line_endings: endings, ..LIMITS });
+            let mut input = [&text[..], b"\r\n.\r\n"].concat();
+            let length = if chunked {
+                receiver.begin_last_chunk(input.len() as u64);
+                input.len()
+            } else {
+                receiver.begin_data();
+                let first = input.windows(5).position(|five| five == b"\r\n.\r\n").map_or(0, |at| at + 2);
+                if input.starts_with(b".\r\n") { 0 } else { first }
+            };
+            input.truncate(if chunked { length } else { length + 3 });
+            let mut seen = Vec::new();
+            let mut ended = false;
+            for piece in input.chunks(step).chain([&[][..]]) {
+                let mut rest = piece;
+                while let (used, Some(event)) = receiver.feed(rest) {
+                    rest = &rest[used..];
+                    match event {
+                        Event::BodyChunk(piece) => seen.extend(piece.sent.concat()),
+                        Event::BodyEnd(_) => ended = true,
+                        Event::Command(_) => {}
+                    }
+                    if ended {
+                        break;
+                    }
+                }
+                if ended {
+                    break;
+                }
+            }
+            prop_assert!(ended);
+            prop_assert_eq!(seen, &input[..length]);
         }
 
         #[test]

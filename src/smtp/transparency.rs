@@ -102,7 +102,7 @@ mod tests {
             let (used, event) = receiver.feed(rest);
             rest = &rest[used..];
             match event {
-                Some(Event::BodyChunk(octets)) => body.extend_from_slice(&octets),
+                Some(Event::BodyChunk(piece)) => body.extend_from_slice(piece.octets),
                 Some(Event::BodyEnd(end)) => {
                     assert!(rest.is_empty() && end.first_bare.is_none() && !end.strict_violation);
                     return body;

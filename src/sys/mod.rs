@@ -4,6 +4,7 @@
 //! decide: every choice (which user, which directories, which limits) is its caller's.
 #![allow(unsafe_code)]
 
+pub mod accounts;
 pub mod arena;
 pub mod child;
 pub mod detach;
@@ -13,6 +14,7 @@ pub mod memory;
 pub mod notify;
 pub mod privilege;
 pub mod process;
+pub mod random;
 pub mod sandbox;
 pub mod signals;
 pub mod socket;

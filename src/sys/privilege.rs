@@ -3,16 +3,17 @@
 //! Assumes one thread: ids are taken for the whole process, capabilities for the calling thread. Must
 //! never go on after a step that failed: every caller ends the process on an error.
 
+use super::accounts::Accounts;
 use super::prctl;
 pub use caps::Capability;
-use nix::unistd::{Gid, Group, Uid, User};
+use nix::unistd::{Gid, Uid};
 use std::io;
 
 /// The range from which systemd takes dynamic user ids.
 const DYNAMIC: std::ops::RangeInclusive<u32> = 61_184..=65_519;
 
 /// A user to run as.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The numeric user id.
     pub uid: u32,
@@ -23,21 +24,6 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// The identity that the process has now.
-    #[must_use]
-    pub fn current() -> Identity {
-        let uid = Uid::effective();
-        let name = User::from_uid(uid)
-            .ok()
-            .flatten()
-            .map_or_else(|| uid.to_string(), |user| user.name);
-        Identity {
-            uid: uid.as_raw(),
-            gid: Gid::effective().as_raw(),
-            name,
-        }
-    }
-
     /// An identity by its numbers, without a name.
     #[must_use]
     pub fn numeric(uid: u32, gid: u32) -> Identity {
@@ -58,34 +44,45 @@ pub fn is_root() -> bool {
 /// The user of this name, none if there is no such user.
 ///
 /// # Errors
-/// What getpwnam(3) says.
+/// As [`Accounts::user`].
 pub fn lookup_user(name: &str) -> io::Result<Option<Identity>> {
-    let user = User::from_name(name)?;
+    let user = Accounts::of_system().user(name)?;
     Ok(user.map(|user| Identity {
-        uid: user.uid.as_raw(),
-        gid: user.gid.as_raw(),
+        uid: user.uid,
+        gid: user.gid,
         name: user.name,
     }))
 }
 
-/// The `nth` (from 0) number of systemd's dynamic range that no user and no group has: an unprivileged
-/// identity for a machine without the service users. The same `nth` answers the same until users are added.
+/// The number of the group of this name, none if there is no such group.
 ///
 /// # Errors
-/// What getpwuid(3) says; `NotFound` when the range is used up.
-pub fn dynamic_identity(nth: usize) -> io::Result<Identity> {
-    let mut left = nth;
-    for id in DYNAMIC {
-        let taken = User::from_uid(Uid::from_raw(id))?.is_some() || Group::from_gid(Gid::from_raw(id))?.is_some();
-        if taken {
-            continue;
+/// As [`Accounts::group`].
+pub fn lookup_group(name: &str) -> io::Result<Option<u32>> {
+    Accounts::of_system().group(name)
+}
+
+/// The first `count` numbers of systemd's dynamic range that no user and no group has, nor `other`: unprivileged
+/// identities for a machine without the service users. The same are answered until users are added.
+///
+/// # Errors
+/// As [`Accounts::free`]; `NotFound` when the range is used up.
+pub fn dynamic_identities(count: usize, other: Option<u32>) -> io::Result<Vec<Identity>> {
+    let accounts = Accounts::of_system();
+    let numbers: Vec<u32> = DYNAMIC.filter(|number| Some(*number) != other).collect();
+    let mut free = Vec::new();
+    for some in numbers.chunks(count.max(1)) {
+        if free.len() >= count {
+            break;
         }
-        if left == 0 {
-            return Ok(Identity::numeric(id, id));
-        }
-        left -= 1;
+        free.extend(accounts.free(some)?);
     }
-    Err(io::Error::new(io::ErrorKind::NotFound, "no dynamic user id is free"))
+    if free.len() < count {
+        let kind = io::ErrorKind::NotFound;
+        return Err(io::Error::new(kind, "not enough dynamic user ids are free"));
+    }
+    free.truncate(count);
+    Ok(free.into_iter().map(|id| Identity::numeric(id, id)).collect())
 }
 
 /// Becomes `identity` for good, with no capabilities but those of `keep`, no supplementary groups,
@@ -273,14 +270,16 @@ mod tests {
             return;
         }
         let ended = in_child(|| {
-            let identity = dynamic_identity(1).unwrap();
-            drop_to(&identity, &[]).unwrap();
+            let [identity, other] = &dynamic_identities(2, None).unwrap()[..] else {
+                return 1;
+            };
+            drop_to(identity, &[]).unwrap();
             assert_eq!(Uid::effective().as_raw(), identity.uid);
             assert!(std::fs::read("/etc/shadow").is_err());
             assert!(nix::unistd::setgroups(&[Gid::from_raw(0)]).is_err());
             assert_eq!(capabilities().unwrap(), (0, 0, 0));
-            drop_to(&identity, &[]).unwrap(); // only the proof
-            assert!(drop_to(&dynamic_identity(2).unwrap(), &[]).is_err());
+            drop_to(identity, &[]).unwrap(); // only the proof
+            assert!(drop_to(other, &[]).is_err());
             0
         });
         assert_eq!(ended, Ended::Exited(0));
@@ -294,7 +293,7 @@ mod tests {
         }
         let ended = in_child(|| {
             let keep = [Capability::CAP_NET_BIND_SERVICE, Capability::CAP_DAC_READ_SEARCH];
-            drop_to(&dynamic_identity(0).unwrap(), &keep).unwrap();
+            drop_to(&dynamic_identities(1, None).unwrap()[0], &keep).unwrap();
             assert!(std::fs::read("/etc/shadow").is_ok());
             assert_eq!(capabilities().unwrap().1.count_ones(), 2);
             assert!(nix::unistd::chown("/etc/hostname", Some(Uid::from_raw(61_184)), None).is_err());
@@ -306,7 +305,7 @@ mod tests {
     #[test]
     fn what_leads_back_to_root_is_refused() {
         let ended = in_child(|| {
-            let me = Identity::current();
+            let me = Identity::numeric(Uid::effective().as_raw(), Gid::effective().as_raw());
             assert!(drop_to(&me, &[Capability::CAP_SETUID]).is_err());
             assert!(!is_root() || drop_to(&Identity::numeric(0, 0), &[]).is_err());
             0
@@ -316,11 +315,18 @@ mod tests {
 
     #[test]
     fn dynamic_identities_differ_and_are_free() {
-        let (first, second) = (dynamic_identity(0).unwrap(), dynamic_identity(1).unwrap());
-        assert!(DYNAMIC.contains(&first.uid) && first.uid < second.uid);
-        assert!(User::from_uid(Uid::from_raw(first.uid)).unwrap().is_none());
-        assert!(dynamic_identity(10_000).is_err());
+        let five = dynamic_identities(5, None).unwrap();
+        assert!(five.iter().all(|identity| DYNAMIC.contains(&identity.uid)));
+        assert!(five.is_sorted_by_key(|identity| identity.uid));
+        let uids: Vec<u32> = five.iter().map(|identity| identity.uid).collect();
+        assert_eq!(Accounts::of_system().free(&uids).unwrap(), uids);
+        assert_eq!(dynamic_identities(4, Some(uids[0])).unwrap(), five[1..]);
+        assert_eq!(dynamic_identities(0, None).unwrap(), []);
+        let all = DYNAMIC.count();
+        assert!(dynamic_identities(all + 1, None).is_err());
         assert_eq!(lookup_user("root").unwrap().unwrap().uid, 0);
         assert!(lookup_user("no-such-user-here").unwrap().is_none());
+        assert_eq!(lookup_group("root").unwrap(), Some(0));
+        assert!(lookup_group("no-such-group-here").unwrap().is_none());
     }
 }

@@ -6,7 +6,7 @@
 use super::{checked, uninterrupted};
 use nix::unistd::Pid;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 
 /// Which of the two processes the caller is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +130,21 @@ pub fn wait(child: Pid) -> io::Result<Ended> {
 /// Whether a child has ended, or is none any more.
 pub fn has_ended(child: Pid) -> bool {
     !matches!(wait_for(child.as_raw(), libc::WNOHANG), Ok(None))
+}
+
+/// A descriptor that can be read once the child of this id has ended. The caller must not have waited for it yet.
+///
+/// # Errors
+/// What pidfd_open(2) says.
+pub(super) fn watched(child: u32) -> io::Result<OwnedFd> {
+    // SAFETY: no pointer is passed, and the descriptor that comes back is nobody else's.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, child, 0);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(fd as RawFd))
+    }
 }
 
 fn wait_for(which: libc::pid_t, options: libc::c_int) -> io::Result<Option<(Pid, Ended)>> {

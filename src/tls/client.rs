@@ -1,7 +1,7 @@
 //! The client's side of one connection, to a server that the configuration names: octets of the server in, octets for it
 //! out, plaintext on the other side.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -12,7 +12,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::{Negotiated, negotiated};
+use super::{Negotiated, negotiated, plain};
 use crate::config::{Pin, Proof};
 
 /// One connection under TLS, or on the way there.
@@ -67,20 +67,12 @@ impl Client {
     /// # Errors
     /// The connection ended without a word (RFC 8446 §6.1).
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        match self.connection.reader().read(buffer) {
-            Ok(length) => Ok(Some(length)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
-        }
+        plain::read(&mut self.connection, buffer)
     }
 
     /// Whether there is plaintext of the server.
     pub fn has_plaintext(&mut self) -> bool {
-        use std::io::BufRead as _;
-        self.connection
-            .reader()
-            .fill_buf()
-            .is_ok_and(|octets| !octets.is_empty())
+        plain::is_there(&mut self.connection)
     }
 
     /// Takes plaintext for the server; how much of it.
@@ -88,9 +80,7 @@ impl Client {
     /// # Errors
     /// None that is known.
     pub fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        let taken = self.connection.writer().write(octets)?;
-        self.collect();
-        Ok(taken)
+        plain::write(&mut self.connection, octets, &mut self.out)
     }
 
     /// What is to be sent to the server, for good.
@@ -104,12 +94,7 @@ impl Client {
     }
 
     fn collect(&mut self) {
-        while self.connection.wants_write() {
-            // Memory takes everything.
-            if self.connection.write_tls(&mut self.out).is_err() {
-                return;
-            }
-        }
+        plain::collect(&mut self.connection, &mut self.out);
     }
 }
 

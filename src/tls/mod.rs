@@ -7,6 +7,7 @@
 pub mod certificates;
 pub mod client;
 mod key;
+mod plain;
 pub mod server;
 
 use rustls::{CommonState, NamedGroup, ProtocolVersion};

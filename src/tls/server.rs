@@ -1,21 +1,23 @@
 //! The server's side of one connection: octets of the client in, octets for it out, plaintext on the other side.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use rustls::crypto::ring::{self, cipher_suite as suite};
-use rustls::server::{Accepted, AcceptedAlert, Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::{
+    Accepted, AcceptedAlert, Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConnectionData,
+};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{
-    AlertDescription, CipherSuite, Error, ServerConfig, ServerConnection, SignatureAlgorithm, SignatureScheme,
-    SupportedCipherSuite,
+    AlertDescription, CipherSuite, ConnectionCommon, Error, ServerConfig, ServerConnection, SignatureAlgorithm,
+    SignatureScheme, SupportedCipherSuite,
 };
 use rustls_pki_types::CertificateDer;
 
 use super::certificates::Certificates;
 use super::key::Key;
-use super::negotiated;
+use super::{negotiated, plain};
 use crate::ipc::keeper::Certificate;
 use crate::keeper::client::Client;
 use crate::session::TlsFacts;
@@ -121,7 +123,7 @@ impl Server {
         }
     }
 
-    fn connection_mut(&mut self) -> Option<&mut ServerConnection> {
+    fn connection_mut(&mut self) -> Option<&mut ConnectionCommon<ServerConnectionData>> {
         match &mut self.state {
             State::Answered(connection) => Some(connection),
             _ => None,
@@ -222,23 +224,13 @@ impl Server {
     /// # Errors
     /// The connection ended without a word (RFC 8446 §6.1).
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        let Some(connection) = self.connection_mut() else {
-            return Ok(None);
-        };
-        match connection.reader().read(buffer) {
-            Ok(length) => Ok(Some(length)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
-        }
+        self.connection_mut()
+            .map_or(Ok(None), |connection| plain::read(connection, buffer))
     }
 
     /// Whether there is plaintext of the client.
     pub fn has_plaintext(&mut self) -> bool {
-        use std::io::BufRead as _;
-        let Some(connection) = self.connection_mut() else {
-            return false;
-        };
-        connection.reader().fill_buf().is_ok_and(|octets| !octets.is_empty())
+        self.connection_mut().is_some_and(plain::is_there)
     }
 
     /// Takes plaintext for the client; how much of it.
@@ -246,10 +238,10 @@ impl Server {
     /// # Errors
     /// The handshake has not come so far.
     pub fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        let connection = self.connection_mut().ok_or(io::ErrorKind::NotConnected)?;
-        let taken = connection.writer().write(octets)?;
-        self.collect();
-        Ok(taken)
+        match &mut self.state {
+            State::Answered(connection) => plain::write(connection, octets, &mut self.out),
+            _ => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
 
     /// Says that nothing more will be written.
@@ -271,14 +263,8 @@ impl Server {
     }
 
     fn collect(&mut self) {
-        let State::Answered(connection) = &mut self.state else {
-            return;
-        };
-        while connection.wants_write() {
-            // Memory takes everything.
-            if connection.write_tls(&mut self.out).is_err() {
-                return;
-            }
+        if let State::Answered(connection) = &mut self.state {
+            plain::collect(connection, &mut self.out);
         }
     }
 

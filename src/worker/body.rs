@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::rc::Rc;
 use std::time::Duration;
@@ -24,8 +25,12 @@ const OFFERS: u32 = 8;
 /// By how much longer we wait each time; the sum is about a second.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The door, opened for the first message, and again when delivery was restarted or replaced in between.
+/// The doors: one that the master has lent, if so, for messages that travel whole; and one of our own, opened for the
+/// first message that the other does not take, and again when delivery was restarted or replaced in between.
 pub struct Delivery {
+    /// Nothing is left behind in it, as another worker may have it after us: no file, and no answer.
+    lent: Option<Client>,
+    has_given_up: bool,
     door: Option<Client>,
     /// The file of the body under way, to be copied if its door closes before the message was taken.
     staged: Option<File>,
@@ -33,13 +38,20 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// Asks for doors over `link`.
-    pub fn new(link: Rc<Link>) -> Delivery {
+    /// Asks for doors over `link` once `lent` does not do.
+    pub fn new(link: Rc<Link>, lent: Option<OwnedFd>) -> Delivery {
         Delivery {
+            lent: lent.map(|door| Client::new(door, PATIENCE)),
+            has_given_up: false,
             door: None,
             staged: None,
             link,
         }
+    }
+
+    /// Whether the lent door, if there is one, is as it was.
+    pub fn has_kept_its_door(&self) -> bool {
+        !self.has_given_up
     }
 
     /// The door, if it is still open; else a new one.
@@ -89,6 +101,22 @@ impl Delivery {
     fn commit(&mut self, commit: Commit) -> Result<Outcome, DeliveryError> {
         let failed = |error: io::Error| DeliveryError::new(error.to_string());
         let mut commit = self.room_for(commit).map_err(failed)?;
+        if let (Body::Inline(_), Some(door)) = (&commit.body, self.lent.take()) {
+            match door.commit(commit) {
+                Ok(outcome) => {
+                    self.lent = Some(door);
+                    return Ok(outcome);
+                }
+                Err(Error::Untaken(untaken)) => {
+                    self.has_given_up = true;
+                    commit = *untaken;
+                }
+                Err(error) => {
+                    self.has_given_up = true;
+                    return Err(DeliveryError::new(error.to_string()));
+                }
+            }
+        }
         let mut door = match (&commit.body, self.door.take()) {
             // The staged file belongs to this very door.
             (Body::Staged { .. }, Some(door)) => door,

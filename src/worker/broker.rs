@@ -1,10 +1,9 @@
 //! The door to the broker, opened when it is first needed, and again when the broker was restarted or replaced.
 
 use std::cell::RefCell;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::broker::client::{Client, Error};
 use crate::chain::ResolverPort;
@@ -31,7 +30,8 @@ impl Broker {
     /// # Errors
     /// Why there is none, for the log.
     pub fn connect(&mut self, to: &Endpoint, patience: Duration) -> Result<OwnedFd, String> {
-        self.ask(|client| client.connect(to, patience))
+        let end = Instant::now() + patience;
+        self.ask(|client| client.connect(to, end))
     }
 
     /// Asks, and once more through another door where the broker has left this one.
@@ -55,19 +55,17 @@ impl Broker {
     }
 
     fn door(&self) -> Result<Client, String> {
-        self.link
-            .open(Role::Broker)
-            .map(Client::new)
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::NotConnected => "the broker was not started with the daemon: restart needed".to_owned(),
-                _ => format!("no way to the broker: {error}"),
-            })
+        let door = self.link.open(Role::Broker);
+        let door = door.map_err(|error| format!("no way to the broker: {error}"))?;
+        Ok(Client::new(door))
     }
 }
 
 impl ResolverPort for Rc<RefCell<Broker>> {
-    fn resolve(&mut self, questions: &[Question], patience: Duration) -> Vec<Answer> {
-        let asked = self.borrow_mut().ask(|client| client.resolve(questions, patience));
+    fn resolve(&mut self, questions: &[Question], patience: &mut Duration) -> Vec<Answer> {
+        let end = Instant::now() + *patience;
+        let asked = self.borrow_mut().ask(|client| client.resolve(questions, end));
+        *patience = end.saturating_duration_since(Instant::now());
         asked.unwrap_or_else(|reason| vec![Answer::Failed(reason); questions.len()])
     }
 }

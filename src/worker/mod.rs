@@ -45,11 +45,16 @@ pub struct Inherited<'a> {
     pub link: OwnedFd,
     /// A door to the logger.
     pub logger: OwnedFd,
+    /// A door to delivery, of which the master has a copy.
+    pub delivery: Option<OwnedFd>,
     /// The configuration directory.
     pub directory: &'a OwnedFd,
     /// The sources that are refused.
     pub refused: &'a View,
 }
+
+/// The exit status of a worker that has given up its door to delivery: no other one may have it.
+pub const WITHOUT_DOOR: i32 = 3;
 
 /// Serves up to the configured number of connections; the exit status of the process.
 pub fn run(inherited: Inherited<'_>, served: &Served) -> i32 {
@@ -62,9 +67,11 @@ pub fn run(inherited: Inherited<'_>, served: &Served) -> i32 {
     };
     panics::remember();
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        life(&ends, inherited.link, &log, served)
+        let link = Rc::new(Link::new(inherited.link, Rc::clone(&log)));
+        let delivery = body::Delivery::new(Rc::clone(&link), inherited.delivery);
+        life(&ends, &link, &Rc::new(RefCell::new(delivery)), &log)
     })) {
-        Ok(Ok(())) => 0,
+        Ok(Ok(status)) => status,
         Ok(Err(error)) => {
             log.say(
                 Level::Error,
@@ -90,16 +97,28 @@ struct Ends<'a> {
     served: &'a Served,
 }
 
-fn life(ends: &Ends<'_>, link: OwnedFd, log: &Rc<logger::client::Client>, served: &Served) -> io::Result<()> {
+/// Waits and serves; the exit status.
+fn life(
+    ends: &Ends<'_>,
+    link: &Rc<Link>,
+    delivery: &Rc<RefCell<body::Delivery>>,
+    log: &logger::client::Client,
+) -> io::Result<i32> {
+    let served = ends.served;
     served.confine()?; // what the kernel lacks, the master has said once for all
-    let link = Rc::new(Link::new(link, Rc::clone(log)));
     link.report(&FromWorker::Ready);
-    let delivery = Rc::new(RefCell::new(body::Delivery::new(Rc::clone(&link))));
+    let status = || {
+        if delivery.borrow().has_kept_its_door() {
+            0
+        } else {
+            WITHOUT_DOOR
+        }
+    };
     let connections = served.daemon.workers.connections_per_worker;
-    let mut waiting = Waiting::new(ends, &link)?;
+    let mut waiting = Waiting::new(ends, link)?;
     for number in 1..=connections {
-        let Some((client, peer, listener)) = waiting.accept(&link)? else {
-            return Ok(());
+        let Some((client, peer, listener)) = waiting.accept(link)? else {
+            return Ok(status());
         };
         let last = number == connections;
         // What wakes the last one is what waited for it: one thing less to make.
@@ -108,7 +127,7 @@ fn life(ends: &Ends<'_>, link: OwnedFd, log: &Rc<logger::client::Client>, served
         } else {
             listening(link.as_ref())?
         };
-        let session = busy(&link, peer, served.is_for_proxies(listener))?;
+        let session = busy(link, peer, served.is_for_proxies(listener))?;
         let served = served.current(ends.directory.as_fd(), |fingerprint| {
             link.report(&FromWorker::Changed { fingerprint })
         });
@@ -124,23 +143,23 @@ fn life(ends: &Ends<'_>, link: OwnedFd, log: &Rc<logger::client::Client>, served
                 refused: ends.refused,
             },
             &served,
-            &link,
-            &delivery,
+            link,
+            delivery,
             log,
         )?;
         if last {
             // The master takes our death for the report; the kernel clears away faster than we could.
-            process::exit_now(0);
+            process::exit_now(status());
         }
         drop(ended);
         link.report(&FromWorker::Done);
         link.listen();
         if link.order() != Order::Serve || is_worn() {
-            return Ok(());
+            break;
         }
         link.report(&FromWorker::Ready);
     }
-    Ok(())
+    Ok(status())
 }
 
 /// Reports a client, or a proxy that brings one; the session's identifier.

@@ -326,6 +326,11 @@ impl Served {
         self.chains.get(listener)?.as_deref()
     }
 
+    /// What the files say in vain, and what else an administrator should know of them, as lines.
+    pub fn notes(&self) -> impl Iterator<Item = String> {
+        self.configuration.notes.iter().map(ToString::to_string)
+    }
+
     /// What the chains want to reach beyond this host.
     pub fn reach(&self) -> Reach {
         let mut reach = Reach::default();

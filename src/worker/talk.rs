@@ -21,6 +21,7 @@ use crate::session::{Anomaly, Session};
 use crate::smtp::proxy_header;
 use crate::smtp::receiver::{Event as Input, Receiver};
 use crate::smtp::reply::Reply;
+use crate::sys::random;
 
 use super::back_end::BackEnd;
 use super::body::{Delivery, Staging};
@@ -65,7 +66,7 @@ pub struct Ends<'a> {
 /// The kernel gives no random numbers.
 pub fn identifier() -> io::Result<String> {
     const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
-    let mut bits = getrandom::u64().map_err(io::Error::other)?;
+    let mut bits = random::number()?;
     let mut text = String::with_capacity(12);
     for _ in 0..12 {
         if let Some(&digit) = DIGITS.get((bits & 31) as usize) {
@@ -259,8 +260,8 @@ impl Talk<'_> {
                     let pipelined = !input.is_empty() || self.transport.has_input();
                     self.with_ports(|conversation, ports| conversation.command(line, pipelined, ports))
                 }
-                Input::BodyChunk(octets) => {
-                    self.with_ports(|conversation, ports| conversation.chunk(&octets, ports));
+                Input::BodyChunk(piece) => {
+                    self.with_ports(|conversation, ports| conversation.chunk(piece, ports));
                     continue;
                 }
                 Input::BodyEnd(end) => {

@@ -123,9 +123,10 @@ fn receive(limits: Limits, pieces: &[&[u8]]) -> Vec<Seen> {
                     again = begin(&mut receiver, &line, &mut body);
                     seen.push(Seen::Line(line));
                 }
-                Some(Event::BodyChunk(octets)) => {
-                    assert!(!octets.is_empty(), "an empty piece of a body");
-                    body.as_mut().expect("a body was begun").extend_from_slice(&octets);
+                Some(Event::BodyChunk(piece)) => {
+                    assert!(!piece.octets.is_empty(), "an empty piece of a body");
+                    assert!(!piece.sent.concat().is_empty(), "a piece out of nothing");
+                    body.as_mut().expect("a body was begun").extend_from_slice(piece.octets);
                 }
                 Some(Event::BodyEnd(end)) => {
                     let octets = body.take().expect("a body was begun");
@@ -737,9 +738,9 @@ impl<'c> Connection<'c> {
                         false,
                     )
                 }
-                Some(Event::BodyChunk(octets)) => {
+                Some(Event::BodyChunk(piece)) => {
                     assert!(self.in_body, "a body where none was begun");
-                    self.conversation.chunk(&octets, &mut ports);
+                    self.conversation.chunk(piece, &mut ports);
                     continue;
                 }
                 Some(Event::BodyEnd(end)) => (self.conversation.body_end(end, &mut ports), true),

@@ -1,7 +1,7 @@
 //! What the broker hears: frames of a worker, messages of name servers; and what a worker hears of the broker.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::Instant;
 
 use rsmtpd::broker::client::Client;
 use rsmtpd::broker::message::{self, Reading};
@@ -63,12 +63,12 @@ fn hear_broker(bytes: &[u8], connects: bool) {
             host: "back.example".into(),
             port: 25,
         };
-        let connected = client.connect(&endpoint, Duration::ZERO);
+        let connected = client.connect(&endpoint, Instant::now());
         assert!(connected.is_err(), "no descriptor came with it");
         return;
     }
     let question = Question::A("client.example".into());
-    if let Ok(answers) = client.resolve(std::slice::from_ref(&question), Duration::ZERO) {
+    if let Ok(answers) = client.resolve(std::slice::from_ref(&question), Instant::now()) {
         let told = match frame::decode::<FromBroker>(bytes) {
             Ok(FromBroker::Answer { id: 0, answer }) => answer,
             _ => Answer::TimedOut,

@@ -27,7 +27,7 @@ use crate::log::{Event, Level};
 use crate::session::{Anomaly, Counters, Exchange, Session, Verdict, order};
 use crate::smtp::command::{Advertised, Arguments, Command, Oddity, Verb, parse};
 use crate::smtp::line::{CommandLine, LineEnding};
-use crate::smtp::receiver::{BodyEnd, LineEndings};
+use crate::smtp::receiver::{BodyEnd, LineEndings, Piece};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 
@@ -243,27 +243,27 @@ impl<'c> Conversation<'c> {
         self.step(exchange, ports)
     }
 
-    /// Octets of the body under way.
-    pub fn chunk(&mut self, octets: &[u8], ports: &mut Ports<'_>) {
+    /// A piece of the body under way.
+    pub fn chunk(&mut self, piece: Piece<'_>, ports: &mut Ports<'_>) {
         let refused = self.chunk.as_ref().is_some_and(|chunk| chunk.refused.is_some());
         if refused || self.ended || !self.in_body {
             return;
         }
         if self.hearing_out.is_some() {
             for reader in self.readers.iter_mut().flatten() {
-                reader.chunk(octets, ports.records);
+                reader.chunk(piece, ports.records);
             }
             return;
         }
         let Some(body) = self.session.body_mut() else {
             return;
         };
-        body.chunk(octets);
+        body.chunk(piece.octets);
         for reader in self.readers.iter_mut().flatten() {
-            reader.chunk(octets, ports.records);
+            reader.chunk(piece, ports.records);
         }
         if self.sink_failure.is_none()
-            && let Err(error) = self.store(octets, ports)
+            && let Err(error) = self.store(piece.octets, ports)
         {
             self.sink_failure = Some(error);
             ports.body.reset();

@@ -180,7 +180,7 @@ struct FakeResolver {
 }
 
 impl ResolverPort for FakeResolver {
-    fn resolve(&mut self, questions: &[Question], _: Duration) -> Vec<Answer> {
+    fn resolve(&mut self, questions: &[Question], _: &mut Duration) -> Vec<Answer> {
         self.asked += questions.len();
         let answer = |question: &Question| self.known.iter().find(|(known, _)| known == question);
         let answers = questions.iter().map(answer);
@@ -244,7 +244,7 @@ impl crate::chain::Directory for FakeDirectory {
     }
 }
 
-fn directory() -> Arc<dyn crate::chain::Directory> {
+pub(crate) fn directory() -> Arc<dyn crate::chain::Directory> {
     Arc::new(FakeDirectory)
 }
 
@@ -438,7 +438,8 @@ impl Peer {
     }
 
     pub(crate) fn begin(&mut self, users: &[&str]) {
-        assert!(self.say("MAIL FROM:<a@client.example>").starts_with("250 "));
+        let reply = self.say("MAIL FROM:<a@client.example>");
+        assert!(reply.starts_with("250 "), "{reply}");
         for user in users {
             assert!(
                 self.say(&format!("RCPT TO:<{user}@example.com>")).starts_with("250 "),
@@ -472,8 +473,8 @@ impl Peer {
                     continue;
                 }
                 Some(Input::Command(line)) => self.conversation.command(line, !input.is_empty(), &mut ports),
-                Some(Input::BodyChunk(octets)) => {
-                    self.conversation.chunk(&octets, &mut ports);
+                Some(Input::BodyChunk(piece)) => {
+                    self.conversation.chunk(piece, &mut ports);
                     continue;
                 }
                 Some(Input::BodyEnd(end)) => self.conversation.body_end(end, &mut ports),
@@ -607,7 +608,8 @@ impl Peer {
             .collect()
     }
 
-    fn text(&self, number: usize) -> String {
+    /// The text of a message that stayed in memory.
+    pub(crate) fn text(&self, number: usize) -> String {
         match &self.delivery.commits[number].body {
             Body::Inline(octets) => String::from_utf8_lossy(octets).into_owned(),
             Body::Staged { .. } => String::new(),

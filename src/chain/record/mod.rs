@@ -16,14 +16,15 @@ use jiff::tz::TimeZone;
 use super::context::Context;
 use super::decision::Stage;
 use super::error::HandlerError;
-use super::handler::BodyReader;
+use super::handler::{BodyReader, InVain};
 use super::opinion::Outcome;
 use super::ports::Records;
 use super::settings::Settings;
-use crate::config::{Field, Section};
+use crate::config::{Field, Place, Section};
 use crate::ipc::record::{PIECE, Record};
 use crate::session::{Anomaly, Session};
 use crate::smtp::command::Verb;
+use crate::smtp::receiver::Piece;
 use crate::smtp::reply::Reply;
 
 /// Octets of a text in one record, so that no encoding of it is longer than a frame takes.
@@ -44,8 +45,11 @@ pub enum Format {
 /// `transaction_log.yaml`, `command_log.yaml`, `response_log.yaml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// `log_path`: the directory; none (`null`) writes nothing. Default /var/log/rsmtpd.
+    /// `log_path`: the directory; none (`null`, or empty) writes nothing. Default /var/log/rsmtpd, and none in a chain in
+    /// the original's form, as there.
     pub log_path: Option<PathBuf>,
+    /// Where `log_path` says that there is none.
+    pub nowhere: Option<Place>,
     /// `format`: default classic.
     pub format: Format,
     /// `required`: whether a message is put off whose records cannot be written. Default no.
@@ -58,6 +62,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             log_path: Some("/var/log/rsmtpd".into()),
+            nowhere: None,
             format: Format::Classic,
             required: false,
             maximum_size_in_mb: 1024,
@@ -67,9 +72,19 @@ impl Default for Config {
 
 impl Settings for Config {
     fn read(&mut self, section: &Section<'_>) {
-        section.read_option("log_path", &mut self.log_path, Field::path);
-        if section.is_null("log_path") {
-            self.log_path = None;
+        let empty = |field: &Field<'_>| field.scalar().is_some_and(|text| text.is_empty());
+        let nowhere = match section.get("log_path") {
+            Some(field) if empty(&field) => Some(field.place()),
+            Some(field) => {
+                if let Some(path) = field.path() {
+                    (self.log_path, self.nowhere) = (Some(path), None);
+                }
+                None
+            }
+            None => section.null("log_path"),
+        };
+        if nowhere.is_some() {
+            (self.log_path, self.nowhere) = (None, nowhere);
         }
         section.read("format", &mut self.format, |field| {
             field.choice(&[("classic", Format::Classic), ("jsonl", Format::Jsonl)])
@@ -78,6 +93,10 @@ impl Settings for Config {
         section.read("maximum_size_in_mb", &mut self.maximum_size_in_mb, |field| {
             field.integer(1..=1_048_576)
         });
+    }
+
+    fn as_original(&mut self) {
+        self.log_path = None;
     }
 }
 
@@ -124,6 +143,15 @@ impl Log {
     /// The directory.
     pub fn directory(&self) -> Option<&Path> {
         self.config.log_path.as_deref()
+    }
+
+    /// That it writes nothing, where it does not.
+    pub fn in_vain(&self) -> Option<InVain<'_>> {
+        let nowhere = InVain {
+            what: "writes nothing: expected the directory for its records in log_path, found none",
+            at: self.config.nowhere.as_ref(),
+        };
+        self.config.log_path.is_none().then_some(nowhere)
     }
 
     /// Nothing to say, unless records are required and lost.
@@ -294,17 +322,18 @@ struct Text {
 }
 
 impl BodyReader for Text {
-    fn chunk(&mut self, octets: &[u8], records: &mut dyn Records) {
-        for piece in octets.chunks(TEXT) {
-            match self.log.config.format {
-                Format::Classic => self.file.append(piece, records),
-                Format::Jsonl if self.log.which.commands() => {
-                    let line = json::data(&self.facts, records.now(), self.offset, piece);
+    fn chunk(&mut self, piece: Piece<'_>, records: &mut dyn Records) {
+        match self.log.config.format {
+            // As the original, which knew nothing of transparency: the lines that the client sent.
+            Format::Classic => piece.sent.iter().for_each(|part| self.file.append(part, records)),
+            Format::Jsonl if self.log.which.commands() => {
+                for text in piece.octets.chunks(TEXT) {
+                    let line = json::data(&self.facts, records.now(), self.offset, text);
                     self.file.append(&line, records);
+                    self.offset = self.offset.saturating_add(text.len() as u64);
                 }
-                Format::Jsonl => {}
             }
-            self.offset = self.offset.saturating_add(piece.len() as u64);
+            Format::Jsonl => {}
         }
     }
 

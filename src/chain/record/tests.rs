@@ -62,7 +62,7 @@ fn the_classic_form_is_the_original_s() {
          > {time} [buffer: empty] BURN \u{0}\r\n< 500 5.5.1"
     );
     let mut expected = middle.into_bytes();
-    expected.extend(b".gr\xfc\xdfe");
+    expected.extend(b"..gr\xfc\xdfe");
     expected.extend(
         end.as_bytes()
             .iter()
@@ -70,6 +70,42 @@ fn the_classic_form_is_the_original_s() {
     );
     let found = octets.windows(expected.len()).any(|window| window == expected);
     assert!(found, "{}", String::from_utf8_lossy(&octets));
+}
+
+#[test]
+fn classic_texts_are_as_the_client_sent_them_and_delivery_gets_the_message() {
+    let mut peer = Peer::only(&chain("{handler: transaction_log, with: {log_path: /l}}"), &[]);
+    peer.say("EHLO client.example");
+    for (sent, message) in [
+        (
+            &b"..a\r\n.b\r\nc\nd\re\r\n...\r\n"[..],
+            &b".a\r\nb\r\nc\r\nd e\r\n..\r\n"[..],
+        ),
+        (b"\n.\r\nx\r\n", b"\r\n.\r\nx\r\n"),
+        (b"..\r\n", b".\r\n"),
+    ] {
+        peer.begin(&["user"]);
+        peer.say("DATA");
+        // An octet at a time: what is held back in between is not lost.
+        let mut reply = String::new();
+        for octet in [sent, b".\r\n"].concat() {
+            reply += &peer.send(&[octet]);
+        }
+        assert!(reply.starts_with("250 "), "{reply}");
+        let octets = peer.records.octets();
+        let wanted = [b"<CR><LF>.<CR><LF>\r\n", sent, b"\r\n< "].concat();
+        let shown = String::from_utf8_lossy(&octets);
+        assert!(octets.windows(wanted.len()).any(|window| window == wanted), "{shown:?}");
+        assert_eq!(peer.text(peer.messages() - 1).as_bytes(), message);
+    }
+    let mut peer = Peer::only(&chain("{handler: transaction_log, with: {log_path: /l}}"), &[]);
+    peer.say("EHLO client.example");
+    peer.begin(&["user"]);
+    peer.send(b"BDAT 8\r\n.a\r\n.\r\n\rBDAT 3 LAST\r\n\n\n.");
+    let octets = peer.records.octets();
+    let shown = String::from_utf8_lossy(&octets);
+    assert!(shown.contains("BDAT 8\r\n.a\r\n.\r\n\r"), "{shown:?}");
+    assert!(shown.contains("BDAT 3 LAST\r\n\n\n."), "{shown:?}");
 }
 
 #[test]
@@ -169,6 +205,54 @@ fn null_writes_nothing_and_losses_matter_only_where_they_are_required() {
                 .starts_with(if required == "no" { "503" } else { "250" })
         );
     }
+}
+
+#[test]
+fn what_writes_nothing_is_noted_where_it_is_said() {
+    use crate::config::{ChainFile, Part};
+    let notes = |chain: &str, file: Option<&str>| {
+        let mut faults = Vec::new();
+        let chain_file =
+            ChainFile::parse("c.yaml", chain, &crate::chain::registry::names(), &mut faults).expect("YAML");
+        let file = file.map(|text| Part::parse("transaction_log.yaml", text).expect("YAML"));
+        let files = file.into_iter().map(|part| ("transaction_log", part)).collect();
+        let chain = crate::chain::Chain::build(
+            &chain_file,
+            &files,
+            &crate::chain::conversation::tests::directory(),
+            &mut faults,
+        );
+        assert_eq!(faults, []);
+        let notes = chain.notes(&chain_file);
+        notes.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let nothing = "transaction_log writes nothing: expected the directory for its records in log_path, found none";
+    let plain = "QUIT:\n  - handler: transaction_log\nRSET:\n  - handler: transaction_log\n";
+    assert_eq!(notes(plain, None), [""; 0]);
+    for text in ["log_path: null", "log_path:", "log_path: ''"] {
+        let found = notes(plain, Some(text));
+        assert!(
+            found.len() == 1
+                && found[0].starts_with("transaction_log.yaml:1:")
+                && found[0].ends_with(&format!(": log_path: {nothing}")),
+            "{text}: {found:?}"
+        );
+    }
+    let with = "QUIT:\n  - {handler: transaction_log, with: {log_path: ~}}\n";
+    assert_eq!(
+        notes(with, Some("log_path: /l")),
+        [format!("c.yaml:2:49: QUIT[0].with.log_path: {nothing}")]
+    );
+    assert_eq!(notes(&with.replace("~", "/l"), Some("log_path: ~")), [""; 0]);
+    assert_eq!(
+        notes(&with.replace("log_path: ~}", "log_path: ~}, mode: off"), None),
+        [""; 0]
+    );
+    // In the original it was so without being said.
+    let original = "QUIT:\n  - module: rsmtpd.handlers.transaction_log\n    class: TransactionLog\n";
+    let twice = format!("{original}{}", original.replace("QUIT", "RSET"));
+    assert_eq!(notes(&twice, None), [format!("c.yaml:2:5: QUIT[0]: {nothing}")]);
+    assert_eq!(notes(&twice, Some("log_path: /l")), [""; 0]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The seccomp filters: which system calls a profile has, and with which arguments.
 //!
+//! Listed is what glibc calls, from the host's libraries or from within a static program; other C libraries use older calls.
 //! Known calls that are not listed kill the process; numbers newer than this build answer ENOSYS, as libc
 //! tries new calls first and falls back.
 
@@ -38,25 +39,13 @@ const COMMON: &[Call] = calls! {
     SYS_writev,
 };
 
-/// Older forms of calls of [`COMMON`], which C libraries still use where the architecture has them.
+/// Older forms of calls of [`COMMON`], which glibc still uses where the architecture has them.
 #[cfg(target_arch = "x86_64")]
 const OLDER: &[Call] = calls! {
-    SYS_accept, SYS_access, SYS_epoll_wait, SYS_getrlimit, SYS_lstat, SYS_pipe, SYS_poll, SYS_readlink, SYS_select, SYS_stat, SYS_time,
+    SYS_access, SYS_epoll_wait, SYS_getrlimit, SYS_pipe, SYS_poll, SYS_readlink, SYS_select, SYS_time,
 };
-
-/// The older form of openat, allowed to read only.
-#[cfg(target_arch = "x86_64")]
-const OPEN: &[Call] = calls! { SYS_open };
-#[cfg(not(target_arch = "x86_64"))]
-const OPEN: &[Call] = &[];
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[Call] = &[];
-
-/// The older form of clone, for the one that forks.
-#[cfg(target_arch = "x86_64")]
-const FORK: &[Call] = calls! { SYS_fork };
-#[cfg(not(target_arch = "x86_64"))]
-const FORK: &[Call] = &[];
 
 /// What the logger and delivery do to files, in the directories that Landlock leaves them.
 const FILES: &[Call] = calls! {
@@ -66,7 +55,7 @@ const FILES: &[Call] = calls! {
 };
 #[cfg(target_arch = "x86_64")]
 const OLDER_FILES: &[Call] = calls! {
-    SYS_chmod, SYS_dup2, SYS_link, SYS_mkdir, SYS_open, SYS_rename, SYS_renameat, SYS_rmdir, SYS_unlink,
+    SYS_chmod, SYS_dup2, SYS_link, SYS_lstat, SYS_mkdir, SYS_rename, SYS_renameat, SYS_rmdir, SYS_stat, SYS_unlink,
 };
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER_FILES: &[Call] = &[];
@@ -108,9 +97,9 @@ const ENTERING: &[Call] = calls! {
 
 /// The names of the calls that a profile makes or allows, sorted.
 pub(super) fn names(kind: Kind) -> Vec<&'static str> {
-    let mut lists = vec![COMMON, BY_ARGUMENT, ENTERING, OLDER, OPEN];
+    let mut lists = vec![COMMON, BY_ARGUMENT, ENTERING, OLDER];
     match kind {
-        Kind::MasterAndWorker => lists.push(FORK),
+        Kind::MasterAndWorker => {}
         Kind::Keeper => lists.extend([LISTENERS, calls! { SYS_socket }]),
         Kind::Broker => lists.extend([SOCKETS, calls! { SYS_socket }]),
         _ => lists.extend([FILES, OLDER_FILES, SOCKETS, calls! { SYS_socket }]),
@@ -285,10 +274,8 @@ fn by_argument(rules: &mut Rules, first_own: i32) -> Result<(), seccompiler::Bac
         );
     }
     let written = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | (libc::O_TMPFILE & !libc::O_DIRECTORY);
-    let read_only = |flags| rule(vec![int(flags, MaskedEq(written as u64), 0)?]);
-    rules.insert(libc::SYS_openat, vec![read_only(2)?]);
-    #[cfg(target_arch = "x86_64")]
-    rules.insert(libc::SYS_open, vec![read_only(1)?]); // what musl calls
+    let read_only = rule(vec![int(2, MaskedEq(written as u64), 0)?])?;
+    rules.insert(libc::SYS_openat, vec![read_only]);
     rules.insert(libc::SYS_prlimit64, vec![rule(vec![int(0, Eq, 0)?])?]);
     rules.insert(
         libc::SYS_socketpair,
@@ -342,7 +329,6 @@ fn forks(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
         clone.push(rule(vec![argument(0, Eq, flags as u64)?])?);
     }
     rules.insert(libc::SYS_clone, clone);
-    allow(rules, &[FORK]);
     Ok(())
 }
 
@@ -452,7 +438,7 @@ mod tests {
         ] {
             assert!(!worker.contains(&call), "{call}");
         }
-        let all = [COMMON, OLDER, FORK, FILES, OLDER_FILES, SOCKETS, BY_ARGUMENT, ENTERING].concat();
+        let all = [COMMON, OLDER, FILES, OLDER_FILES, SOCKETS, BY_ARGUMENT, ENTERING].concat();
         assert!(FORBIDDEN.iter().all(|call| !all.contains(call)));
     }
 

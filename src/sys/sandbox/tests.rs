@@ -151,7 +151,7 @@ fn a_worker_cannot_fork_even_without_root() {
     if !super::super::privilege::is_root() {
         return skip("sys::sandbox::a_worker_cannot_fork_even_without_root", "needs root");
     }
-    let identity = super::super::privilege::dynamic_identity(7).unwrap();
+    let identity = super::super::privilege::dynamic_identities(8, None).unwrap().remove(7);
     let ended = in_child(|| {
         super::super::privilege::drop_to(&identity, &[]).unwrap();
         enter(&Profile::master_and_worker(Vec::new()), Mode::Require).unwrap();
@@ -196,8 +196,7 @@ fn life_of_a_worker(listener: &OwnedFd, others: OwnedFd, master: &OwnedFd, share
     let mut file = std::fs::File::from(file.unwrap());
     file.write_all(&vec![b'x'; 300_000]).unwrap();
     file.set_len(200_000).unwrap();
-    let mut id = [0; 8];
-    getrandom::fill(&mut id).unwrap();
+    super::super::random::number().unwrap();
     assert_eq!(shared.load(0), Some(5));
     let _ = std::time::SystemTime::now();
     socket::send_frame(master, b"Done", &[]).unwrap();

@@ -92,7 +92,8 @@ fn serves(behind: Behind) {
                     assert!(octets.iter().all(|octet| *octet == b'x'));
                 }
                 let results = vec![RecipientResult::Delivered];
-                return behind.send(&FromDelivery::Outcome(Outcome { results })).unwrap();
+                let (id, outcome) = (commit.id, Outcome { results });
+                return behind.send(&FromDelivery::Outcome { id, outcome }).unwrap();
             }
         }
     }
@@ -100,11 +101,21 @@ fn serves(behind: Behind) {
 
 /// Hands one message of `length` octets on; what became of it, and how many doors it took.
 fn hand_over(length: usize, behind: Vec<Process>) -> (Result<Outcome, DeliveryError>, usize) {
+    let (outcome, doors, _) = hand_over_by(None, length, behind);
+    (outcome, doors)
+}
+
+/// The same with a lent door; whether that may be lent again.
+fn hand_over_by(
+    lent: Option<OwnedFd>,
+    length: usize,
+    behind: Vec<Process>,
+) -> (Result<Outcome, DeliveryError>, usize, bool) {
     let (ours, theirs) = seqpacket_pair().unwrap();
     let (voice, _listener) = seqpacket_pair().unwrap();
     let master = master(theirs, behind);
     let link = Rc::new(Link::new(ours, Rc::new(Log::new(voice, Level::Critical))));
-    let delivery = Rc::new(RefCell::new(Delivery::new(Rc::clone(&link))));
+    let delivery = Rc::new(RefCell::new(Delivery::new(Rc::clone(&link), lent)));
     let mut staging = Staging::new(Rc::clone(&delivery));
     staging.write(&vec![b'x'; length]).unwrap();
     let commit = Commit {
@@ -126,8 +137,9 @@ fn hand_over(length: usize, behind: Vec<Process>) -> (Result<Outcome, DeliveryEr
     };
     let mut port = Rc::clone(&delivery);
     let outcome = port.commit(commit);
+    let is_kept = delivery.borrow().has_kept_its_door();
     drop((port, staging, delivery, link));
-    (outcome, master.join().unwrap())
+    (outcome, master.join().unwrap(), is_kept)
 }
 
 #[test]
@@ -169,6 +181,47 @@ fn offering_ends() {
     let (outcome, doors) = hand_over(10, vec![GONE; 20]);
     assert!(outcome.is_err());
     assert_eq!(doors, OFFERS as usize);
+}
+
+#[test]
+fn a_lent_door_takes_what_travels_whole_and_no_answer_of_another() {
+    let (lent, end) = seqpacket_pair().unwrap();
+    let behind = Behind::new(end);
+    let answer = |id: &str, results| {
+        let (id, outcome) = (id.to_owned(), Outcome { results });
+        behind.send(&FromDelivery::Outcome { id, outcome }).unwrap();
+    };
+    // What the worker before may have left behind.
+    answer("b.1", vec![RecipientResult::Spooled]);
+    behind.send(&FromDelivery::Full).unwrap();
+    answer("a.1", vec![RecipientResult::Delivered]);
+    let (outcome, doors, is_kept) = hand_over_by(Some(lent), 10, Vec::new());
+    assert_eq!(outcome.unwrap().results, [RecipientResult::Delivered]);
+    assert_eq!((doors, is_kept), (0, true));
+}
+
+#[test]
+fn a_longer_message_goes_by_a_door_of_its_own() {
+    let (lent, _end) = seqpacket_pair().unwrap();
+    let (outcome, doors, is_kept) = hand_over_by(Some(lent), INLINE_BODY + 1, vec![Some(serves)]);
+    assert_eq!(outcome.unwrap().results, [RecipientResult::Delivered]);
+    assert_eq!((doors, is_kept), (1, true));
+}
+
+#[test]
+fn a_lent_door_that_closes_is_given_up() {
+    let (lent, end) = seqpacket_pair().unwrap();
+    drop(end);
+    let (outcome, doors, is_kept) = hand_over_by(Some(lent), 10, vec![Some(serves)]);
+    assert_eq!(outcome.unwrap().results, [RecipientResult::Delivered]);
+    assert_eq!((doors, is_kept), (1, false));
+    // And not offered again where it may have been taken.
+    let (lent, end) = seqpacket_pair().unwrap();
+    let dying = std::thread::spawn(move || dies(Behind::new(end)));
+    let (outcome, doors, is_kept) = hand_over_by(Some(lent), 10, vec![Some(serves)]);
+    assert!(outcome.is_err());
+    assert_eq!((doors, is_kept), (0, false));
+    dying.join().unwrap();
 }
 
 /// Counts calls.

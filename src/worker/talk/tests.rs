@@ -45,7 +45,7 @@ fn a_panic_is_told_the_client_and_ends_the_process() {
     let ((link, _master), (voice, _logger)) = (ends(), ends());
     let log = Rc::new(Log::new(voice, Level::Info));
     let link = Rc::new(Link::new(link, Rc::clone(&log)));
-    let delivery = Rc::new(RefCell::new(Delivery::new(Rc::clone(&link))));
+    let delivery = Rc::new(RefCell::new(Delivery::new(Rc::clone(&link), None)));
     let session = Session::new("s".into(), peer, server.local_addr().unwrap(), "mail.example");
     let broker = Rc::new(RefCell::new(Broker::new(Rc::clone(&link))));
     let refused = Refused::new(Instant::now()).unwrap();
