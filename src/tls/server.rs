@@ -83,7 +83,7 @@ fn fits(certificate: &Certificate, hello: &ClientHello<'_>) -> bool {
 /// How far a connection is.
 enum State {
     /// Waits for the ClientHello.
-    Hello(Acceptor, Client),
+    Hello(Acceptor, Arc<Client>),
     /// Has answered it.
     Answered(ServerConnection),
     /// Nothing will come of it.
@@ -104,7 +104,7 @@ pub struct Server {
 
 impl Server {
     /// Waits for a ClientHello; `keeper` signs.
-    pub fn new(keeper: Client) -> Server {
+    pub fn new(keeper: Arc<Client>) -> Server {
         Server {
             state: State::Hello(Acceptor::default(), keeper),
             hello: Vec::new(),
@@ -182,7 +182,7 @@ impl Server {
     fn answer(
         &mut self,
         accepted: Accepted,
-        keeper: Client,
+        keeper: Arc<Client>,
         certificates: &Certificates,
     ) -> Result<ServerConnection, Failure> {
         let hello = accepted.client_hello();
@@ -296,11 +296,11 @@ impl Server {
 }
 
 /// To show `certificate`; `keeper` signs for it.
-fn config(certificate: &Certificate, keeper: Client) -> Result<ServerConfig, Error> {
+fn config(certificate: &Certificate, keeper: Arc<Client>) -> Result<ServerConfig, Error> {
     let mut provider = ring::default_provider();
     provider.cipher_suites = SUITES.to_vec();
     let chain = certificate.chain.iter().map(|one| CertificateDer::from(one.0.clone()));
-    let key = Arc::new(Key::of(certificate, Arc::new(keeper)));
+    let key = Arc::new(Key::of(certificate, keeper));
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&TLS13, &TLS12])?
         .with_no_client_auth()

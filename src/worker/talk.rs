@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::Poll;
@@ -15,6 +16,7 @@ use mio::Poll;
 use crate::chain::{Action, Conversation, Hold, Next, Ports};
 use crate::config::ListenerTls;
 use crate::ipc::sources::View;
+use crate::keeper;
 use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
 use crate::session::{Anomaly, Session};
@@ -56,6 +58,8 @@ pub struct Ends<'a> {
     pub local: SocketAddr,
     /// The number of the listener in the configuration.
     pub listener: usize,
+    /// A door to the keeper that is lent to others after us.
+    pub keeper: Option<Arc<keeper::client::Client>>,
     /// The sources that are refused.
     pub refused: &'a View,
 }
@@ -156,7 +160,7 @@ fn prepare<'a>(
         broker,
         recorder,
         delivery: Rc::clone(delivery),
-        keys: Keys::new(link, served.certificates()),
+        keys: Keys::new(link, served.certificates(), ends.keeper),
         front,
         begins_with_tls: served.tls(ends.listener) == ListenerTls::Implicit,
         deadlines: Deadlines::new(served.patience(), Instant::now()),
