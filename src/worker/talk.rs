@@ -209,7 +209,7 @@ impl Talk<'_> {
         }
         let action = self.with_ports(|conversation, ports| conversation.open(ports));
         if let Some(reason) = self.act(action)? {
-            self.flush()?;
+            self.flush_last()?;
             return Ok(reason);
         }
         let mut buffer = vec![0; BUFFER];
@@ -231,7 +231,7 @@ impl Talk<'_> {
                         self.conversation.observe(Anomaly::UnaskedProxyHeader);
                     }
                     if let Some(reason) = self.digest(input)? {
-                        self.flush()?;
+                        self.flush_last()?;
                         return Ok(reason);
                     }
                     // What took us long is not the client's fault: its time begins with our reply.
@@ -384,6 +384,15 @@ impl Talk<'_> {
             self.transport.write(&self.out, self.deadlines.next())?;
             self.out.clear();
             self.deadlines.answered(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// As [`Talk::flush`] before the end.
+    fn flush_last(&mut self) -> io::Result<()> {
+        if !self.out.is_empty() {
+            self.transport.write_last(&self.out, self.deadlines.next())?;
+            self.out.clear();
         }
         Ok(())
     }
