@@ -150,16 +150,16 @@ impl Server {
     /// # Errors
     /// As of [`Server::digest`]; the client wants what we have not, or the keeper did not sign.
     pub fn shake(&mut self, certificates: &Certificates) -> Result<(), Failure> {
-        match std::mem::replace(&mut self.state, State::Failed) {
-            State::Hello(mut acceptor, keeper) => match acceptor.accept() {
-                Ok(None) => {
-                    self.state = State::Hello(acceptor, keeper);
-                    return Ok(());
+        if let State::Hello(acceptor, keeper) = &mut self.state {
+            let keeper = Arc::clone(keeper);
+            match accept(acceptor) {
+                Ok(None) => return Ok(()),
+                Ok(Some(accepted)) => self.answer(accepted, keeper, certificates)?,
+                Err(refused) => {
+                    self.state = State::Failed;
+                    return Err(self.refused(refused));
                 }
-                Ok(Some(accepted)) => self.state = State::Answered(self.answer(accepted, keeper, certificates)?),
-                Err(refused) => return Err(self.refused(refused)),
-            },
-            other => self.state = other,
+            }
         }
         self.digest()
     }
@@ -178,28 +178,40 @@ impl Server {
         result.map_err(|error| self.failure(&error, before))
     }
 
-    /// The ServerHello and what follows it.
+    /// Says the ServerHello and what follows it. In a function of its own, for the sake of the stack: keys are agreed upon
+    /// far below, and what lies in between are pages that no worker has touched yet.
+    #[inline(never)]
     fn answer(
         &mut self,
-        accepted: Accepted,
+        accepted: Box<Accepted>,
         keeper: Arc<Client>,
         certificates: &Certificates,
-    ) -> Result<ServerConnection, Failure> {
-        let hello = accepted.client_hello();
-        self.name = hello.server_name().map(str::to_owned);
-        let chosen = certificates.choose(hello.server_name(), |one| fits(one, &hello));
-        // The default has no more in common with the client, but the alert then says so.
-        let config = match certificates.get(chosen.unwrap_or(0)) {
-            Some(certificate) => {
-                self.server_name.clone_from(&certificate.server_name);
-                config(certificate, keeper)
-            }
-            None => Err(Error::General("there is no certificate".to_owned())),
-        };
+    ) -> Result<(), Failure> {
+        self.state = State::Failed;
+        let config = self.choose(&accepted.client_hello(), keeper, certificates);
         let config = config.map_err(|error| self.failure(&error, self.out.len()))?;
-        accepted
-            .into_connection(Arc::new(config))
-            .map_err(|refused| self.refused(refused))
+        match accepted.into_connection(Arc::new(config)) {
+            Ok(connection) => self.state = State::Answered(connection),
+            Err(refused) => return Err(self.refused(refused)),
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn choose(
+        &mut self,
+        hello: &ClientHello<'_>,
+        keeper: Arc<Client>,
+        certificates: &Certificates,
+    ) -> Result<ServerConfig, Error> {
+        self.name = hello.server_name().map(str::to_owned);
+        let chosen = certificates.choose(hello.server_name(), |one| fits(one, hello));
+        // The default has no more in common with the client, but the alert then says so.
+        let Some(certificate) = certificates.get(chosen.unwrap_or(0)) else {
+            return Err(Error::General("there is no certificate".to_owned()));
+        };
+        self.server_name.clone_from(&certificate.server_name);
+        config(certificate, keeper)
     }
 
     fn refused(&mut self, (error, mut alert): (Error, AcceptedAlert)) -> Failure {
@@ -293,6 +305,12 @@ impl Server {
             hello: self.hello.clone(),
         })
     }
+}
+
+/// The whole ClientHello, once it is there.
+#[inline(never)]
+fn accept(acceptor: &mut Acceptor) -> Result<Option<Box<Accepted>>, (Error, AcceptedAlert)> {
+    Ok(acceptor.accept()?.map(Box::new))
 }
 
 /// To show `certificate`; `keeper` signs for it.
