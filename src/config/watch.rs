@@ -2,7 +2,9 @@
 
 use std::hash::{Hash as _, Hasher as _};
 use std::os::fd::BorrowedFd;
+use std::time::{Duration, SystemTime};
 
+use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::fstatat;
 use siphasher::sip::SipHasher13;
@@ -10,6 +12,57 @@ use siphasher::sip::SipHasher13;
 /// What stat says of a set of files. Equal fingerprints: nothing changed. Missing files count too.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Fingerprint(Vec<Option<Stamp>>);
+
+/// A shorter way to see that nothing has changed: files that are missing stay so while their directory is as it was.
+#[derive(Debug)]
+pub struct Unchanged {
+    directory: Stamp,
+    present: Vec<(String, Stamp)>,
+}
+
+/// For so long a directory may change once more without showing it: the times of some file systems are no finer.
+const COARSEST: Duration = Duration::from_secs(2);
+
+impl Unchanged {
+    /// The files of these `names`, as long as their fingerprint is `expected`; none where it is not, or while that cannot
+    /// be told yet.
+    pub fn of<S: AsRef<str>>(directory: BorrowedFd<'_>, names: &[S], expected: u64) -> Option<Unchanged> {
+        let before = Stamp::of(directory, ".")?;
+        let modified = Duration::new(
+            before.modified_seconds.try_into().ok()?,
+            before.modified_nanoseconds.try_into().ok()?,
+        );
+        if SystemTime::UNIX_EPOCH.elapsed().ok()?.checked_sub(modified)? < COARSEST {
+            return None;
+        }
+        let stamp = |name: &S| Stamp::of(directory, name.as_ref());
+        let stamps: Vec<Option<Stamp>> = names.iter().map(stamp).collect();
+        let missing =
+            |(name, stamp): (&S, &Option<Stamp>)| stamp.is_none() && !is_plainly_missing(directory, name.as_ref());
+        if names.iter().zip(&stamps).any(missing) {
+            return None;
+        }
+        let present = names.iter().zip(&stamps);
+        let present = present.filter_map(|(name, stamp)| Some((name.as_ref().to_owned(), stamp.clone()?)));
+        let found = Unchanged {
+            directory: before,
+            present: present.collect(),
+        };
+        (Fingerprint(stamps).number() == expected).then_some(found)
+    }
+
+    /// Whether all is as it was.
+    pub fn holds(&self, directory: BorrowedFd<'_>) -> bool {
+        let same = |name: &str, before: &Stamp| Stamp::of(directory, name).as_ref() == Some(before);
+        same(".", &self.directory) && self.present.iter().all(|(name, before)| same(name, before))
+    }
+}
+
+/// Whether a file that cannot be looked at comes to be by a change of the directory itself: not by one of another
+/// directory, nor of rights.
+fn is_plainly_missing(directory: BorrowedFd<'_>, name: &str) -> bool {
+    !name.contains('/') && fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) == Err(Errno::ENOENT)
+}
 
 /// One file as stat tells it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -59,5 +112,68 @@ impl Fingerprint {
         let mut hasher = SipHasher13::new();
         self.hash(&mut hasher);
         hasher.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    const NAMES: [&str; 3] = ["a.yaml", "b.yaml", "c.yaml"];
+
+    fn settled(directory: &File) -> Option<Unchanged> {
+        let expected = Fingerprint::of(directory.as_fd(), &NAMES).number();
+        Unchanged::of(directory.as_fd(), &NAMES, expected)
+    }
+
+    /// A directory with the first two of the files, last changed an hour ago.
+    fn directory() -> (tempfile::TempDir, File) {
+        let path = tempfile::tempdir().unwrap();
+        for name in &NAMES[..2] {
+            fs::write(path.path().join(name), "a: 1\n").unwrap();
+        }
+        let directory = File::open(path.path()).unwrap();
+        age(&directory);
+        (path, directory)
+    }
+
+    fn age(file: &File) {
+        let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+        file.set_modified(hour_ago).unwrap();
+    }
+
+    #[test]
+    fn each_change_of_a_file_is_seen() {
+        type Change = fn(&std::path::Path) -> std::io::Result<()>;
+        let changes: [Change; 5] = [
+            |path| fs::write(path.join("c.yaml"), "").map(drop),
+            |path| fs::write(path.join("a.yaml"), "a: 22\n"),
+            |path| fs::remove_file(path.join("b.yaml")),
+            |path| fs::rename(path.join("a.yaml"), path.join("c.yaml")),
+            |path| std::os::unix::fs::symlink("a.yaml", path.join("c.yaml")),
+        ];
+        for (number, change) in changes.iter().enumerate() {
+            let (path, directory) = directory();
+            let unchanged = settled(&directory).unwrap();
+            assert!(unchanged.holds(directory.as_fd()));
+            change(path.path()).unwrap();
+            assert!(!unchanged.holds(directory.as_fd()), "{number}");
+        }
+    }
+
+    #[test]
+    fn what_may_change_unseen_is_not_believed() {
+        let (path, directory) = directory();
+        assert!(Unchanged::of(directory.as_fd(), &NAMES, 1).is_none(), "others");
+        std::os::unix::fs::symlink("elsewhere/c.yaml", path.path().join("c.yaml")).unwrap();
+        assert!(settled(&directory).is_none(), "changed just now");
+        age(&directory);
+        assert!(settled(&directory).is_none(), "a link to a file that may come");
+        fs::remove_file(path.path().join("c.yaml")).unwrap();
+        age(&directory);
+        assert!(settled(&directory).is_some());
     }
 }

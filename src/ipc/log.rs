@@ -14,6 +14,8 @@ pub enum ToLogger {
         /// `key=value` words; no line breaks.
         text: String,
     },
+    /// Several events of one moment, each by severity and text.
+    Lines(Vec<(u8, String)>),
     /// Octets for a file.
     Record(Record),
     /// Wants to know whether its records are written; answered by [`super::record::FromLogger`].

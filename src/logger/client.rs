@@ -7,9 +7,13 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::ipc::channel::{Channel, Fault};
+use crate::ipc::channel::Channel;
 use crate::ipc::log::ToLogger;
 use crate::log::{self, Event, Level};
+
+/// Lines that go together at most, and octets that each of them may have.
+const TOGETHER: usize = 16;
+const SHORT: usize = 2048;
 
 /// A speaker's voice.
 #[derive(Debug)]
@@ -53,31 +57,41 @@ impl Client {
 
     /// Says one finished line.
     pub fn line(&self, level: Level, text: String) {
-        if !self.says(level) {
-            return;
-        }
-        let text = log::cut(text);
-        let lost = self.lost.swap(0, Ordering::Relaxed);
-        if lost > 0 {
-            let text = Event::new("lines-lost").field("count", lost).text();
-            if self.send(Level::Warning, text).is_err() {
-                self.lost.fetch_add(lost + 1, Ordering::Relaxed);
-                return;
-            }
-        }
-        if self.send(level, text).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+        if self.says(level) {
+            let (level, text) = (level as u8, log::cut(text));
+            self.send(1, &ToLogger::Line { level, text });
         }
     }
 
-    fn send(&self, level: Level, text: String) -> Result<(), Fault> {
+    /// Says finished lines of one moment, in their order.
+    pub fn lines(&self, lines: Vec<(Level, String)>) {
+        let few = lines.len() <= TOGETHER && lines.iter().all(|(_, text)| text.len() <= SHORT);
+        if lines.len() < 2 || !few {
+            return lines.into_iter().for_each(|(level, text)| self.line(level, text));
+        }
+        let said = lines.into_iter().filter(|(level, _)| self.says(*level));
+        let lines: Vec<(u8, String)> = said.map(|(level, text)| (level as u8, text)).collect();
+        if !lines.is_empty() {
+            self.send(lines.len() as u64, &ToLogger::Lines(lines));
+        }
+    }
+
+    /// Sends so many lines; before them how many were lost, if any were.
+    fn send(&self, lines: u64, message: &ToLogger) {
         let door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
-        door.send_nowait(
-            &ToLogger::Line {
-                level: level as u8,
-                text,
-            },
-            &[],
-        )
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            let (level, text) = (
+                Level::Warning as u8,
+                Event::new("lines-lost").field("count", lost).text(),
+            );
+            if door.send_nowait(&ToLogger::Line { level, text }, &[]).is_err() {
+                self.lost.fetch_add(lost + lines, Ordering::Relaxed);
+                return;
+            }
+        }
+        if door.send_nowait(message, &[]).is_err() {
+            self.lost.fetch_add(lines, Ordering::Relaxed);
+        }
     }
 }

@@ -61,6 +61,22 @@ impl Speaker {
         }
     }
 
+    /// Takes note of which process speaks.
+    fn is_now(&mut self, sender: Option<u32>, sink: &mut Sink) {
+        if let Some(sender) = sender.filter(|sender| *sender != self.pid) {
+            self.tell_lost(sink);
+            self.change(sender);
+        }
+    }
+
+    /// Writes a line of its, unless that is too unimportant or too much.
+    fn write(&mut self, threshold: Level, level: u8, text: &str, sink: &mut Sink) {
+        let level = Level::from_number(level);
+        if level <= threshold && self.allowance.as_mut().is_none_or(Allowance::admit) {
+            sink.write(level, self.pid, &one_line(text));
+        }
+    }
+
     /// Says how many of its lines were too many.
     fn tell_lost(&mut self, sink: &mut Sink) {
         if let Some(count) = self.allowance.as_mut().and_then(Allowance::lost) {
@@ -219,13 +235,13 @@ impl Logger {
         for turn in 0..TURN {
             match speaker.door.receive_signed_nowait() {
                 Ok((ToLogger::Line { level, text }, sender)) => {
-                    let level = Level::from_number(level);
-                    if let Some(sender) = sender.filter(|sender| *sender != speaker.pid) {
-                        speaker.tell_lost(&mut self.sink);
-                        speaker.change(sender);
-                    }
-                    if level <= self.threshold && speaker.allowance.as_mut().is_none_or(Allowance::admit) {
-                        self.sink.write(level, speaker.pid, &one_line(&text));
+                    speaker.is_now(sender, &mut self.sink);
+                    speaker.write(self.threshold, level, &text, &mut self.sink);
+                }
+                Ok((ToLogger::Lines(lines), sender)) => {
+                    speaker.is_now(sender, &mut self.sink);
+                    for (level, text) in lines {
+                        speaker.write(self.threshold, level, &text, &mut self.sink);
                     }
                 }
                 Ok((ToLogger::Record(record), _)) => {

@@ -32,6 +32,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::unistd::Pid;
 
+use crate::config::Unchanged;
 use crate::ipc::control::ToHelper;
 use crate::ipc::keeper::Certificate;
 use crate::ipc::link::Role;
@@ -103,6 +104,9 @@ struct Master {
     refused: u64,
     served_sum: u64,
     broken: BTreeSet<u64>,
+    /// How a worker sees that the files of a generation have not changed, and when to look for that again.
+    unchanged: Option<(u64, Unchanged)>,
+    settled: Instant,
     /// The last reload was refused.
     stale: bool,
     /// What waits for the next start, as it was logged.
@@ -147,6 +151,8 @@ pub fn run(ready: Ready) -> io::Result<u8> {
         refused: 0,
         served_sum: 0,
         broken: BTreeSet::new(),
+        unchanged: None,
+        settled: now,
         stale: false,
         awaiting_start: BTreeSet::new(),
         shown: Vec::new(),
@@ -276,10 +282,15 @@ impl Master {
             .pool
             .advise(self.workers.spares(generation), self.workers.busy(generation), now);
         self.workers.retire(advice.retire);
-        for _ in 0..advice.fork.min(self.workers.startable()) {
+        let forks = advice.fork.min(self.workers.startable());
+        if forks > 0 {
+            self.settle(now);
+        }
+        for _ in 0..forks {
             let near = Near {
                 listeners: &self.ready.listeners,
                 directory: &self.ready.directory,
+                unchanged: self.unchanged.as_ref().map(|(_, unchanged)| unchanged),
                 refused: self.sources.view(),
             };
             let forked = self.workers.fork(&self.ready.served, &near, &self.ready.helpers);
@@ -296,6 +307,24 @@ impl Master {
             }
         }
         self.watch_listeners(advice.refuse);
+    }
+
+    /// Looks for what lets workers see in a short way that no file has changed: anew for another generation, and from time
+    /// to time, as files that are not ours may come and go beside them.
+    fn settle(&mut self, now: Instant) {
+        let generation = self.generation();
+        let is_another = self.unchanged.take_if(|(of, _)| *of != generation).is_some();
+        if now < self.settled && !is_another {
+            return;
+        }
+        let found = arena::inherited(|| self.ready.served.unchanged(self.ready.directory.as_fd()));
+        self.settled = now
+            + if found.is_some() {
+                OVERSIGHT
+            } else {
+                Duration::from_secs(1)
+            };
+        self.unchanged = found.map(|unchanged| (generation, unchanged));
     }
 
     fn attend(&mut self, number: u32) -> io::Result<()> {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use crate::config::Unchanged;
 use crate::ipc::control::ToHelper;
 use crate::ipc::link::{FromWorker, Role, ToWorker};
 use crate::ipc::sources::{Source, View};
@@ -407,6 +408,8 @@ pub struct Near<'a> {
     pub listeners: &'a [OwnedFd],
     /// The configuration directory.
     pub directory: &'a OwnedFd,
+    /// How to see that nothing has changed in it, if there is a short way.
+    pub unchanged: Option<&'a Unchanged>,
     /// The sources that are refused: memory, no descriptor.
     pub refused: &'a View,
 }
@@ -460,6 +463,7 @@ fn become_worker(lent: Lent, served: &Served, near: &Near<'_>) -> ! {
         logger,
         doors,
         directory: near.directory,
+        unchanged: near.unchanged,
         refused: near.refused,
     };
     process::exit_now(worker::run(inherited, served))

@@ -198,10 +198,10 @@ fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: libc::c_int) -> io::Res
 /// # Errors
 /// What send(2) says.
 pub fn send_before_end(fd: impl AsFd, octets: &[u8]) -> io::Result<usize> {
-    let flags = libc::MSG_NOSIGNAL | libc::MSG_MORE;
-    // SAFETY: pointer and length are those of a live slice.
+    let (fd, flags) = (fd.as_fd().as_raw_fd(), libc::MSG_NOSIGNAL | libc::MSG_MORE);
     uninterrupted(|| {
-        counted(unsafe { libc::send(fd.as_fd().as_raw_fd(), octets.as_ptr().cast(), octets.len(), flags) })
+        // SAFETY: pointer and length are those of a live slice.
+        counted(unsafe { libc::send(fd, octets.as_ptr().cast(), octets.len(), flags) })
     })
 }
 

@@ -26,6 +26,7 @@ use std::time::Instant;
 use mio::unix::SourceFd;
 use mio::{Events, Poll};
 
+use crate::config::Unchanged;
 use crate::helper::EX_SOFTWARE;
 use crate::ipc::link::{Doors, FromWorker};
 use crate::ipc::sources::View;
@@ -51,6 +52,8 @@ pub struct Inherited<'a> {
     pub doors: Doors<Option<OwnedFd>>,
     /// The configuration directory.
     pub directory: &'a OwnedFd,
+    /// How to see that nothing has changed in it, if there is a short way.
+    pub unchanged: Option<&'a Unchanged>,
     /// The sources that are refused.
     pub refused: &'a View,
 }
@@ -64,6 +67,7 @@ pub fn run(inherited: Inherited<'_>, served: &Served) -> i32 {
     let ends = Ends {
         listeners: inherited.listeners,
         directory: inherited.directory,
+        unchanged: inherited.unchanged,
         refused: inherited.refused,
         served,
     };
@@ -102,6 +106,7 @@ pub fn run(inherited: Inherited<'_>, served: &Served) -> i32 {
 struct Ends<'a> {
     listeners: &'a [OwnedFd],
     directory: &'a OwnedFd,
+    unchanged: Option<&'a Unchanged>,
     refused: &'a View,
     served: &'a Served,
 }
@@ -136,14 +141,9 @@ fn life(ends: &Ends<'_>, link: &Rc<Link>, lent: &Lent, log: &logger::client::Cli
             return Ok(lent.status());
         };
         let last = number == connections;
-        // What wakes the last one is what waited for it: one thing less to make.
-        let poll = if last {
-            waiting.close()?
-        } else {
-            listening(link.as_ref())?
-        };
+        let poll = waiting.hand_over(last, link)?;
         let session = busy(link, peer, served.is_for_proxies(listener))?;
-        let served = served.current(ends.directory.as_fd(), |fingerprint| {
+        let served = served.current(ends.directory.as_fd(), ends.unchanged, |fingerprint| {
             link.report(&FromWorker::Changed { fingerprint })
         });
         let local = socket::local_addr(&client)?;
@@ -278,6 +278,11 @@ impl<'a> Waiting<'a> {
             return Some(client);
         }
         None
+    }
+
+    /// What is to hear the master from now on; for the `last` client what waited for it: one thing less to make.
+    fn hand_over(&mut self, last: bool, link: &Link) -> io::Result<Poll> {
+        if last { self.close() } else { listening(link) }
     }
 
     /// Closes the listeners, so that nobody but spares and the master holds the port, and hands over what hears the master.

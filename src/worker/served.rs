@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use crate::chain::configured::{self, Chains};
 use crate::chain::{Chain, Limits, Reach};
-use crate::config::{self, Configuration, Daemon, Earlier, Faults, Fingerprint, ListenerTls, Overrides};
+use crate::config::{self, Configuration, Daemon, Earlier, Faults, Fingerprint, ListenerTls, Overrides, Unchanged};
 use crate::ipc::keeper::Certificate;
 use crate::log::Level;
 use crate::smtp::{self, receiver::LineEndings};
@@ -158,9 +158,22 @@ impl Served {
         }
     }
 
+    /// How to see in fewer looks that no file has changed; none while that cannot be told.
+    pub fn unchanged(&self, directory: BorrowedFd<'_>) -> Option<Unchanged> {
+        Unchanged::of(directory, &self.configuration.files, self.fingerprint)
+    }
+
     /// The set for a connection that begins now: files that changed are read again; if they are broken, the
     /// last good set stays, and `tell` is told the fingerprint in either case.
-    pub fn current(&self, directory: BorrowedFd<'_>, tell: impl FnOnce(u64)) -> Current<'_> {
+    pub fn current(
+        &self,
+        directory: BorrowedFd<'_>,
+        unchanged: Option<&Unchanged>,
+        tell: impl FnOnce(u64),
+    ) -> Current<'_> {
+        if unchanged.is_some_and(|unchanged| unchanged.holds(directory)) {
+            return Current::Same(self);
+        }
         let fingerprint = Fingerprint::of(directory, &self.configuration.files).number();
         if fingerprint == self.fingerprint {
             return Current::Same(self);

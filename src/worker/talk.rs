@@ -185,9 +185,8 @@ fn converse(talk: &mut Talk<'_>) {
         }
     };
     talk.transport.finish();
-    for (level, line) in talk.conversation.close(reason, &mut talk.recorder).lines {
-        talk.log.line(level, line);
-    }
+    talk.log
+        .lines(talk.conversation.close(reason, &mut talk.recorder).lines);
     talk.recorder.finish();
 }
 
@@ -261,7 +260,7 @@ impl Talk<'_> {
             let action = match event {
                 Input::Command(line) => {
                     trace_command(self.log, &self.conversation.session().id, &line.bytes);
-                    let pipelined = !input.is_empty() || self.transport.has_input();
+                    let pipelined = !input.is_empty() || self.transport.has_more();
                     self.with_ports(|conversation, ports| conversation.command(line, pipelined, ports))
                 }
                 Input::BodyChunk(piece) => {
@@ -269,7 +268,7 @@ impl Talk<'_> {
                     continue;
                 }
                 Input::BodyEnd(end) => {
-                    let more = !input.is_empty() || self.transport.has_input();
+                    let more = !input.is_empty() || self.transport.has_more();
                     if more && !self.conversation.session().offers("PIPELINING") {
                         self.conversation.observe(Anomaly::TalkedAfterDot);
                     }
@@ -308,9 +307,7 @@ impl Talk<'_> {
 
     /// Does what the conversation wants; a reason when it wants to end.
     fn act(&mut self, action: Action) -> io::Result<Option<&'static str>> {
-        for (level, line) in action.log {
-            self.log.line(level, line);
-        }
+        self.log.lines(action.log);
         self.report_client();
         if let Some(reply) = action.reply {
             trace_reply(self.log, &self.conversation.session().id, &reply);

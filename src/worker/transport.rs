@@ -161,6 +161,11 @@ impl Transport {
         matches!(self.stream.peek(&mut [0]), Ok(1))
     }
 
+    /// Whether the client had said more, when it was read, than was read.
+    pub fn has_more(&mut self) -> bool {
+        (self.more || self.tls.is_some()) && self.has_input()
+    }
+
     /// Writes all of `octets`.
     ///
     /// # Errors
