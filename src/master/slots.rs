@@ -8,7 +8,7 @@
 //! never lent again: it could have changed them, as it chooses their numbers.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::ToHelper;
@@ -54,10 +54,19 @@ pub(super) struct Lent {
 }
 
 impl Lent {
-    /// All of them.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &OwnedFd> {
-        let doors = self.doors.iter().flatten();
-        [&self.link, &self.voice].into_iter().chain(doors)
+    /// What of it has a number below `first`, where a worker looks for it: it can ask for doors, but not for the rest.
+    ///
+    /// # Errors
+    /// Those descriptors are used up.
+    pub(super) fn below(mut self, first: RawFd) -> io::Result<Lent> {
+        let is_below = |end: &OwnedFd| end.as_raw_fd() < first;
+        if !is_below(&self.link) || !is_below(&self.voice) {
+            return Err(io::Error::other("the descriptors that a worker may have are used up"));
+        }
+        for door in self.doors.iter_mut() {
+            door.take_if(|end| !is_below(end));
+        }
+        Ok(self)
     }
 }
 
@@ -116,7 +125,7 @@ impl Slot {
         Ok((slot, logger))
     }
 
-    /// Copies of the worker's ends; of doors only those that it can have.
+    /// Copies of the worker's ends.
     ///
     /// # Errors
     /// No descriptors.
@@ -127,7 +136,7 @@ impl Slot {
             link: copy(theirs.link.as_fd())?,
             voice: copy(theirs.voice.as_fd())?,
             doors: self.doors.try_map(|door| match &door.end {
-                Some((end, _)) => copy(end.as_fd()).map(|copy| Some(copy).filter(is_for_workers)),
+                Some((end, _)) => copy(end.as_fd()).map(Some),
                 None => Ok(None),
             })?,
         })
@@ -182,11 +191,6 @@ impl Slot {
         let is_heard = said.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
         silent && is_heard && (0..UNREAD).any(|_| matches!(theirs.link.receive_nowait(), Err(Fault::WouldBlock)))
     }
-}
-
-/// Whether a worker can find it where it looks, and not more of them than it may have.
-fn is_for_workers(end: &OwnedFd) -> bool {
-    end.as_raw_fd() < socket::FIRST_SHARED
 }
 
 /// The other ends of what is new in a slot.
@@ -383,15 +387,24 @@ mod tests {
     }
 
     #[test]
-    fn a_door_that_a_worker_cannot_have_is_not_lent() {
-        let mut slots = Slots::default();
-        let (slot, lent, _end, _logger) = with_door(&mut slots, Role::Keeper);
-        let mut taken = vec![lent];
-        while taken.last().unwrap().as_raw_fd() < socket::FIRST_SHARED {
-            taken.push(socket::duplicate_at_least(&taken[0], 0).unwrap());
-        }
-        // The ends that it cannot do without say so themselves.
-        assert!(slot.lend().unwrap().doors.iter().all(Option::is_none));
+    fn a_worker_can_do_without_doors_alone() {
+        let lent = |link, voice, door| {
+            let (end, _other) = io::pipe().unwrap();
+            let numbered = |number| socket::duplicate_at_least(&end, number).unwrap();
+            Lent {
+                link: numbered(link),
+                voice: numbered(voice),
+                doors: Doors {
+                    delivery: Some(numbered(0)),
+                    keeper: Some(numbered(door)),
+                },
+            }
+        };
+        let few = lent(0, 0, 600).below(600).unwrap();
+        assert!(few.doors.delivery.is_some() && few.doors.keeper.is_none());
+        assert!(lent(0, 0, 0).below(600).unwrap().doors.keeper.is_some());
+        assert!(lent(600, 0, 0).below(600).is_err());
+        assert!(lent(0, 600, 0).below(600).is_err());
     }
 
     #[test]

@@ -339,10 +339,7 @@ impl Workers {
 
     /// Forks, with what the child has of `slot`, and signals held back.
     fn spawn(slot: &Slot) -> io::Result<(Lent, signals::Blocked, process::Fork)> {
-        let lent = slot.lend()?;
-        if lent.iter().any(|fd| fd.as_raw_fd() >= socket::FIRST_SHARED) {
-            return Err(io::Error::other("the descriptors that a worker may have are used up"));
-        }
+        let lent = slot.lend()?.below(socket::FIRST_SHARED)?;
         let blocked = signals::block_for_fork()?;
         Ok((lent, blocked, process::spawn_sharing_files(MASTER_DESCRIPTORS)?))
     }
@@ -476,16 +473,9 @@ fn out_of_reach(lent: &Lent) -> io::Result<Lent> {
     let moved = Lent {
         link: copy(&lent.link)?,
         voice: copy(&lent.voice)?,
-        // One that there is no room for can be asked for.
-        doors: lent.doors.try_map(|door| match door {
-            Some(end) => copy(end).map(|copy| Some(copy).filter(|copy| copy.as_raw_fd() < socket::CLIENT_FD)),
-            None => Ok(None),
-        })?,
+        doors: lent.doors.try_map(|door| door.as_ref().map(copy).transpose())?,
     };
-    if moved.iter().any(|fd| fd.as_raw_fd() >= socket::CLIENT_FD) {
-        return Err(io::Error::other("the descriptors that a worker may have are used up"));
-    }
-    Ok(moved)
+    moved.below(socket::CLIENT_FD)
 }
 
 /// A worker has the master's signals; it is told to end over its Link, and has no children.
