@@ -38,6 +38,50 @@ impl Role {
     }
 }
 
+/// One for each helper whose doors are lent to one worker after the other.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Doors<T> {
+    /// For delivery.
+    pub delivery: T,
+    /// For the keeper.
+    pub keeper: T,
+}
+
+impl<T> Doors<T> {
+    /// Whose doors they are.
+    pub const ROLES: [Role; 2] = [Role::Delivery, Role::Keeper];
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        [&self.delivery, &self.keeper].into_iter()
+    }
+
+    /// All of them, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        [&mut self.delivery, &mut self.keeper].into_iter()
+    }
+
+    /// The one for `role`, if there is one.
+    pub fn of_mut(&mut self, role: Role) -> Option<&mut T> {
+        match role {
+            Role::Delivery => Some(&mut self.delivery),
+            Role::Keeper => Some(&mut self.keeper),
+            _ => None,
+        }
+    }
+
+    /// What `make` makes of each.
+    ///
+    /// # Errors
+    /// Of `make`.
+    pub fn try_map<U, E>(&self, mut make: impl FnMut(&T) -> Result<U, E>) -> Result<Doors<U>, E> {
+        Ok(Doors {
+            delivery: make(&self.delivery)?,
+            keeper: make(&self.keeper)?,
+        })
+    }
+}
+
 /// How often a worker reports another client on one connection; further ones are not counted.
 pub const INTRODUCTIONS: u8 = 64;
 

@@ -22,12 +22,12 @@ use crate::config::{self, Daemon, Faults};
 use crate::helper::{Seat, Turn};
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::{FromHelper, ToHelper};
-use crate::ipc::keeper::{FromKeeper, Shown, ToKeeper};
+use crate::ipc::keeper::{FromKeeper, Numbered, Shown, ToKeeper};
 use crate::sys::socket;
 use keys::Keys;
 
 /// The keeper's end of a worker's door.
-type Door = Channel<FromKeeper, ToKeeper>;
+type Door = Channel<Numbered<FromKeeper>, Numbered<ToKeeper>>;
 
 const CONTROL: Token = Token(usize::MAX);
 /// Requests taken through one door before the others have their turn.
@@ -162,8 +162,11 @@ impl Keeper<'_> {
         for _ in 0..TURN {
             let Some(door) = self.doors.get(&number) else { return };
             let answered = door.receive_nowait().and_then(|(request, _)| {
-                door.send_nowait(&self.keys.answer(&request), &[])
-                    .map_err(|_| Fault::Closed)
+                let answer = Numbered {
+                    number: request.number,
+                    words: self.keys.answer(&request.words),
+                };
+                door.send_nowait(&answer, &[]).map_err(|_| Fault::Closed)
             });
             match answered {
                 Ok(()) => {}

@@ -227,9 +227,7 @@ impl Master {
             return;
         };
         worker.doors = worker.doors.saturating_add(1);
-        if role == Role::Delivery {
-            worker.slot.note_door();
-        }
+        worker.slot.note_door(role);
         let pair = (worker.doors <= DOORS).then(descriptors::pair);
         match (self.ready.helpers.of(role), pair) {
             (Some(helper), Some(Ok((ours, theirs)))) => {

@@ -70,10 +70,13 @@ impl Master {
     fn started_again(&mut self, role: Role) {
         match role {
             Role::Logger => {}
-            // It shows its certificates anew.
-            Role::Keeper => return self.shown.clear(),
+            Role::Keeper => {
+                self.workers.replace(role);
+                // It shows its certificates anew.
+                return self.shown.clear();
+            }
             Role::Delivery => {
-                self.workers.replace_delivery();
+                self.workers.replace(role);
                 return self.give_voice(role);
             }
             _ => return self.give_voice(role),

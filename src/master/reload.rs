@@ -136,7 +136,7 @@ impl Master {
         self.ready.log.set_threshold(level);
         let order = ToHelper::Reload { level: level as u8 };
         if delivery {
-            self.workers.replace_delivery();
+            self.workers.replace(Role::Delivery);
         }
         let told =
             self.ready.helpers.logger.tell(&order, &[]) && (!delivery || self.ready.helpers.delivery.tell(&order, &[]));

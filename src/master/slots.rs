@@ -1,4 +1,4 @@
-//! What outlives a worker: its Link, its way to the logger and its door to delivery, which the next worker takes over.
+//! What outlives a worker: its Link, its way to the logger and its doors to helpers, which the next worker takes over.
 //!
 //! Making these pairs, telling others of them and closing them again costs about as much as a short session. What
 //! a worker leaves in them is taken out before another one gets them; where anything is odd they are closed. It must
@@ -8,11 +8,11 @@
 //! never lent again: it could have changed them, as it chooses their numbers.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::ToHelper;
-use crate::ipc::link::{FromWorker, ToWorker};
+use crate::ipc::link::{Doors, FromWorker, Role, ToWorker};
 use crate::sys::socket;
 
 use super::descriptors::{MASTER_DESCRIPTORS, pair};
@@ -40,10 +40,7 @@ pub(super) struct Slot {
     pub(super) link: Channel<ToWorker, FromWorker>,
     /// The worker's ends; none where they are not for another one.
     theirs: Option<Theirs>,
-    /// Its worker has asked for a door to delivery: the next one will want one, too.
-    wants_door: bool,
-    /// The worker's end of a door to delivery, and which delivery process it leads to.
-    door: Option<(OwnedFd, u64)>,
+    doors: Doors<Door>,
 }
 
 /// A worker's ends once more, by the lowest free numbers.
@@ -52,14 +49,54 @@ pub(super) struct Lent {
     pub(super) link: OwnedFd,
     /// The way to the logger.
     pub(super) voice: OwnedFd,
-    /// The door to delivery.
-    pub(super) door: Option<OwnedFd>,
+    /// As far as there are any.
+    pub(super) doors: Doors<Option<OwnedFd>>,
 }
 
 impl Lent {
-    /// All of them.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &OwnedFd> {
-        [&self.link, &self.voice].into_iter().chain(&self.door)
+    /// What of it has a number below `first`, where a worker looks for it: it can ask for doors, but not for the rest.
+    ///
+    /// # Errors
+    /// Those descriptors are used up.
+    pub(super) fn below(mut self, first: RawFd) -> io::Result<Lent> {
+        let is_below = |end: &OwnedFd| end.as_raw_fd() < first;
+        if !is_below(&self.link) || !is_below(&self.voice) {
+            return Err(io::Error::other("the descriptors that a worker may have are used up"));
+        }
+        for door in self.doors.iter_mut() {
+            door.take_if(|end| !is_below(end));
+        }
+        Ok(self)
+    }
+}
+
+/// A door to a helper.
+#[derive(Debug, Default)]
+struct Door {
+    /// A worker has asked for one: the next one will want one, too.
+    is_wanted: bool,
+    /// The worker's end, and which process of the helper it leads to.
+    end: Option<(OwnedFd, u64)>,
+}
+
+impl Door {
+    /// No process but `process` is to be reached from here; makes a door to that one if it is wanted. The helper's end.
+    fn renew(&mut self, process: u64) -> io::Result<Option<OwnedFd>> {
+        self.end.take_if(|(_, to)| *to != process);
+        if !self.is_wanted || self.end.is_some() {
+            return Ok(None);
+        }
+        let (ours, theirs) = pair()?;
+        self.end = Some((socket::move_fd_at_least(theirs, MASTER_DESCRIPTORS)?, process));
+        Ok(Some(ours))
+    }
+
+    /// Closes it where a worker that has ended left anything in it, or the helper.
+    fn close_if_odd(&mut self) {
+        let waits = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        self.end.take_if(|(end, _)| {
+            socket::has_unread(&*end) || !socket::recv_frame_nowait(&*end, &mut [0]).is_err_and(waits)
+        });
     }
 }
 
@@ -83,8 +120,7 @@ impl Slot {
                 link: Channel::new(socket::move_fd_at_least(theirs, MASTER_DESCRIPTORS)?),
                 voice,
             }),
-            wants_door: false,
-            door: None,
+            doors: Doors::default(),
         };
         Ok((slot, logger))
     }
@@ -99,45 +135,36 @@ impl Slot {
         Ok(Lent {
             link: copy(theirs.link.as_fd())?,
             voice: copy(theirs.voice.as_fd())?,
-            door: self.door.as_ref().map(|(door, _)| copy(door.as_fd())).transpose()?,
+            doors: self.doors.try_map(|door| match &door.end {
+                Some((end, _)) => copy(end.as_fd()).map(Some),
+                None => Ok(None),
+            })?,
         })
     }
 
     /// Its worker, which has its ends, is the last one: where there are very many, each costs the master one descriptor
-    /// and not four.
+    /// and not five.
     pub(super) fn is_the_last_ones(&mut self) {
         self.theirs = None;
-        self.door = None;
+        self.close_doors();
     }
 
-    /// Its worker asks for a door to delivery.
-    pub(super) fn note_door(&mut self) {
-        self.wants_door = true;
-    }
-
-    /// Another delivery process takes messages from now on.
-    pub(super) fn forget_door(&mut self) {
-        self.door = None;
-    }
-
-    /// No delivery process but `process` is to be reached from here; makes a door to that one if it is wanted.
-    /// Delivery's end.
-    fn renew_door(&mut self, process: u64) -> io::Result<Option<OwnedFd>> {
-        self.door.take_if(|(_, to)| *to != process);
-        if !self.wants_door || self.door.is_some() {
-            return Ok(None);
+    /// Its worker asks for a door to this helper.
+    pub(super) fn note_door(&mut self, helper: Role) {
+        if let Some(door) = self.doors.of_mut(helper) {
+            door.is_wanted = true;
         }
-        let (ours, theirs) = pair()?;
-        self.door = Some((socket::move_fd_at_least(theirs, MASTER_DESCRIPTORS)?, process));
-        Ok(Some(ours))
     }
 
-    /// Closes a door in which a worker that has ended left anything, or delivery.
-    fn close_odd_door(&mut self) {
-        let waits = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
-        self.door.take_if(|(door, _)| {
-            socket::has_unread(&*door) || !socket::recv_frame_nowait(&*door, &mut [0]).is_err_and(waits)
-        });
+    /// Another process of this helper answers from now on.
+    pub(super) fn forget_door(&mut self, helper: Role) {
+        if let Some(door) = self.doors.of_mut(helper) {
+            door.end = None;
+        }
+    }
+
+    fn close_doors(&mut self) {
+        self.doors.iter_mut().for_each(|door| door.end = None);
     }
 
     /// The logger was started again: gives the worker another way to it.
@@ -151,7 +178,7 @@ impl Slot {
         }
         // A worker chooses the number of what it is passed, so that the sandbox does not keep that as it was.
         self.theirs = None;
-        self.door = None;
+        self.close_doors();
         Ok(())
     }
 
@@ -171,16 +198,16 @@ impl Slot {
 pub(super) struct Others {
     /// Of the voice.
     pub(super) logger: Option<OwnedFd>,
-    /// Of the door.
-    pub(super) delivery: Option<OwnedFd>,
+    /// Of the doors.
+    pub(super) doors: Doors<Option<OwnedFd>>,
 }
 
 /// The slots that nobody has.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     free: Vec<Slot>,
-    /// Which delivery process takes messages now; doors to earlier ones are closed.
-    process: u64,
+    /// Which process of each helper answers now; doors to earlier ones are closed.
+    processes: Doors<u64>,
     /// Tokens of slots that were closed: as many are in use as there are slots.
     tokens: Vec<usize>,
     next: usize,
@@ -193,8 +220,12 @@ impl Slots {
     /// No descriptors.
     pub(super) fn take(&mut self) -> io::Result<(Slot, Others)> {
         if let Some(mut slot) = self.free.pop() {
-            let delivery = slot.renew_door(self.process)?;
-            return Ok((slot, Others { logger: None, delivery }));
+            let (doors, now) = (&mut slot.doors, self.processes);
+            let doors = Doors {
+                delivery: doors.delivery.renew(now.delivery)?,
+                keeper: doors.keeper.renew(now.keeper)?,
+            };
+            return Ok((slot, Others { logger: None, doors }));
         }
         let (slot, logger) = Slot::new(self.tokens.last().copied().unwrap_or(self.next))?;
         if self.tokens.pop().is_none() {
@@ -202,15 +233,18 @@ impl Slots {
         }
         let others = Others {
             logger: Some(logger),
-            delivery: None,
+            doors: Doors::default(),
         };
         Ok((slot, others))
     }
 
-    /// Takes back the slot of a worker that has ended as it should; its door where that `is_whole`.
-    pub(super) fn put_back(&mut self, mut slot: Slot, is_whole: bool) {
-        slot.close_odd_door();
-        slot.door.take_if(|(_, to)| !is_whole || *to != self.process);
+    /// Takes back the slot of a worker that has ended as it should; its doors where those `are_whole`.
+    pub(super) fn put_back(&mut self, mut slot: Slot, are_whole: bool) {
+        if are_whole {
+            slot.doors.iter_mut().for_each(Door::close_if_odd);
+        } else {
+            slot.close_doors();
+        }
         if self.free.len() < SPARE && slot.is_clean() {
             self.free.push(slot);
         } else {
@@ -223,10 +257,12 @@ impl Slots {
         self.tokens.push(slot.token);
     }
 
-    /// Another delivery process takes messages from now on: closes the doors that nobody has.
-    pub(super) fn replace_delivery(&mut self) {
-        self.process += 1;
-        self.free.iter_mut().for_each(Slot::forget_door);
+    /// Another process of this helper answers from now on: closes the doors to the one before that nobody has.
+    pub(super) fn replace(&mut self, helper: Role) {
+        if let Some(process) = self.processes.of_mut(helper) {
+            *process += 1;
+        }
+        self.free.iter_mut().for_each(|slot| slot.forget_door(helper));
     }
 
     /// The logger was started again: closes all that nobody has.
@@ -319,29 +355,56 @@ mod tests {
         assert!(slots.take().unwrap().1.logger.is_some());
     }
 
-    /// A slot with a door, the worker's copy of it, and delivery's end.
-    fn with_door(slots: &mut Slots) -> (Slot, OwnedFd, OwnedFd, Others) {
+    /// A slot with a door, the worker's copy of it, and the helper's end.
+    fn with_door(slots: &mut Slots, helper: Role) -> (Slot, OwnedFd, OwnedFd, Others) {
         let (mut slot, first) = slots.take().unwrap();
-        assert!(slot.lend().unwrap().door.is_none(), "nobody has asked yet");
-        slot.note_door();
+        assert!(
+            slot.lend().unwrap().doors.iter().all(Option::is_none),
+            "nobody has asked yet"
+        );
+        slot.note_door(helper);
         slots.put_back(slot, true);
         let (slot, mut others) = slots.take().unwrap();
-        let end = others.delivery.take().unwrap();
-        let lent = slot.lend().unwrap().door.unwrap();
+        let end = others.doors.of_mut(helper).unwrap().take().unwrap();
+        assert!(others.doors.iter().all(Option::is_none), "none but this one");
+        let lent = slot.lend().unwrap().doors.of_mut(helper).unwrap().take().unwrap();
         (slot, lent, end, first)
     }
 
     #[test]
     fn a_door_is_for_the_next_one_as_well() {
-        let mut slots = Slots::default();
-        let (slot, lent, end, _logger) = with_door(&mut slots);
-        drop(lent);
-        slots.put_back(slot, true);
-        let (slot, others) = slots.take().unwrap();
-        assert!(others.delivery.is_none(), "the same");
-        socket::send_frame(&end, b"x", &[]).unwrap();
-        let lent = slot.lend().unwrap().door.unwrap();
-        assert_eq!(socket::recv_frame_nowait(&lent, &mut [0; 8]).unwrap().0, 1);
+        for helper in Doors::<()>::ROLES {
+            let mut slots = Slots::default();
+            let (slot, lent, end, _logger) = with_door(&mut slots, helper);
+            drop(lent);
+            slots.put_back(slot, true);
+            let (slot, others) = slots.take().unwrap();
+            assert!(others.doors.iter().all(Option::is_none), "the same");
+            socket::send_frame(&end, b"x", &[]).unwrap();
+            let lent = slot.lend().unwrap().doors.of_mut(helper).unwrap().take().unwrap();
+            assert_eq!(socket::recv_frame_nowait(&lent, &mut [0; 8]).unwrap().0, 1);
+        }
+    }
+
+    #[test]
+    fn a_worker_can_do_without_doors_alone() {
+        let lent = |link, voice, door| {
+            let (end, _other) = io::pipe().unwrap();
+            let numbered = |number| socket::duplicate_at_least(&end, number).unwrap();
+            Lent {
+                link: numbered(link),
+                voice: numbered(voice),
+                doors: Doors {
+                    delivery: Some(numbered(0)),
+                    keeper: Some(numbered(door)),
+                },
+            }
+        };
+        let few = lent(0, 0, 600).below(600).unwrap();
+        assert!(few.doors.delivery.is_some() && few.doors.keeper.is_none());
+        assert!(lent(0, 0, 0).below(600).unwrap().doors.keeper.is_some());
+        assert!(lent(600, 0, 0).below(600).is_err());
+        assert!(lent(0, 600, 0).below(600).is_err());
     }
 
     #[test]
@@ -352,20 +415,23 @@ mod tests {
             |_, lent, _| socket::send_frame(lent, b"unread", &[]).is_ok(),
             |_, _, end| socket::send_frame(end, b"unread", &[]).is_ok(),
             |slots, _, _| {
-                slots.replace_delivery();
+                Doors::<()>::ROLES.into_iter().for_each(|helper| slots.replace(helper));
                 true
             },
         ];
         for (number, spoil) in spoils.iter().enumerate() {
-            let mut slots = Slots::default();
-            let (slot, lent, end, _logger) = with_door(&mut slots);
-            let is_whole = spoil(&mut slots, &lent, &end);
-            drop(lent);
-            slots.put_back(slot, is_whole);
-            let (_slot, others) = slots.take().unwrap();
-            assert!(others.logger.is_none() && others.delivery.is_some(), "{number}");
-            let heard = |_| socket::recv_frame_nowait(&end, &mut [0; 8]).unwrap().0;
-            assert!([0, 1].map(heard).contains(&0), "{number}: closed");
+            for helper in Doors::<()>::ROLES {
+                let mut slots = Slots::default();
+                let (slot, lent, end, _logger) = with_door(&mut slots, helper);
+                let are_whole = spoil(&mut slots, &lent, &end);
+                drop(lent);
+                slots.put_back(slot, are_whole);
+                let (_slot, mut others) = slots.take().unwrap();
+                let is_new = others.doors.of_mut(helper).unwrap().is_some();
+                assert!(others.logger.is_none() && is_new, "{number}");
+                let heard = |_| socket::recv_frame_nowait(&end, &mut [0; 8]).unwrap().0;
+                assert!([0, 1].map(heard).contains(&0), "{number}: closed");
+            }
         }
     }
 }

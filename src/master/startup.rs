@@ -245,9 +245,9 @@ fn refuse_root(identity: &Identity) -> Result<()> {
 }
 
 /// Says so where the system allows fewer workers than the configuration does: each is a process, and a descriptor of
-/// master, logger and delivery; and, up to so many of them, three more of the master.
+/// master, logger and delivery; and, up to so many of them, four more of the master.
 pub(super) fn warn_about_limits(workers: usize, log: &Log) {
-    let more = 3 * workers.min(REUSED) as u64;
+    let more = 4 * workers.min(REUSED) as u64;
     let workers = workers as u64;
     let limits = [
         ("nofile", detach::descriptor_limit(), DESCRIPTORS + more, "LimitNOFILE"),

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use crate::config::Unchanged;
 use crate::ipc::channel;
 use crate::ipc::control::ToHelper;
-use crate::ipc::link::{FromWorker, ToWorker};
+use crate::ipc::link::{FromWorker, Role, ToWorker};
 use crate::ipc::sources::{Source, View};
 use crate::sys::process::{self, Ended};
 use crate::sys::{arena, child, signals, socket};
@@ -37,9 +37,9 @@ pub const SIGNALS: [Signal; 5] = [
 
 /// Workers that may be on their way from fork to their first word at once: each takes descriptors that it must find
 /// below [`FIRST_SHARED`](socket::FIRST_SHARED).
-const STARTING: usize = 8;
+const STARTING: usize = 6;
 
-/// Workers at once whose Links, voices and doors are for others after them, each at the price of three more descriptors.
+/// Workers at once whose Links, voices and doors are for others after them, each at the price of four more descriptors.
 pub const REUSED: usize = 1024;
 
 /// One worker.
@@ -317,10 +317,11 @@ impl Workers {
         }
     }
 
-    /// Another delivery process takes messages from now on: no door to an earlier one is lent again.
-    pub(super) fn replace_delivery(&mut self) {
-        self.slots.replace_delivery();
-        self.table.values_mut().for_each(|worker| worker.slot.forget_door());
+    /// Another process of this helper answers from now on: no door to an earlier one is lent again.
+    pub(super) fn replace(&mut self, helper: Role) {
+        self.slots.replace(helper);
+        let workers = self.table.values_mut();
+        workers.for_each(|worker| worker.slot.forget_door(helper));
     }
 
     /// The logger was started again: gives every worker a new way to it.
@@ -339,10 +340,7 @@ impl Workers {
 
     /// Forks, with what the child has of `slot`, and signals held back.
     fn spawn(slot: &Slot) -> io::Result<(Lent, signals::Blocked, process::Fork)> {
-        let lent = slot.lend()?;
-        if lent.iter().any(|fd| fd.as_raw_fd() >= socket::FIRST_SHARED) {
-            return Err(io::Error::other("the descriptors that a worker may have are used up"));
-        }
+        let lent = slot.lend()?.below(socket::FIRST_SHARED)?;
         let blocked = signals::block_for_fork()?;
         Ok((lent, blocked, process::spawn_sharing_files(MASTER_DESCRIPTORS)?))
     }
@@ -423,8 +421,13 @@ fn tell(helpers: &Helpers, others: &Others, worker: u32, pid: Pid) {
     if let Some(voice) = &others.logger {
         helpers.logger.offer(&door, voice.as_fd());
     }
-    if let Some(end) = &others.delivery {
-        helpers.delivery.offer(&door, end.as_fd());
+    for (helper, end) in [
+        (&helpers.delivery, &others.doors.delivery),
+        (&helpers.keeper, &others.doors.keeper),
+    ] {
+        if let Some(end) = end {
+            helper.offer(&door, end.as_fd());
+        }
     }
 }
 
@@ -440,7 +443,7 @@ fn become_worker(lent: Lent, served: &Served, near: &Near<'_>) -> ! {
     let Ok(Lent {
         link,
         voice: logger,
-        door,
+        doors,
     }) = out_of_reach(&lent)
     else {
         process::exit_now(71);
@@ -448,7 +451,7 @@ fn become_worker(lent: Lent, served: &Served, near: &Near<'_>) -> ! {
     // Closed below.
     std::mem::forget(lent);
     let mut keep: Vec<RawFd> = vec![0, 1, 2, near.directory.as_raw_fd()];
-    let own = [&link, &logger].into_iter().chain(&door);
+    let own = [&link, &logger].into_iter().chain(doors.iter().flatten());
     keep.extend(near.listeners.iter().chain(own).map(AsRawFd::as_raw_fd));
     if process::close_range_except(&keep).is_err() || deafen().is_err() {
         process::exit_now(71);
@@ -457,7 +460,7 @@ fn become_worker(lent: Lent, served: &Served, near: &Near<'_>) -> ! {
         listeners: near.listeners,
         link,
         logger,
-        delivery: door,
+        doors,
         directory: near.directory,
         unchanged: near.unchanged,
         refused: near.refused,
@@ -472,12 +475,9 @@ fn out_of_reach(lent: &Lent) -> io::Result<Lent> {
     let moved = Lent {
         link: copy(&lent.link)?,
         voice: copy(&lent.voice)?,
-        door: lent.door.as_ref().map(copy).transpose()?,
+        doors: lent.doors.try_map(|door| door.as_ref().map(copy).transpose())?,
     };
-    if moved.iter().any(|fd| fd.as_raw_fd() >= socket::CLIENT_FD) {
-        return Err(io::Error::other("the descriptors that a worker may have are used up"));
-    }
-    Ok(moved)
+    moved.below(socket::CLIENT_FD)
 }
 
 /// A worker has the master's signals; it is told to end over its Link, and has no children.

@@ -192,6 +192,19 @@ fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: libc::c_int) -> io::Res
     })
 }
 
+/// Takes octets for a TCP connection that is about to be shut down, so that they leave with its end and not before it;
+/// how many.
+///
+/// # Errors
+/// What send(2) says.
+pub fn send_before_end(fd: impl AsFd, octets: &[u8]) -> io::Result<usize> {
+    let (fd, flags) = (fd.as_fd().as_raw_fd(), libc::MSG_NOSIGNAL | libc::MSG_MORE);
+    uninterrupted(|| {
+        // SAFETY: pointer and length are those of a live slice.
+        counted(unsafe { libc::send(fd, octets.as_ptr().cast(), octets.len(), flags) })
+    })
+}
+
 /// Whether the other end of a local socket has not read yet all that this end has sent.
 pub fn has_unread(fd: impl AsFd) -> bool {
     let mut octets: libc::c_int = 0;

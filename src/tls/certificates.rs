@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::ipc::keeper::Certificate;
 
-/// The certificates of one generation of the configuration, in its order.
+/// The certificates of one generation of the configuration, in its order. Workers borrow them: to count one more owner
+/// they would have to write where they share a huge page with their master, and split it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificates(Arc<[Certificate]>);
 

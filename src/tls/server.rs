@@ -1,14 +1,17 @@
 //! The server's side of one connection: octets of the client in, octets for it out, plaintext on the other side.
 
 use std::io::{self, Read};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use rustls::crypto::ring;
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::crypto::ring::{self, cipher_suite as suite};
+use rustls::server::{
+    Accepted, AcceptedAlert, Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConnectionData,
+};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{
-    AlertDescription, CipherSuite, Error, ServerConfig, ServerConnection, SignatureAlgorithm, SignatureScheme,
+    AlertDescription, CipherSuite, ConnectionCommon, Error, ServerConfig, ServerConnection, SignatureAlgorithm,
+    SignatureScheme, SupportedCipherSuite,
 };
 use rustls_pki_types::CertificateDer;
 
@@ -22,6 +25,20 @@ use crate::session::TlsFacts;
 /// Octets of a ClientHello that are kept: a TLS record.
 const HELLO: usize = 16 * 1024;
 
+/// Cipher suites, the best first. All are as strong as they need to be; that with SHA-256, which every client of TLS 1.3
+/// has (RFC 8446 §9.1) and processors compute themselves, makes the cheapest handshake.
+static SUITES: [SupportedCipherSuite; 9] = [
+    suite::TLS13_AES_128_GCM_SHA256,
+    suite::TLS13_AES_256_GCM_SHA384,
+    suite::TLS13_CHACHA20_POLY1305_SHA256,
+    suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+];
+
 /// Why a handshake, or a connection after it, came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
@@ -31,30 +48,15 @@ pub struct Failure {
     pub alert: String,
 }
 
-/// What is chosen when the client has said what it wants.
+/// What was chosen when the client had said what it wants.
 #[derive(Debug)]
-struct Choice {
-    certificates: Certificates,
-    keeper: Arc<Client>,
-    /// Position of the certificate that was chosen.
-    chosen: OnceLock<usize>,
-    /// The name that the client asked for.
-    name: OnceLock<String>,
+struct Chosen {
+    certified: Arc<CertifiedKey>,
 }
 
-impl ResolvesServerCert for Choice {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        if let Some(name) = hello.server_name() {
-            let _ = self.name.set(name.to_owned());
-        }
-        let chosen = self.certificates.choose(hello.server_name(), |one| fits(one, &hello));
-        // The default has no more in common with the client, but the alert then says so.
-        let chosen = chosen.unwrap_or(0);
-        let certificate = self.certificates.get(chosen)?;
-        let _ = self.chosen.set(chosen);
-        let chain = certificate.chain.iter().map(|one| CertificateDer::from(one.0.clone()));
-        let key = Key::of(certificate, Arc::clone(&self.keeper));
-        Some(Arc::new(CertifiedKey::new(chain.collect(), Arc::new(key))))
+impl ResolvesServerCert for Chosen {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.certified))
     }
 }
 
@@ -78,45 +80,54 @@ fn fits(certificate: &Certificate, hello: &ClientHello<'_>) -> bool {
     schemes.any(|scheme| offered.contains(&SignatureScheme::from(*scheme))) && hello.cipher_suites().iter().any(fits)
 }
 
+/// How far a connection is.
+enum State {
+    /// Waits for the ClientHello.
+    Hello(Acceptor, Arc<Client>),
+    /// Has answered it.
+    Answered(ServerConnection),
+    /// Nothing will come of it.
+    Failed,
+}
+
 /// One connection under TLS, or on the way there.
 pub struct Server {
-    connection: ServerConnection,
-    choice: Arc<Choice>,
+    state: State,
+    /// The first octets of the client.
     hello: Vec<u8>,
+    /// The name that it asked for.
+    name: Option<String>,
+    /// Our name where the certificate was shown.
+    server_name: String,
     out: Vec<u8>,
 }
 
 impl Server {
-    /// Waits for a ClientHello; `keeper` signs for `certificates`.
-    ///
-    /// # Errors
-    /// What rustls has against our settings.
-    pub fn new(certificates: Certificates, keeper: Client) -> Result<Server, Error> {
-        let choice = Arc::new(Choice {
-            certificates,
-            keeper: Arc::new(keeper),
-            chosen: OnceLock::new(),
-            name: OnceLock::new(),
-        });
-        let resolver: Arc<dyn ResolvesServerCert> = Arc::<Choice>::clone(&choice);
-        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_protocol_versions(&[&TLS13, &TLS12])?
-            .with_no_client_auth()
-            .with_cert_resolver(resolver);
-        // Another process serves the next connection: there is nothing to resume.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-        Ok(Server {
-            connection: ServerConnection::new(Arc::new(config))?,
-            choice,
+    /// Waits for a ClientHello; `keeper` signs.
+    pub fn new(keeper: Arc<Client>) -> Server {
+        Server {
+            state: State::Hello(Acceptor::default(), keeper),
             hello: Vec::new(),
+            name: None,
+            server_name: String::new(),
             out: Vec::new(),
-        })
+        }
     }
 
     /// Whether the handshake is still under way.
     pub fn is_handshaking(&self) -> bool {
-        self.connection.is_handshaking()
+        match &self.state {
+            State::Hello(..) => true,
+            State::Answered(connection) => connection.is_handshaking(),
+            State::Failed => true,
+        }
+    }
+
+    fn connection_mut(&mut self) -> Option<&mut ConnectionCommon<ServerConnectionData>> {
+        match &mut self.state {
+            State::Answered(connection) => Some(connection),
+            _ => None,
+        }
     }
 
     /// Reads what the client sent; 0 is the end of the connection.
@@ -124,32 +135,100 @@ impl Server {
     /// # Errors
     /// Of `from`.
     pub fn take(&mut self, from: &mut impl Read) -> io::Result<usize> {
-        // Nothing was answered yet: this is the ClientHello.
-        if self.connection.is_handshaking() && self.choice.chosen.get().is_none() {
-            let mut tee = Tee {
+        match &mut self.state {
+            State::Hello(acceptor, _) => acceptor.read_tls(&mut Tee {
                 from,
                 copy: &mut self.hello,
-            };
-            return self.connection.read_tls(&mut tee);
+            }),
+            State::Answered(connection) => connection.read_tls(from),
+            State::Failed => Ok(0),
         }
-        self.connection.read_tls(from)
+    }
+
+    /// As [`Server::digest`] of what a handshake begins with; a ClientHello is answered with one of `certificates`.
+    ///
+    /// # Errors
+    /// As of [`Server::digest`]; the client wants what we have not, or the keeper did not sign.
+    pub fn shake(&mut self, certificates: &Certificates) -> Result<(), Failure> {
+        if let State::Hello(acceptor, keeper) = &mut self.state {
+            let keeper = Arc::clone(keeper);
+            match accept(acceptor) {
+                Ok(None) => return Ok(()),
+                Ok(Some(accepted)) => self.answer(accepted, keeper, certificates)?,
+                Err(refused) => {
+                    self.state = State::Failed;
+                    return Err(self.refused(refused));
+                }
+            }
+        }
+        self.digest()
     }
 
     /// Understands what was read. After a failure there may be an alert to send, and nothing else will come.
     ///
     /// # Errors
-    /// The client broke the protocol, wants what we have not, or said so of us; the keeper did not sign.
+    /// The client broke the protocol, or said so of us.
     pub fn digest(&mut self) -> Result<(), Failure> {
-        let result = self.connection.process_new_packets();
         let before = self.out.len();
+        let result = match &mut self.state {
+            State::Answered(connection) => connection.process_new_packets().map(drop),
+            _ => Ok(()),
+        };
         self.collect();
-        result.map(drop).map_err(|error| Failure {
-            alert: match &error {
+        result.map_err(|error| self.failure(&error, before))
+    }
+
+    /// Says the ServerHello and what follows it. In a function of its own, for the sake of the stack: keys are agreed upon
+    /// far below, and what lies in between are pages that no worker has touched yet.
+    #[inline(never)]
+    fn answer(
+        &mut self,
+        accepted: Box<Accepted>,
+        keeper: Arc<Client>,
+        certificates: &Certificates,
+    ) -> Result<(), Failure> {
+        self.state = State::Failed;
+        let config = self.choose(&accepted.client_hello(), keeper, certificates);
+        let config = config.map_err(|error| self.failure(&error, self.out.len()))?;
+        match accepted.into_connection(Arc::new(config)) {
+            Ok(connection) => self.state = State::Answered(connection),
+            Err(refused) => return Err(self.refused(refused)),
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn choose(
+        &mut self,
+        hello: &ClientHello<'_>,
+        keeper: Arc<Client>,
+        certificates: &Certificates,
+    ) -> Result<ServerConfig, Error> {
+        self.name = hello.server_name().map(str::to_owned);
+        let chosen = certificates.choose(hello.server_name(), |one| fits(one, hello));
+        // The default has no more in common with the client, but the alert then says so.
+        let Some(certificate) = certificates.get(chosen.unwrap_or(0)) else {
+            return Err(Error::General("there is no certificate".to_owned()));
+        };
+        self.server_name.clone_from(&certificate.server_name);
+        config(certificate, keeper)
+    }
+
+    fn refused(&mut self, (error, mut alert): (Error, AcceptedAlert)) -> Failure {
+        let before = self.out.len();
+        let _ = alert.write_all(&mut self.out); // memory takes everything
+        self.failure(&error, before)
+    }
+
+    /// Why nothing comes of it; what is to be said of that is in `out` from `before` on.
+    fn failure(&self, error: &Error, before: usize) -> Failure {
+        Failure {
+            alert: match error {
                 Error::AlertReceived(alert) => format!("received {alert:?}"),
                 _ => sent_alert(self.out.get(before..).unwrap_or_default()),
             },
             error: error.to_string(),
-        })
+        }
     }
 
     /// Plaintext of the client; none when there is none, 0 when it has said that it sends no more.
@@ -157,25 +236,31 @@ impl Server {
     /// # Errors
     /// The connection ended without a word (RFC 8446 §6.1).
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        plain::read(&mut self.connection, buffer)
+        self.connection_mut()
+            .map_or(Ok(None), |connection| plain::read(connection, buffer))
     }
 
     /// Whether there is plaintext of the client.
     pub fn has_plaintext(&mut self) -> bool {
-        plain::is_there(&mut self.connection)
+        self.connection_mut().is_some_and(plain::is_there)
     }
 
     /// Takes plaintext for the client; how much of it.
     ///
     /// # Errors
-    /// None that is known.
+    /// The handshake has not come so far.
     pub fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        plain::write(&mut self.connection, octets, &mut self.out)
+        match &mut self.state {
+            State::Answered(connection) => plain::write(connection, octets, &mut self.out),
+            _ => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
 
     /// Says that nothing more will be written.
     pub fn close(&mut self) {
-        self.connection.send_close_notify();
+        if let Some(connection) = self.connection_mut() {
+            connection.send_close_notify();
+        }
         self.collect();
     }
 
@@ -190,7 +275,9 @@ impl Server {
     }
 
     fn collect(&mut self) {
-        plain::collect(&mut self.connection, &mut self.out);
+        if let State::Answered(connection) = &mut self.state {
+            plain::collect(connection, &mut self.out);
+        }
     }
 
     /// The first octets that the client sent.
@@ -200,22 +287,49 @@ impl Server {
 
     /// The name that the client asked for.
     pub fn sni(&self) -> Option<&str> {
-        self.choice.name.get().map(String::as_str)
+        self.name.as_deref()
     }
 
     /// What came of the handshake; none before its end.
     pub fn facts(&self) -> Option<TlsFacts> {
-        let chosen = self.choice.certificates.get(*self.choice.chosen.get()?)?;
-        let agreed = negotiated(&self.connection)?;
+        let State::Answered(connection) = &self.state else {
+            return None;
+        };
+        let agreed = negotiated(connection)?;
         Some(TlsFacts {
             version: agreed.version,
             cipher: agreed.cipher,
             group: agreed.group,
-            sni: self.sni().map(str::to_owned),
-            server_name: chosen.server_name.clone(),
+            sni: self.name.clone(),
+            server_name: self.server_name.clone(),
             hello: self.hello.clone(),
         })
     }
+}
+
+/// The whole ClientHello, once it is there.
+#[inline(never)]
+fn accept(acceptor: &mut Acceptor) -> Result<Option<Box<Accepted>>, (Error, AcceptedAlert)> {
+    Ok(acceptor.accept()?.map(Box::new))
+}
+
+/// To show `certificate`; `keeper` signs for it.
+fn config(certificate: &Certificate, keeper: Arc<Client>) -> Result<ServerConfig, Error> {
+    let mut provider = ring::default_provider();
+    provider.cipher_suites = SUITES.to_vec();
+    let chain = certificate.chain.iter().map(|one| CertificateDer::from(one.0.clone()));
+    let key = Arc::new(Key::of(certificate, keeper));
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&TLS13, &TLS12])?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Chosen {
+            certified: Arc::new(CertifiedKey::new(chain.collect(), key)),
+        }));
+    config.ignore_client_order = true;
+    // Another process serves the next connection: there is nothing to resume.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
 }
 
 /// The alert at the end of `out`, if it can be read: after a ServerHello of TLS 1.3 it is encrypted.

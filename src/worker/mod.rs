@@ -20,6 +20,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use mio::unix::SourceFd;
@@ -27,8 +28,9 @@ use mio::{Events, Poll};
 
 use crate::config::Unchanged;
 use crate::helper::EX_SOFTWARE;
-use crate::ipc::link::FromWorker;
+use crate::ipc::link::{Doors, FromWorker};
 use crate::ipc::sources::View;
+use crate::keeper;
 use crate::log::{Event, Level};
 use crate::logger;
 use crate::sys::{process, socket};
@@ -46,8 +48,8 @@ pub struct Inherited<'a> {
     pub link: OwnedFd,
     /// A door to the logger.
     pub logger: OwnedFd,
-    /// A door to delivery, of which the master has a copy.
-    pub delivery: Option<OwnedFd>,
+    /// Doors of which the master has copies, as far as there are any.
+    pub doors: Doors<Option<OwnedFd>>,
     /// The configuration directory.
     pub directory: &'a OwnedFd,
     /// How to see that nothing has changed in it, if there is a short way.
@@ -56,7 +58,7 @@ pub struct Inherited<'a> {
     pub refused: &'a View,
 }
 
-/// The exit status of a worker that has given up its door to delivery: no other one may have it.
+/// The exit status of a worker that has given up a door: no other one may have its doors.
 pub const WITHOUT_DOOR: i32 = 3;
 
 /// Serves up to the configured number of connections; the exit status of the process.
@@ -72,8 +74,15 @@ pub fn run(inherited: Inherited<'_>, served: &Served) -> i32 {
     panics::remember();
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let link = Rc::new(Link::new(inherited.link, Rc::clone(&log)));
-        let delivery = body::Delivery::new(Rc::clone(&link), inherited.delivery);
-        life(&ends, &link, &Rc::new(RefCell::new(delivery)), &log)
+        let delivery = body::Delivery::new(Rc::clone(&link), inherited.doors.delivery);
+        let lent = Lent {
+            delivery: Rc::new(RefCell::new(delivery)),
+            keeper: inherited
+                .doors
+                .keeper
+                .map(|door| Arc::new(keeper::client::Client::new(door))),
+        };
+        life(&ends, &link, &lent, &log)
     })) {
         Ok(Ok(status)) => status,
         Ok(Err(error)) => {
@@ -102,22 +111,34 @@ struct Ends<'a> {
     served: &'a Served,
 }
 
+/// What a worker has after others.
+struct Lent {
+    delivery: Rc<RefCell<body::Delivery>>,
+    keeper: Option<Arc<keeper::client::Client>>,
+}
+
+impl Lent {
+    /// The exit status of the worker.
+    fn status(&self) -> i32 {
+        let keeper = self.keeper.as_ref();
+        if self.delivery.borrow().has_kept_its_door() && keeper.is_none_or(|door| door.is_whole()) {
+            0
+        } else {
+            WITHOUT_DOOR
+        }
+    }
+}
+
 /// Waits and serves; the exit status.
-fn life(
-    ends: &Ends<'_>,
-    link: &Rc<Link>,
-    delivery: &Rc<RefCell<body::Delivery>>,
-    log: &logger::client::Client,
-) -> io::Result<i32> {
+fn life(ends: &Ends<'_>, link: &Rc<Link>, lent: &Lent, log: &logger::client::Client) -> io::Result<i32> {
     let served = ends.served;
     served.confine()?; // what the kernel lacks, the master has said once for all
     link.report(&FromWorker::Ready);
-    let status = || i32::from(!delivery.borrow().has_kept_its_door()) * WITHOUT_DOOR;
     let connections = served.daemon.workers.connections_per_worker;
     let mut waiting = Waiting::new(ends, link)?;
     for number in 1..=connections {
         let Some((client, peer, listener)) = waiting.accept(link)? else {
-            return Ok(status());
+            return Ok(lent.status());
         };
         let last = number == connections;
         let poll = waiting.hand_over(last, link)?;
@@ -134,16 +155,17 @@ fn life(
                 peer,
                 local,
                 listener,
+                keeper: lent.keeper.clone(),
                 refused: ends.refused,
             },
             &served,
             link,
-            delivery,
+            &lent.delivery,
             log,
         )?;
         if last {
             // The master takes our death for the report; the kernel clears away faster than we could.
-            process::exit_now(status());
+            process::exit_now(lent.status());
         }
         drop(ended);
         link.report(&FromWorker::Done);
@@ -153,7 +175,7 @@ fn life(
         }
         link.report(&FromWorker::Ready);
     }
-    Ok(status())
+    Ok(lent.status())
 }
 
 /// Reports a client, or a proxy that brings one; the session's identifier.

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::Poll;
@@ -15,6 +16,7 @@ use mio::Poll;
 use crate::chain::{Action, Conversation, Hold, Next, Ports};
 use crate::config::ListenerTls;
 use crate::ipc::sources::View;
+use crate::keeper;
 use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
 use crate::session::{Anomaly, Session};
@@ -56,6 +58,8 @@ pub struct Ends<'a> {
     pub local: SocketAddr,
     /// The number of the listener in the configuration.
     pub listener: usize,
+    /// A door to the keeper that is lent to others after us.
+    pub keeper: Option<Arc<keeper::client::Client>>,
     /// The sources that are refused.
     pub refused: &'a View,
 }
@@ -156,7 +160,7 @@ fn prepare<'a>(
         broker,
         recorder,
         delivery: Rc::clone(delivery),
-        keys: Keys::new(link, served.certificates()),
+        keys: Keys::new(link, served.certificates(), ends.keeper),
         front,
         begins_with_tls: served.tls(ends.listener) == ListenerTls::Implicit,
         deadlines: Deadlines::new(served.patience(), Instant::now()),
@@ -204,7 +208,7 @@ impl Talk<'_> {
         }
         let action = self.with_ports(|conversation, ports| conversation.open(ports));
         if let Some(reason) = self.act(action)? {
-            self.flush()?;
+            self.flush_last()?;
             return Ok(reason);
         }
         let mut buffer = vec![0; BUFFER];
@@ -226,7 +230,7 @@ impl Talk<'_> {
                         self.conversation.observe(Anomaly::UnaskedProxyHeader);
                     }
                     if let Some(reason) = self.digest(input)? {
-                        self.flush()?;
+                        self.flush_last()?;
                         return Ok(reason);
                     }
                     // What took us long is not the client's fault: its time begins with our reply.
@@ -377,6 +381,15 @@ impl Talk<'_> {
             self.transport.write(&self.out, self.deadlines.next())?;
             self.out.clear();
             self.deadlines.answered(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// As [`Talk::flush`] before the end.
+    fn flush_last(&mut self) -> io::Result<()> {
+        if !self.out.is_empty() {
+            self.transport.write_last(&self.out, self.deadlines.next())?;
+            self.out.clear();
         }
         Ok(())
     }

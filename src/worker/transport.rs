@@ -177,6 +177,22 @@ impl Transport {
         }
     }
 
+    /// As [`Transport::write`] what [`Transport::finish`] follows at once: one packet brings the last words and the end.
+    ///
+    /// # Errors
+    /// As of [`Transport::write`].
+    pub fn write_last(&mut self, octets: &[u8], deadline: Instant) -> io::Result<()> {
+        if self.tls.is_some() {
+            return self.write_last_secure(octets, deadline);
+        }
+        let taken = match socket::send_before_end(&self.stream, octets) {
+            Ok(taken) => taken,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        self.write_plain(octets.get(taken..).unwrap_or_default(), deadline)
+    }
+
     fn write_plain(&mut self, mut octets: &[u8], deadline: Instant) -> io::Result<()> {
         while !octets.is_empty() {
             match self.stream.write(octets) {
@@ -278,6 +294,21 @@ mod tests {
 
     fn in_seconds(seconds: u64) -> Instant {
         Instant::now() + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn last_words_come_whole_before_the_end() {
+        for length in [1, 100, 8 << 20] {
+            let (mut client, mut transport, _master, _link) = connected();
+            let reading = std::thread::spawn(move || {
+                let mut heard = Vec::new();
+                client.read_to_end(&mut heard).map(|_| heard)
+            });
+            let words: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+            transport.write_last(&words, in_seconds(10)).unwrap();
+            transport.finish();
+            assert!(reading.join().unwrap().unwrap() == words, "{length}");
+        }
     }
 
     #[test]

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Talk;
 use crate::chain::TlsPort;
+use crate::ipc::channel::Fault;
 use crate::ipc::link::Role;
-use crate::keeper::client::Client;
+use crate::keeper::client::{Client, Error};
 use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
 use crate::session::{Anomaly, TlsFailure};
@@ -20,19 +22,25 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Octets of a ClientHello in one line of the log.
 const HELLO_IN_LINE: usize = 800;
 
-/// The door to the keeper, opened for a handshake that is about to begin.
+/// The door to the keeper for a handshake that is about to begin: one that the master has lent, or another.
 pub(in crate::worker) struct Keys<'a> {
     link: &'a Rc<Link>,
     certificates: &'a Certificates,
-    door: Option<Client>,
+    lent: Option<Arc<Client>>,
+    door: Option<Arc<Client>>,
 }
 
 impl<'a> Keys<'a> {
-    /// Of `certificates`; `link` gets the door.
-    pub(in crate::worker) fn new(link: &'a Rc<Link>, certificates: &'a Certificates) -> Keys<'a> {
+    /// Of `certificates`; `link` gets a door where `lent` is none or leads nowhere.
+    pub(in crate::worker) fn new(
+        link: &'a Rc<Link>,
+        certificates: &'a Certificates,
+        lent: Option<Arc<Client>>,
+    ) -> Keys<'a> {
         Keys {
             link,
             certificates,
+            lent,
             door: None,
         }
     }
@@ -41,10 +49,22 @@ impl<'a> Keys<'a> {
 impl TlsPort for Keys<'_> {
     fn ready(&mut self) -> Result<(), String> {
         let default = self.certificates.first().ok_or("no certificate can be used")?;
+        if let Some(lent) = &self.lent {
+            match lent.holds(default.key) {
+                // It was started again meanwhile.
+                Err(Error::Channel(Fault::Closed)) => self.lent = None,
+                held => {
+                    self.door = held
+                        .map(|()| Some(Arc::clone(lent)))
+                        .map_err(|error| error.to_string())?;
+                    return Ok(());
+                }
+            }
+        }
         let door = self.link.open(Role::Keeper);
         let door = Client::new(door.map_err(|error| format!("no way to the keeper: {error}"))?);
         door.holds(default.key).map_err(|error| error.to_string())?;
-        self.door = Some(door);
+        self.door = Some(Arc::new(door));
         Ok(())
     }
 }
@@ -80,11 +100,10 @@ impl Talk<'_> {
 
     fn shake_hands(&mut self) -> io::Result<Option<&'static str>> {
         let keeper = self.keys.door.take().ok_or(io::ErrorKind::NotConnected)?;
-        let server = Server::new(self.keys.certificates.clone(), keeper).map_err(io::Error::other)?;
-        self.transport.begin_tls(server);
+        self.transport.begin_tls(Server::new(keeper));
         let until = (Instant::now() + PATIENCE).min(self.deadlines.end());
         loop {
-            match self.transport.shake_hands(until)? {
+            match self.transport.shake_hands(self.keys.certificates, until)? {
                 Shaken::Done(facts) => {
                     hello(self.log, Level::Debug, &self.conversation.session().id, &facts.hello);
                     let lines = self.with_ports(|conversation, ports| conversation.secure(facts, ports));

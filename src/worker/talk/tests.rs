@@ -58,7 +58,7 @@ fn a_panic_is_told_the_client_and_ends_the_process() {
         back_end: BackEnd::new(Rc::clone(&broker), &log, "test"),
         broker,
         delivery,
-        keys: Keys::new(&link, served.certificates()),
+        keys: Keys::new(&link, served.certificates(), None),
         front: Front::new(&served, 0, refused.view(), peer.ip()),
         begins_with_tls: false,
         deadlines: Deadlines::new(served.patience(), Instant::now()),

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use super::{Heard, Transport};
 use crate::session::TlsFacts;
-use crate::tls::{Failure, Server};
+use crate::sys::socket;
+use crate::tls::{Certificates, Failure, Server};
 
 /// Octets of plaintext that are dropped at most; who sends more has the rest taken for a handshake, which fails.
 const MOST_DROPPED: usize = 1 << 20;
@@ -54,11 +55,11 @@ impl Transport {
         self.tls.as_deref()
     }
 
-    /// Shakes hands, waiting until `deadline` at most.
+    /// Shakes hands, showing one of `certificates`, and waits until `deadline` at most.
     ///
     /// # Errors
     /// The connection broke.
-    pub fn shake_hands(&mut self, deadline: Instant) -> io::Result<Shaken> {
+    pub fn shake_hands(&mut self, certificates: &Certificates, deadline: Instant) -> io::Result<Shaken> {
         loop {
             self.push(deadline)?;
             let Some(tls) = self.tls.as_mut().filter(|tls| tls.is_handshaking()) else {
@@ -70,7 +71,7 @@ impl Transport {
                     Ok(0) => return Ok(Shaken::Lost),
                     Ok(_) => {
                         self.more = true;
-                        if let Err(failure) = tls.digest() {
+                        if let Err(failure) = tls.shake(certificates) {
                             // The alert, if the client takes it at once.
                             let _ = self.stream.write(tls.pending());
                             return Ok(Shaken::Failed(failure));
@@ -125,6 +126,21 @@ impl Transport {
         self.tls.as_mut().is_some_and(|tls| tls.has_plaintext())
     }
 
+    pub(super) fn write_last_secure(&mut self, mut octets: &[u8], deadline: Instant) -> io::Result<()> {
+        while let Some(tls) = self.tls.as_mut().filter(|_| !octets.is_empty()) {
+            let taken = tls.write(octets)?;
+            octets = octets.get(taken..).unwrap_or_default();
+            if octets.is_empty() {
+                tls.close();
+                if let Ok(sent) = socket::send_before_end(&self.stream, tls.pending()) {
+                    tls.sent(sent);
+                }
+            }
+            self.push(deadline)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn write_secure(&mut self, mut octets: &[u8], deadline: Instant) -> io::Result<()> {
         while !octets.is_empty() {
             let Some(tls) = &mut self.tls else { return Ok(()) };
@@ -139,7 +155,9 @@ impl Transport {
     pub(super) fn finish_secure(&mut self) {
         if let Some(tls) = self.tls.as_mut().filter(|tls| !tls.is_handshaking()) {
             tls.close();
-            let _ = self.stream.write(tls.pending());
+            if !tls.pending().is_empty() {
+                let _ = self.stream.write(tls.pending());
+            }
         }
     }
 
