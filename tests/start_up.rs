@@ -4,7 +4,7 @@
 mod common;
 
 use common::processes::Process;
-use common::{Server, Setup, is_root, skip, wait_until};
+use common::{Server, Setup, is_root, skip, tool, wait_until};
 use nix::sys::signal::Signal;
 use rsmtpd::sys::sandbox;
 use seccompiler::{SeccompAction, SeccompFilter};
@@ -323,6 +323,36 @@ fn a_worker_of_several_connections_keeps_its_sandbox() {
 /// The shell sets the limits, then becomes the server.
 fn within(limits: &str) -> Setup {
     setup().under(["/bin/sh", "-c", &format!("{limits}; exec \"$@\""), "sh"])
+}
+
+/// The sandbox kills a master that duplicates a descriptor numbered as those that workers share: what the caller left
+/// open must not push its own up to there.
+#[test]
+fn what_the_caller_left_open_is_no_burden() {
+    const AT_ONCE: usize = 24;
+    // sh(1) knows numbers of one digit alone.
+    let Some(bash) = tool("start_up::what_the_caller_left_open_is_no_burden", "bash") else {
+        return;
+    };
+    for last in [6, 20, 29] {
+        let left = format!("for n in {{3..{last}}}; do eval \"exec $n</dev/null\"; done; exec \"$@\"");
+        let server = setup().under([bash.as_os_str(), "-c".as_ref(), left.as_ref(), "bash".as_ref()]);
+        let server = server.start();
+        for mut client in [(); AT_ONCE].map(|()| server.connect()) {
+            assert_eq!(
+                (client.reply().code, client.command("EHLO client.example").code),
+                (220, 250)
+            );
+            let reply = client.deliver("a@example.org", &["test@example.com"], b"Subject: x\r\n\r\nx\r\n");
+            assert_eq!((reply.code, client.command("QUIT").code), (250, 221), "{reply:?}");
+        }
+        assert_eq!(server.await_mail("test@example.com", AT_ONCE).len(), AT_ONCE);
+        let said = server.said();
+        assert!(
+            !said.contains("fork-failed") && !said.contains("worker-crashed"),
+            "{said}"
+        );
+    }
 }
 
 #[test]

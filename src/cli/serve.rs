@@ -11,13 +11,15 @@ use crate::ipc::broker::Endpoint;
 use crate::logger::Destination;
 use crate::master::startup::{self, Plan};
 use crate::master::{self, Ready};
-use crate::sys::{detach, image};
+use crate::sys::{detach, image, process};
 use crate::worker::served::Served;
 
 use super::{Failure, Overrides, check, exit};
 
 /// Serves until a signal ends it.
 pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> {
+    // Nothing is passed by number: what the caller left open would take numbers that are ours, and last as long as we do.
+    process::close_from(3).map_err(|error| Failure::new(exit::OSERR, format!("close_range(2): {error}")))?;
     let directory = check::directory(config)?;
     let faults = |found| check::faults(Some(&directory), &found);
     let (mut configuration, chains) = configured::load(&directory, &[]).map_err(faults)?;

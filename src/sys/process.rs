@@ -68,6 +68,14 @@ pub fn spawn_sharing_files(first: RawFd) -> io::Result<Fork> {
     Ok(Fork::Parent(Pid::from_raw(pid as libc::pid_t)))
 }
 
+/// Closes every descriptor from `first` on, whoever left it open. For the first act of a program: it must own none yet.
+///
+/// # Errors
+/// What close_range(2) says; the kernel is older than 5.9 then, or hidden by a filter.
+pub fn close_from(first: RawFd) -> io::Result<()> {
+    close_between(first, libc::c_uint::MAX, 0)
+}
+
 /// Closes every descriptor from `first` on, after taking a descriptor table of its own if it is shared.
 ///
 /// # Errors
@@ -95,8 +103,8 @@ pub fn close_range_except(keep: &[RawFd]) -> io::Result<()> {
 }
 
 fn close_between(first: RawFd, last: libc::c_uint, flags: libc::c_uint) -> io::Result<()> {
-    // SAFETY: no pointer is passed. Closing what another part of the process owns is the documented duty of
-    // the callers, which run as the first act of a child. By number, so that old C libraries do too.
+    // SAFETY: no pointer is passed. Closing nothing that another part of the process owns is the documented duty of
+    // the callers, which run as the first act of a child or of the program. By number, so that old C libraries do too.
     let returned = unsafe { libc::syscall(libc::SYS_close_range, first as libc::c_uint, last, flags) };
     if returned < 0 {
         Err(io::Error::last_os_error())
