@@ -1,15 +1,73 @@
 //! Which descriptors are the master's own: a worker is forked with those below and loses the rest.
+//!
+//! The sandbox kills whoever duplicates what is numbered as workers share it. A descriptor gets such a number where
+//! those below are used up; the master must never try to give it another one.
 
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use crate::sys::socket;
 
 /// Descriptors below this are the ones a worker may keep; the master moves its own to this and above.
-pub const MASTER_DESCRIPTORS: RawFd = 64;
+pub const MASTER_DESCRIPTORS: RawFd = socket::FIRST_CONTROL;
 
-/// A pair whose first end is moved out of the workers' reach.
+/// Whether the sandbox lets nobody give this descriptor another number.
+pub(super) fn is_fixed(fd: &OwnedFd) -> bool {
+    (socket::FIRST_SHARED..socket::FIRST_CONTROL).contains(&fd.as_raw_fd())
+}
+
+/// Moves a descriptor out of the workers' reach.
+///
+/// # Errors
+/// None is left there, or its number cannot be changed, which is the same: EMFILE. It is closed then.
+pub(super) fn raised(fd: OwnedFd) -> io::Result<OwnedFd> {
+    if is_fixed(&fd) {
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
+    }
+    socket::move_fd_at_least(fd, MASTER_DESCRIPTORS)
+}
+
+/// A pair whose first end is out of the workers' reach; the second can be brought there.
+///
+/// # Errors
+/// No descriptors.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (ours, theirs) = socket::seqpacket_pair()?;
-    Ok((socket::move_fd_at_least(ours, MASTER_DESCRIPTORS)?, theirs))
+    // Held until there is one beyond them.
+    let mut fixed = Vec::new();
+    loop {
+        let (ours, theirs) = socket::seqpacket_pair()?;
+        if is_fixed(&ours) || is_fixed(&theirs) {
+            fixed.push((ours, theirs));
+        } else {
+            return Ok((raised(ours)?, theirs));
+        }
+    }
+}
+
+/// A pair with both ends out of the workers' reach.
+///
+/// # Errors
+/// No descriptors.
+pub(super) fn raised_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = pair()?;
+    Ok((ours, raised(theirs)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::{in_full_master, process::Ended};
+
+    #[test]
+    fn pairs_are_had_where_the_low_numbers_are_used_up() {
+        let made = || Ok(());
+        let ended = in_full_master("master::descriptors", made, |()| {
+            let (Ok(one), Ok(other)) = (pair(), raised_pair()) else {
+                return 1;
+            };
+            let all = [one.0, other.0, other.1];
+            i32::from(all.iter().any(|end| end.as_raw_fd() < MASTER_DESCRIPTORS)) * 2
+        });
+        assert!(ended.is_none_or(|ended| ended == Ended::Exited(0)), "{ended:?}");
+    }
 }

@@ -17,7 +17,7 @@ use crate::sys::socket;
 use crate::worker::refuse;
 use crate::worker::served::Served;
 
-use super::descriptors::MASTER_DESCRIPTORS;
+use super::descriptors::{MASTER_DESCRIPTORS, raised};
 use super::{Master, pool_sizes, start_keeper, startup};
 
 /// How long the master waits for the keeper; spares serve meanwhile.
@@ -310,7 +310,7 @@ fn refuse_waiting(listener: &OwnedFd) -> u64 {
         && let Ok((client, _)) = socket::accept(listener)
     {
         // Numbered as the sandbox allows it to be shut down.
-        if let Ok(client) = socket::move_fd_at_least(client, MASTER_DESCRIPTORS) {
+        if let Ok(client) = raised(client) {
             refuse::client(client, refuse::FULL);
         }
         count += 1;
@@ -321,4 +321,35 @@ fn refuse_waiting(listener: &OwnedFd) -> u64 {
 /// Closes a listener for every process that holds it, at once.
 pub(super) fn close(closer: &OwnedFd) {
     let _ = shutdown(closer.as_raw_fd(), Shutdown::Both);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::{in_full_master, process::Ended};
+    use std::net::TcpStream;
+
+    #[test]
+    fn what_is_numbered_as_workers_share_it_is_not_the_masters_end() {
+        let made = || {
+            let high = |fd| socket::move_fd_at_least(fd, MASTER_DESCRIPTORS);
+            let listener = high(socket::listen(([127, 0, 0, 1], 0).into(), 16)?)?;
+            let client = high(TcpStream::connect(socket::local_addr(&listener)?)?.into())?;
+            Ok((listener, client))
+        };
+        let ended = in_full_master("master::reload", made, |(listener, _client)| {
+            let Ok(named) = socket::local_addr(&listener) else {
+                return 1;
+            };
+            if refuse_waiting(&listener) != 1 {
+                return 2;
+            }
+            // As it comes from the keeper.
+            let Ok(passed) = socket::duplicate_at_least(&listener, socket::FIRST_SHARED) else {
+                return 3;
+            };
+            i32::from(Listener::new(named, passed).is_ok()) * 4
+        });
+        assert!(ended.is_none_or(|ended| ended == Ended::Exited(0)), "{ended:?}");
+    }
 }

@@ -15,19 +15,13 @@ use crate::ipc::control::ToHelper;
 use crate::ipc::link::{Doors, FromWorker, Role, ToWorker};
 use crate::sys::socket;
 
-use super::descriptors::{MASTER_DESCRIPTORS, pair};
+use super::descriptors::raised_pair;
 use super::helpers::Helper;
 
 /// Slots kept for workers to come.
 const SPARE: usize = 64;
 /// Orders that a worker may have left unread.
 const UNREAD: usize = 16;
-
-/// A pair for a worker's voice; both ends out of the workers' reach.
-fn voice() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (ours, theirs) = pair()?;
-    Ok((ours, socket::move_fd_at_least(theirs, MASTER_DESCRIPTORS)?))
-}
 
 /// The ends of one worker after the other.
 #[derive(Debug)]
@@ -86,8 +80,8 @@ impl Door {
         if !self.is_wanted || self.end.is_some() {
             return Ok(None);
         }
-        let (ours, theirs) = pair()?;
-        self.end = Some((socket::move_fd_at_least(theirs, MASTER_DESCRIPTORS)?, process));
+        let (ours, theirs) = raised_pair()?;
+        self.end = Some((theirs, process));
         Ok(Some(ours))
     }
 
@@ -110,14 +104,14 @@ struct Theirs {
 
 impl Slot {
     fn new(token: usize) -> io::Result<(Slot, OwnedFd)> {
-        let (link, theirs) = pair()?;
-        let (logger, voice) = voice()?;
+        let (link, theirs) = raised_pair()?;
+        let (logger, voice) = raised_pair()?;
         let slot = Slot {
             token,
             watched: false,
             link: Channel::new(link),
             theirs: Some(Theirs {
-                link: Channel::new(socket::move_fd_at_least(theirs, MASTER_DESCRIPTORS)?),
+                link: Channel::new(theirs),
                 voice,
             }),
             doors: Doors::default(),
@@ -172,7 +166,7 @@ impl Slot {
     /// # Errors
     /// No descriptors.
     pub(super) fn give_voice(&mut self, logger: &Helper, door: &ToHelper) -> io::Result<()> {
-        let (ours, theirs) = voice()?;
+        let (ours, theirs) = raised_pair()?;
         if logger.tell(door, &[ours.as_fd()]) {
             let _ = self.link.send_nowait(&ToWorker::Voice, &[theirs.as_fd()]);
         }

@@ -25,7 +25,7 @@ use crate::sys::{arena, detach, process, sandbox, signals, socket};
 use nix::fcntl::AtFlags;
 
 use super::Ready;
-use super::descriptors::{MASTER_DESCRIPTORS, pair};
+use super::descriptors::{MASTER_DESCRIPTORS, raised_pair};
 use super::helpers::{Helper, Helpers};
 use super::workers::{REUSED, SIGNALS};
 use super::{start_broker, start_delivery, start_keeper};
@@ -307,8 +307,7 @@ fn prepare_state(state: &Path, owner: Option<&Identity>) -> Result<()> {
 }
 
 fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result<(OwnedFd, Helper)> {
-    let (door, voice) = pair()?;
-    let voice = socket::move_fd_at_least(voice, MASTER_DESCRIPTORS)?;
+    let (door, voice) = raised_pair()?;
     let level = served.log_level();
     if let (Destination::File(path), Some(user)) = (&plan.destination, user) {
         make_log_file(path, user)?;

@@ -15,6 +15,7 @@ use crate::log::{Event, Level};
 use crate::sys::socket;
 use crate::worker::refuse;
 
+use super::descriptors::{is_fixed, raised};
 use super::{LISTENERS, Master};
 
 /// Clients turned away in one go, so that the master's other duties have their turn.
@@ -43,15 +44,16 @@ pub(super) struct Door {
 struct Reserve(Option<OwnedFd>);
 
 impl Reserve {
-    /// A client that waits on `listener`, numbered as the sandbox allows it to be shut down.
+    /// A client that waits on `listener`, numbered as the sandbox allows it to be shut down. One whose number cannot be
+    /// changed is lost.
     fn accept(&mut self, listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         let client = match socket::accept(listener) {
             Err(error) if is_exhausted(&error) && self.0.take().is_some() => socket::accept(listener),
             other => other,
         };
         let (client, _) = client?;
-        if client.as_raw_fd() >= socket::FIRST_CONTROL {
-            return Ok(client);
+        if client.as_raw_fd() >= socket::FIRST_CONTROL || is_fixed(&client) {
+            return raised(client);
         }
         // The move needs a second descriptor for a moment.
         match socket::duplicate_at_least(&client, socket::FIRST_CONTROL) {
@@ -69,7 +71,7 @@ impl Reserve {
 
     /// Numbered so that a client can have its place.
     fn take() -> io::Result<OwnedFd> {
-        socket::move_fd_at_least(EventFd::new()?.into(), socket::FIRST_CONTROL)
+        raised(EventFd::new()?.into())
     }
 }
 
@@ -183,8 +185,8 @@ impl Master {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::in_child;
     use crate::sys::process::Ended;
+    use crate::sys::{in_child, in_full_master};
     use nix::sys::resource::{Resource, setrlimit};
     use std::io::Read as _;
     use std::net::TcpStream;
@@ -221,5 +223,24 @@ mod tests {
             client.read_to_end(&mut heard).unwrap();
             assert_eq!(heard, refuse::FULL);
         }
+    }
+
+    /// Where a client's number is one that the sandbox lets nobody duplicate, the master lives, and looks again later.
+    #[test]
+    fn a_client_numbered_as_what_workers_share_is_not_the_masters_end() {
+        let made = || {
+            let listener = socket::listen(([127, 0, 0, 1], 0).into(), 16)?;
+            let listener = socket::move_fd_at_least(listener, socket::FIRST_CONTROL)?;
+            let client = TcpStream::connect(socket::local_addr(&listener)?)?;
+            let client = socket::move_fd_at_least(client.into(), socket::FIRST_CONTROL)?;
+            Ok((Door::new()?, listener, client))
+        };
+        let ended = in_full_master("master::turn_away", made, |(mut door, listener, _client)| {
+            let accepted = door.reserve.accept(listener.as_fd());
+            door.reserve.0 = None;
+            door.reserve.restore();
+            i32::from(!accepted.is_err_and(|error| is_exhausted(&error)))
+        });
+        assert!(ended.is_none_or(|ended| ended == Ended::Exited(0)), "{ended:?}");
     }
 }

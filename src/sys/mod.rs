@@ -60,6 +60,33 @@ fn skip(test: &str, missing: &str) {
     let _ = writeln!(io::stderr(), "skipped: {test}: {missing}");
 }
 
+/// Runs `body` in a forked child that is confined as the master is, once no number is left below those that workers
+/// share, with what was `made` before (by higher numbers), and answers how it ended. None where the kernel cannot confine
+/// it, which is said.
+#[cfg(test)]
+pub(crate) fn in_full_master<T>(
+    test: &str,
+    make: impl FnOnce() -> io::Result<T>,
+    body: impl FnOnce(T) -> i32,
+) -> Option<process::Ended> {
+    use std::{fs::File, iter, os::fd::AsRawFd};
+    if let Err(error) = sandbox::check(sandbox::Mode::Require) {
+        skip(test, &error.to_string());
+        return None;
+    }
+    Some(in_child(|| {
+        let made = process::close_from(3).and_then(|()| make());
+        let null = || File::open("/dev/null").ok();
+        let is_low = |file: &File| file.as_raw_fd() < socket::FIRST_SHARED;
+        let _taken: Vec<File> = iter::from_fn(null).take_while(is_low).collect();
+        let confined = sandbox::enter(&sandbox::Profile::master_and_worker(Vec::new()), sandbox::Mode::Require);
+        match (made, confined) {
+            (Ok(made), Ok(_)) => body(made),
+            _ => 99,
+        }
+    }))
+}
+
 /// Runs `body` in a forked child and answers how it ended: each probe of the tests is such a child.
 #[cfg(test)]
 pub(crate) fn in_child(body: impl FnOnce() -> i32) -> process::Ended {
