@@ -11,6 +11,9 @@ use crate::sys::socket;
 /// Descriptors below this are the ones a worker may keep; the master moves its own to this and above.
 pub const MASTER_DESCRIPTORS: RawFd = socket::FIRST_CONTROL;
 
+/// Workers on their way are lent descriptors below this: the master needs two more to make what another one is to have.
+pub(super) const LENT: RawFd = socket::FIRST_SHARED - 2;
+
 /// Whether the sandbox lets nobody give this descriptor another number.
 pub(super) fn is_fixed(fd: &OwnedFd) -> bool {
     (socket::FIRST_SHARED..socket::FIRST_CONTROL).contains(&fd.as_raw_fd())

@@ -268,6 +268,8 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::master::descriptors::LENT;
+    use crate::sys::{in_child, process, process::Ended};
 
     const ORDER: ToWorker = ToWorker::Retire;
 
@@ -399,6 +401,32 @@ mod tests {
         assert!(lent(0, 0, 0).below(600).unwrap().doors.keeper.is_some());
         assert!(lent(600, 0, 0).below(600).is_err());
         assert!(lent(0, 600, 0).below(600).is_err());
+    }
+
+    /// However many workers are on their way, the master can make what another one needs.
+    #[test]
+    fn what_is_lent_leaves_room_for_a_pair() {
+        let ended = in_child(|| {
+            let mut slots = Slots::default();
+            let mut held = Vec::new();
+            if process::close_from(3).is_err() {
+                return 1;
+            }
+            while let Ok((slot, others)) = slots.take() {
+                let lent = slot.lend().and_then(|lent| lent.below(LENT));
+                let is_last = lent.is_err();
+                held.push((slot, others, lent));
+                if is_last {
+                    break;
+                }
+            }
+            let Ok((one, other)) = socket::seqpacket_pair() else {
+                return 2;
+            };
+            let is_low = [&one, &other].iter().all(|end| end.as_raw_fd() < socket::FIRST_SHARED);
+            i32::from(!is_low || held.len() < 10) * 3
+        });
+        assert_eq!(ended, Ended::Exited(0));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::sys::{arena, child, signals, socket};
 use crate::worker::{self, Inherited};
 
 use super::conduct::{Conduct, State};
-use super::descriptors::MASTER_DESCRIPTORS;
+use super::descriptors::{LENT, MASTER_DESCRIPTORS};
 use super::helpers::{Helper, Helpers};
 use super::slots::{Lent, Others, Slot, Slots};
 use crate::worker::served::Served;
@@ -35,8 +35,8 @@ pub const SIGNALS: [Signal; 5] = [
     Signal::SIGUSR1,
 ];
 
-/// Workers that may be on their way from fork to their first word at once: each takes descriptors that it must find
-/// below [`FIRST_SHARED`](socket::FIRST_SHARED).
+/// Workers that may be on their way from fork to their first word at once: each is lent up to four descriptors below
+/// [`LENT`], where the master has four of its own.
 const STARTING: usize = 6;
 
 /// Workers at once whose Links, voices and doors are for others after them, each at the price of four more descriptors.
@@ -340,7 +340,7 @@ impl Workers {
 
     /// Forks, with what the child has of `slot`, and signals held back.
     fn spawn(slot: &Slot) -> io::Result<(Lent, signals::Blocked, process::Fork)> {
-        let lent = slot.lend()?.below(socket::FIRST_SHARED)?;
+        let lent = slot.lend()?.below(LENT)?;
         let blocked = signals::block_for_fork()?;
         Ok((lent, blocked, process::spawn_sharing_files(MASTER_DESCRIPTORS)?))
     }
