@@ -157,6 +157,14 @@ impl Slot {
         }
     }
 
+    /// Lets each door that is wanted lead to these processes; the helpers' ends of those that are new.
+    fn renew_doors(&mut self, processes: Doors<u64>) -> io::Result<Doors<Option<OwnedFd>>> {
+        Ok(Doors {
+            delivery: self.doors.delivery.renew(processes.delivery)?,
+            keeper: self.doors.keeper.renew(processes.keeper)?,
+        })
+    }
+
     fn close_doors(&mut self) {
         self.doors.iter_mut().for_each(|door| door.end = None);
     }
@@ -214,12 +222,13 @@ impl Slots {
     /// No descriptors.
     pub(super) fn take(&mut self) -> io::Result<(Slot, Others)> {
         if let Some(mut slot) = self.free.pop() {
-            let (doors, now) = (&mut slot.doors, self.processes);
-            let doors = Doors {
-                delivery: doors.delivery.renew(now.delivery)?,
-                keeper: doors.keeper.renew(now.keeper)?,
+            return match slot.renew_doors(self.processes) {
+                Ok(doors) => Ok((slot, Others { logger: None, doors })),
+                Err(error) => {
+                    self.close(slot);
+                    Err(error)
+                }
             };
-            return Ok((slot, Others { logger: None, doors }));
         }
         let (slot, logger) = Slot::new(self.tokens.last().copied().unwrap_or(self.next))?;
         if self.tokens.pop().is_none() {
@@ -270,6 +279,7 @@ mod tests {
     use super::*;
     use crate::master::descriptors::LENT;
     use crate::sys::{in_child, process, process::Ended};
+    use nix::sys::resource::{Resource, setrlimit};
 
     const ORDER: ToWorker = ToWorker::Retire;
 
@@ -425,6 +435,25 @@ mod tests {
             };
             let is_low = [&one, &other].iter().all(|end| end.as_raw_fd() < socket::FIRST_SHARED);
             i32::from(!is_low || held.len() < 10) * 3
+        });
+        assert_eq!(ended, Ended::Exited(0));
+    }
+
+    #[test]
+    fn a_slot_that_cannot_have_its_door_is_closed_and_not_lost() {
+        let ended = in_child(|| {
+            let mut slots = Slots::default();
+            let Ok((mut slot, _others)) = slots.take() else {
+                return 1;
+            };
+            let token = slot.token;
+            slot.note_door(Role::Delivery);
+            slots.put_back(slot, true);
+            setrlimit(Resource::RLIMIT_NOFILE, 1, 1).unwrap();
+            if slots.take().is_ok() {
+                return 2;
+            }
+            i32::from(!slots.free.is_empty() || slots.tokens != [token]) * 3
         });
         assert_eq!(ended, Ended::Exited(0));
     }
