@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
-use nix::sys::stat::fstatat;
+use nix::sys::stat::{FileStat, fstatat};
 use siphasher::sip::SipHasher13;
 
 /// What stat says of a set of files. Equal fingerprints: nothing changed. Missing files count too.
@@ -16,7 +16,7 @@ pub struct Fingerprint(Vec<Option<Stamp>>);
 /// A shorter way to see that nothing has changed: files that are missing stay so while their directory is as it was.
 #[derive(Debug)]
 pub struct Unchanged {
-    directory: Stamp,
+    directory: Place,
     present: Vec<(String, Stamp)>,
 }
 
@@ -27,12 +27,22 @@ impl Unchanged {
     /// The files of these `names`, as long as their fingerprint is `expected`; none where it is not, or while that cannot
     /// be told yet.
     pub fn of<S: AsRef<str>>(directory: BorrowedFd<'_>, names: &[S], expected: u64) -> Option<Unchanged> {
-        let before = Stamp::of(directory, ".")?;
-        let modified = Duration::new(
-            before.modified_seconds.try_into().ok()?,
-            before.modified_nanoseconds.try_into().ok()?,
+        Unchanged::settled(directory, names, expected, COARSEST)
+    }
+
+    /// The same in a directory that has not changed for so long.
+    fn settled<S: AsRef<str>>(
+        directory: BorrowedFd<'_>,
+        names: &[S],
+        expected: u64,
+        since: Duration,
+    ) -> Option<Unchanged> {
+        let before = Place::of(directory)?;
+        let changed = Duration::new(
+            before.changed_seconds.try_into().ok()?,
+            before.changed_nanoseconds.try_into().ok()?,
         );
-        if SystemTime::UNIX_EPOCH.elapsed().ok()?.checked_sub(modified)? < COARSEST {
+        if SystemTime::UNIX_EPOCH.elapsed().ok()?.checked_sub(changed)? < since {
             return None;
         }
         let stamp = |name: &S| Stamp::of(directory, name.as_ref());
@@ -53,8 +63,8 @@ impl Unchanged {
 
     /// Whether all is as it was.
     pub fn holds(&self, directory: BorrowedFd<'_>) -> bool {
-        let same = |name: &str, before: &Stamp| Stamp::of(directory, name).as_ref() == Some(before);
-        same(".", &self.directory) && self.present.iter().all(|(name, before)| same(name, before))
+        let same = |(name, before): &(String, Stamp)| Stamp::of(directory, name).as_ref() == Some(before);
+        Place::of(directory).as_ref() == Some(&self.directory) && self.present.iter().all(same)
     }
 }
 
@@ -62,6 +72,26 @@ impl Unchanged {
 /// directory, nor of rights.
 fn is_plainly_missing(directory: BorrowedFd<'_>, name: &str) -> bool {
     !name.contains('/') && fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) == Err(Errno::ENOENT)
+}
+
+/// The directory as stat tells it. When it was modified anybody may set, as those do who copy it with its times; when it
+/// was changed nobody.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    stamp: Stamp,
+    changed_seconds: i64,
+    changed_nanoseconds: i64,
+}
+
+impl Place {
+    fn of(directory: BorrowedFd<'_>) -> Option<Place> {
+        let stat = fstatat(directory, ".", AtFlags::empty()).ok()?;
+        Some(Place {
+            changed_seconds: stat.st_ctime,
+            changed_nanoseconds: stat.st_ctime_nsec,
+            stamp: stat.into(),
+        })
+    }
 }
 
 /// One file as stat tells it.
@@ -77,14 +107,19 @@ pub(super) struct Stamp {
 impl Stamp {
     /// None for a file that is missing or cannot be looked at.
     pub(super) fn of(directory: BorrowedFd<'_>, name: &str) -> Option<Stamp> {
-        let stat = fstatat(directory, name, AtFlags::empty()).ok()?;
-        Some(Stamp {
+        fstatat(directory, name, AtFlags::empty()).ok().map(Stamp::from)
+    }
+}
+
+impl From<FileStat> for Stamp {
+    fn from(stat: FileStat) -> Stamp {
+        Stamp {
             device: stat.st_dev,
             inode: stat.st_ino,
             size: stat.st_size,
             modified_seconds: stat.st_mtime,
             modified_nanoseconds: stat.st_mtime_nsec,
-        })
+        }
     }
 }
 
@@ -126,7 +161,7 @@ mod tests {
 
     fn settled(directory: &File) -> Option<Unchanged> {
         let expected = Fingerprint::of(directory.as_fd(), &NAMES).number();
-        Unchanged::of(directory.as_fd(), &NAMES, expected)
+        Unchanged::settled(directory.as_fd(), &NAMES, expected, Duration::ZERO)
     }
 
     /// A directory with the first two of the files, last changed an hour ago.
@@ -164,16 +199,36 @@ mod tests {
         }
     }
 
+    /// As rsync(1) and tar(1) leave a directory: its time is that of another one, or of an hour ago.
+    #[test]
+    fn a_change_is_seen_although_the_time_of_the_directory_is_set_back() {
+        let (path, directory) = directory();
+        let modified = directory.metadata().unwrap().modified().unwrap();
+        let unchanged = settled(&directory).unwrap();
+        fs::write(path.path().join("c.yaml"), "").unwrap();
+        // The clock of file systems goes in steps.
+        let until = std::time::Instant::now() + Duration::from_secs(10);
+        loop {
+            directory.set_modified(modified).unwrap();
+            if !unchanged.holds(directory.as_fd()) {
+                break;
+            }
+            assert!(std::time::Instant::now() < until, "never seen");
+        }
+    }
+
     #[test]
     fn what_may_change_unseen_is_not_believed() {
         let (path, directory) = directory();
-        assert!(Unchanged::of(directory.as_fd(), &NAMES, 1).is_none(), "others");
+        let expected = Fingerprint::of(directory.as_fd(), &NAMES).number();
+        let now = Unchanged::of(directory.as_fd(), &NAMES, expected);
+        assert!(now.is_none(), "changed just now, whatever its time says");
+        assert!(settled(&directory).is_some());
+        let other = Unchanged::settled(directory.as_fd(), &NAMES, 1, Duration::ZERO);
+        assert!(other.is_none(), "others");
         std::os::unix::fs::symlink("elsewhere/c.yaml", path.path().join("c.yaml")).unwrap();
-        assert!(settled(&directory).is_none(), "changed just now");
-        age(&directory);
         assert!(settled(&directory).is_none(), "a link to a file that may come");
         fs::remove_file(path.path().join("c.yaml")).unwrap();
-        age(&directory);
         assert!(settled(&directory).is_some());
     }
 }
