@@ -360,21 +360,21 @@ fn more_workers_than_the_system_allows_are_warned_of() {
     let mut setup = within("ulimit -n 600");
     setup.set("rsmtpd.yaml", "workers", "{max: 500}");
     let server = setup.start();
-    let expected = "event=limit-too-low limit=nofile value=600 needed=1756 workers_max=500 remedy=";
+    let expected = "event=limit-too-low limit=nofile value=600 needed=2756 workers_max=500 remedy=";
     server.await_said(expected, 1);
     assert_delivers(&server);
     drop(server);
     let mut setup = within("ulimit -n 600");
-    setup.set("rsmtpd.yaml", "workers", "{max: 114}");
+    setup.set("rsmtpd.yaml", "workers", "{max: 68}");
     let server = setup.start();
     assert_delivers(&server);
     assert!(!server.said().contains("limit=nofile"), "{}", server.said());
     let mut server = server;
-    let text = server.setup().read("rsmtpd.yaml").replace("{max: 114}", "{max: 115}");
+    let text = server.setup().read("rsmtpd.yaml").replace("{max: 68}", "{max: 69}");
     server.setup().write("rsmtpd.yaml", &text);
     server.signal(Signal::SIGHUP);
     server.await_said(
-        "event=limit-too-low limit=nofile value=600 needed=601 workers_max=115",
+        "event=limit-too-low limit=nofile value=600 needed=601 workers_max=69",
         1,
     );
 }

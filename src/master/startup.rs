@@ -245,7 +245,8 @@ fn refuse_root(identity: &Identity) -> Result<()> {
 }
 
 /// Says so where the system allows fewer workers than the configuration does: each is a process, and a descriptor of
-/// master, logger and delivery; and, up to so many of them, four more of the master.
+/// the logger, of delivery and of the keeper; of the master one, its Link, and for each of the first [`REUSED`] four more,
+/// the ends of it that the next worker gets: of the Link, of the voice and of two doors.
 pub(super) fn warn_about_limits(workers: usize, log: &Log) {
     let more = 4 * workers.min(REUSED) as u64;
     let workers = workers as u64;

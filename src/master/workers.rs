@@ -52,7 +52,7 @@ pub struct Worker {
     pub since: Instant,
     /// The generation of the configuration it was forked with.
     pub generation: u64,
-    /// Its Link and its voice.
+    /// Its Link, and as long as another worker may have them after it, its ends of Link, voice and doors.
     pub(super) slot: Slot,
     /// The source that its client is counted for.
     pub source: Option<Source>,

@@ -13,8 +13,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 pub const CLIENT_FD: RawFd = 63;
 
 /// The first descriptor number of what a worker shares with others: listeners and the configuration directory with the
-/// master, its Link and its voice with the workers that come after it, from here to below [`CLIENT_FD`]. The sandbox lets
-/// nobody give those another number, least of all the client's.
+/// master; its Link, its voice and the doors that it was lent with the workers that come after it; from here to below
+/// [`CLIENT_FD`]. The sandbox lets nobody, the master included, give what has a number from here to below
+/// [`FIRST_CONTROL`] another one, least of all the client's.
 pub const FIRST_SHARED: RawFd = 30;
 
 /// The first descriptor number on which the sandbox allows `sendmsg`, the call that can pass descriptors.
