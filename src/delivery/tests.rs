@@ -71,13 +71,21 @@ impl Running {
     }
 
     fn door(&self, worker: u32) -> OwnedFd {
+        self.offer(&ToHelper::Door { worker, pid: 1 })
+    }
+
+    /// A door as the master lends it.
+    fn lent(&self) -> OwnedFd {
+        self.offer(&ToHelper::LentDoor)
+    }
+
+    fn offer(&self, door: &ToHelper) -> OwnedFd {
         use std::os::fd::AsFd;
         let (ours, theirs) = pair();
-        let door = ToHelper::Door { worker, pid: 1 };
         self.control
             .as_ref()
             .unwrap()
-            .send_with(&door, &[theirs.as_fd()])
+            .send_with(door, &[theirs.as_fd()])
             .unwrap();
         ours
     }
@@ -255,6 +263,22 @@ fn a_worker_has_one_door_at_a_time() {
     for client in [second, other] {
         let results = client.commit(commit("m1", &["bob"], b"x")).unwrap().results;
         assert_eq!(results, [RecipientResult::Delivered]);
+    }
+}
+
+/// What a worker asks for itself ends no door that it was lent, which the next one is to have.
+#[test]
+fn a_lent_door_is_no_workers_own() {
+    let state = tempfile::tempdir().unwrap();
+    let running = Running::start(settings(state.path()));
+    let lent: Vec<Client> = (0..3)
+        .map(|_| Client::new(running.lent(), Duration::from_secs(20)))
+        .collect();
+    let own = Client::new(running.door(0), Duration::from_secs(20));
+    drop(own.begin(0).unwrap());
+    for (number, client) in lent.iter().chain([&own]).enumerate() {
+        let results = client.commit(commit(&format!("m{number}"), &["bob"], b"x")).unwrap().results;
+        assert_eq!(results, [RecipientResult::Delivered], "{number}");
     }
 }
 

@@ -426,7 +426,7 @@ fn tell(helpers: &Helpers, others: &Others, worker: u32, pid: Pid) {
         (&helpers.keeper, &others.doors.keeper),
     ] {
         if let Some(end) = end {
-            helper.offer(&door, end.as_fd());
+            helper.offer(&ToHelper::LentDoor, end.as_fd());
         }
     }
 }
