@@ -57,16 +57,17 @@ impl Client {
         )
     }
 
-    /// Asks for an empty nameless file for a body longer than [`crate::ipc::delivery::INLINE_BODY`].
+    /// Asks for an empty nameless file for a body longer than [`crate::ipc::delivery::INLINE_BODY`], over a door that is
+    /// not lent.
     ///
     /// # Errors
-    /// [`Error::Full`] when the disk has no room for `size_hint` octets.
+    /// [`Error::Full`] when the disk has no room for `size_hint` octets; [`Error::Channel`] when there is no answer;
+    /// [`Error::Confused`] when it is another one.
     pub fn begin(&self, size_hint: u64) -> Result<File, Error> {
         self.channel.send(&ToDelivery::Begin { size_hint })?;
         match self.channel.receive_within(self.patience)? {
             (FromDelivery::Staged, Some(fd)) => Ok(File::from(fd)),
             (FromDelivery::Full, None) => Err(Error::Full),
-            (FromDelivery::Refused { reason, .. }, None) => Err(Error::Refused(reason)),
             _ => Err(Error::Confused),
         }
     }

@@ -15,7 +15,7 @@ use super::client::{Client, Error};
 use super::envelope::tests::{commit, recipient};
 use super::{Acknowledge, Agent, Log, Place, Settings, outcome, run, spool, spool_list};
 use crate::helper::Seat;
-use crate::ipc::channel::Channel;
+use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::delivery::{Body, Commit, Disposition, FromDelivery, RecipientResult, ToDelivery};
 
@@ -280,6 +280,18 @@ fn a_lent_door_is_no_workers_own() {
         let results = client.commit(commit(&format!("m{number}"), &["bob"], b"x")).unwrap().results;
         assert_eq!(results, [RecipientResult::Delivered], "{number}");
     }
+}
+
+/// A file would be kept with it by nobody's fault but that of a worker which has ended long ago.
+#[test]
+fn a_lent_door_holds_no_file() {
+    let state = tempfile::tempdir().unwrap();
+    let running = Running::start(settings(state.path()));
+    let lent = Channel::<ToDelivery, FromDelivery>::new(running.lent());
+    lent.send(&ToDelivery::Begin { size_hint: 1 }).unwrap();
+    let answer = lent.receive_within(Duration::from_secs(20));
+    assert!(matches!(answer, Err(Fault::Closed)), "{answer:?}");
+    assert!(running.logged("event=begin-refused door=lent"));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::log::{Event, Level};
 use super::agents::{self, Message};
 use super::client::PATIENCE;
 use super::content::Source;
-use super::door::{Door, held};
+use super::door::{Door, Holder, held};
 use super::file::Unnamed;
 use super::journal::Slot;
 use super::outcome;
@@ -31,6 +31,11 @@ const RESERVE: u64 = 256 << 20;
 
 pub(super) fn serve(shared: &Arc<Shared>, slot: &Slot, door: &Arc<Door>, request: ToDelivery) {
     match request {
+        // The file would be kept for nobody when its worker is gone. One of ours asks for a door of its own.
+        ToDelivery::Begin { .. } if door.holder == Holder::OneAfterTheOther => {
+            shared.log(Level::Error, door.holder.event("begin-refused"));
+            shared.close(door);
+        }
         ToDelivery::Begin { size_hint } => begin(shared, door, size_hint),
         ToDelivery::Commit(commit) => {
             let staged = held(&door.staged).take();
