@@ -28,11 +28,11 @@ pub(super) enum Holder {
 }
 
 impl Holder {
-    /// Something about such a door.
-    pub(super) fn event(self, name: &'static str) -> Event {
+    /// Says in `event` whose door it is about.
+    pub(super) fn note(self, event: Event) -> Event {
         match self {
-            Holder::Worker(number) => Event::new(name).field("worker", number),
-            Holder::OneAfterTheOther => Event::new(name).field("door", "lent"),
+            Holder::Worker(number) => event.field("worker", number),
+            Holder::OneAfterTheOther => event.field("door", "lent"),
         }
     }
 }

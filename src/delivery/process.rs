@@ -138,9 +138,11 @@ fn obey(shared: &Arc<Shared>, seat: &Seat, rejoin: &dyn Fn(OwnedFd), message: To
 fn open(shared: &Shared, fd: Option<OwnedFd>, holder: Holder) {
     let event = match fd.map(|fd| shared.open(fd, holder)) {
         Some(Ok(())) => return,
-        Some(Err(error)) => holder.event("door-failed").word("reason", &error.to_string()),
+        Some(Err(error)) => holder
+            .note(Event::new("door-failed"))
+            .word("reason", &error.to_string()),
         None => holder
-            .event("door-refused")
+            .note(Event::new("door-refused"))
             .word("reason", "no descriptor is free"),
     };
     shared.log(Level::Error, event);
@@ -261,14 +263,14 @@ fn write(shared: &Arc<Shared>, slot: &Slot) {
         let work = shared.work();
         match door.channel.receive() {
             Ok(_) if socket::has_unread(&door.channel) => {
-                shared.log(Level::Error, door.holder.event("unread"));
+                shared.log(Level::Error, door.holder.note(Event::new("unread")));
                 shared.close(&door);
             }
             Ok((request, None)) => writer::serve(shared, slot, &door, request),
             Ok((_, Some(_))) => shared.close(&door),
             Err(fault) => {
                 if !matches!(fault, Fault::Closed) {
-                    let event = door.holder.event("door-broken");
+                    let event = door.holder.note(Event::new("door-broken"));
                     shared.log(Level::Error, event.word("reason", &fault.to_string()));
                 }
                 shared.close(&door);

@@ -109,7 +109,7 @@ impl Shared {
             Ok(()) => true,
             Err(fault) => {
                 if !matches!(fault, Fault::Closed) {
-                    let event = door.holder.event("unanswered");
+                    let event = door.holder.note(Event::new("unanswered"));
                     self.log(Level::Error, event.word("reason", &fault.to_string()));
                 }
                 self.close(door);

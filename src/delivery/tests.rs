@@ -277,7 +277,10 @@ fn a_lent_door_is_no_workers_own() {
     let own = Client::new(running.door(0), Duration::from_secs(20));
     drop(own.begin(0).unwrap());
     for (number, client) in lent.iter().chain([&own]).enumerate() {
-        let results = client.commit(commit(&format!("m{number}"), &["bob"], b"x")).unwrap().results;
+        let results = client
+            .commit(commit(&format!("m{number}"), &["bob"], b"x"))
+            .unwrap()
+            .results;
         assert_eq!(results, [RecipientResult::Delivered], "{number}");
     }
 }

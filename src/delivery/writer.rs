@@ -33,7 +33,7 @@ pub(super) fn serve(shared: &Arc<Shared>, slot: &Slot, door: &Arc<Door>, request
     match request {
         // The file would be kept for nobody when its worker is gone. One of ours asks for a door of its own.
         ToDelivery::Begin { .. } if door.holder == Holder::OneAfterTheOther => {
-            shared.log(Level::Error, door.holder.event("begin-refused"));
+            shared.log(Level::Error, door.holder.note(Event::new("begin-refused")));
             shared.close(door);
         }
         ToDelivery::Begin { size_hint } => begin(shared, door, size_hint),
