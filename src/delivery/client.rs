@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::delivery::{Commit, FromDelivery, Outcome, ToDelivery};
@@ -77,13 +77,13 @@ impl Client {
     /// # Errors
     /// Whatever the error, the message counts as not taken.
     pub fn commit(&self, commit: Commit) -> Result<Outcome, Error> {
-        let recipients = commit.recipients.len();
+        let (id, recipients) = (commit.id.clone(), commit.recipients.len());
         let request = ToDelivery::Commit(commit);
         let sent = match self.channel.send(&request) {
             Err(Fault::Closed) => Err(Fault::Unheard),
             sent => sent,
         };
-        let answer = sent.and_then(|()| self.answer_to(&request));
+        let answer = sent.and_then(|()| self.answer_to(&id, self.patience));
         match (answer, request) {
             (Ok(FromDelivery::Outcome { outcome, .. }), _) if outcome.results.len() == recipients => Ok(outcome),
             (Ok(FromDelivery::Refused { reason, .. }), _) => Err(Error::Refused(reason)),
@@ -94,22 +94,12 @@ impl Client {
         }
     }
 
-    /// The answer to this very question. Whoever had the door before cannot know our message's identifier, so that
-    /// nothing he may have asked is answered to us.
-    fn answer_to(&self, request: &ToDelivery) -> Result<FromDelivery, Fault> {
-        let end = Instant::now() + self.patience;
-        let ToDelivery::Commit(commit) = request else {
-            return Err(Fault::WouldBlock);
-        };
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let (answer, _) = self.channel.answer_within(left)?;
-            match &answer {
-                FromDelivery::Outcome { id, .. } | FromDelivery::Refused { id, .. } if *id == commit.id => {
-                    return Ok(answer);
-                }
-                _ => {}
-            }
-        }
+    /// The answer about this very message. Whoever had the door before cannot know its identifier, so that nothing he may
+    /// have asked is answered to us.
+    fn answer_to(&self, message: &str, patience: Duration) -> Result<FromDelivery, Fault> {
+        self.channel.answer_within(patience, |answer| match answer {
+            FromDelivery::Outcome { id, .. } | FromDelivery::Refused { id, .. } => id == message,
+            FromDelivery::Staged | FromDelivery::Full => false,
+        })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::ipc::channel::Channel;
@@ -16,6 +17,8 @@ pub(super) struct Door {
     pub(super) staged: Mutex<Option<File>>,
     pub(super) token: u64,
     pub(super) holder: Holder,
+    /// A message of it is with a thread that may be slow.
+    pub(super) waits: AtomicBool,
 }
 
 /// Who is at the other end of a door.

@@ -261,11 +261,21 @@ fn write(shared: &Arc<Shared>, slot: &Slot) {
             }
         };
         let work = shared.work();
-        match door.channel.receive() {
-            Ok(_) if socket::has_unread(&door.channel) => {
-                shared.log(Level::Error, door.holder.note(Event::new("unread")));
+        // A worker of ours waits for its answer: who sends now has the door after it, and is not to wait for an agent.
+        if door.waits.load(Ordering::SeqCst) {
+            if socket::has_input(&door.channel) {
                 shared.close(&door);
             }
+            continue;
+        }
+        // Whoever sends before he has read an answer does not read; or that was to a worker which had the door before and
+        // is gone. What is there now is not read here: its sender sees so, and goes to another door.
+        if socket::has_unread(&door.channel) {
+            shared.log(Level::Error, door.holder.note(Event::new("unread")));
+            shared.close(&door);
+            continue;
+        }
+        match door.channel.receive() {
             Ok((request, None)) => writer::serve(shared, slot, &door, request),
             Ok((_, Some(_))) => shared.close(&door),
             Err(fault) => {

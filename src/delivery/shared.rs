@@ -132,6 +132,7 @@ impl Shared {
             staged: Mutex::new(None),
             token,
             holder,
+            waits: AtomicBool::new(false),
         });
         let before = held(&self.doors).insert(&door);
         if let Some(before) = before {

@@ -18,6 +18,7 @@ use crate::helper::Seat;
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::delivery::{Body, Commit, Disposition, FromDelivery, RecipientResult, ToDelivery};
+use crate::sys::socket;
 
 const MESSAGE: &[u8] = b"Return-Path: <forged@x>\r\nSubject: \xff\0\r\n\r\n.\r\nbody\n\rend";
 
@@ -295,6 +296,73 @@ fn a_lent_door_holds_no_file() {
     let answer = lent.receive_within(Duration::from_secs(20));
     assert!(matches!(answer, Err(Fault::Closed)), "{answer:?}");
     assert!(running.logged("event=begin-refused door=lent"));
+}
+
+/// What a worker that has ended left on its way, and the next one with the same door: the message of that one reaches
+/// its mailbox once, and what it is told is about its own.
+fn offer_after(running: &Running, lent: OwnedFd, body: &[u8]) {
+    let begun = Instant::now();
+    let client = Client::new(lent, Duration::from_secs(20));
+    let results = match client.commit(commit("next", &["bob"], body)) {
+        Ok(outcome) => outcome.results,
+        Err(Error::Untaken(untaken)) => running.deliver(*untaken),
+        Err(error) => panic!("{error:?} {:?}", running.lines.lock().unwrap()),
+    };
+    assert_eq!(results, [RecipientResult::Delivered]);
+    assert!(begun.elapsed() < Duration::from_secs(10), "it had to wait");
+}
+
+#[test]
+fn an_answer_left_unread_is_no_harm_to_the_next_message() {
+    let state = tempfile::tempdir().unwrap();
+    let running = Running::start(settings(state.path()));
+    let door = Channel::<ToDelivery, FromDelivery>::new(running.lent());
+    door.send(&ToDelivery::Commit(commit("before", &["eve"], b"x")))
+        .unwrap();
+    running.await_that("its answer", || socket::has_input(&door));
+    door.send(&ToDelivery::Commit(commit("next", &["bob"], b"x"))).unwrap();
+    running.await_that("the door's end", || running.logged("event=unread door=lent"));
+    let is_next = |answer: &FromDelivery| matches!(answer, FromDelivery::Outcome { id, .. } if id == "next");
+    let answer = door.answer_within(Duration::from_secs(20), is_next);
+    assert!(matches!(answer, Err(Fault::Unheard)), "{answer:?}");
+    assert!(running.files("mail/example.org/bob").is_empty());
+}
+
+#[test]
+fn a_message_under_way_is_no_harm_to_the_next_one() {
+    for _ in 0..20 {
+        let state = tempfile::tempdir().unwrap();
+        let running = Running::start(settings(state.path()));
+        let lent = running.lent();
+        let before = Channel::<ToDelivery, FromDelivery>::new(lent.try_clone().unwrap());
+        let names: Vec<String> = (0..20).map(|number| format!("eve{number}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        before
+            .send(&ToDelivery::Commit(commit("before", &names, b"x")))
+            .unwrap();
+        offer_after(&running, lent, MESSAGE);
+        assert_eq!(running.files("mail/example.org/bob"), [expected("bob")]);
+    }
+}
+
+#[test]
+fn a_message_that_an_agent_is_slow_with_holds_up_no_other_of_its_door() {
+    let state = tempfile::tempdir().unwrap();
+    let script = r#"case $USER in eve*) until test -e "${0%/*}/go"; do sleep 0.1; done;; esac; cat >"${0%/*}/$USER""#;
+    let running = Running::start(Settings {
+        timeout: Duration::from_secs(30),
+        ..lda(state.path(), script)
+    });
+    let lent = running.lent();
+    let before = Channel::<ToDelivery, FromDelivery>::new(lent.try_clone().unwrap());
+    before
+        .send(&ToDelivery::Commit(commit("before", &["eve"], b"x")))
+        .unwrap();
+    drop(before);
+    offer_after(&running, lent, MESSAGE);
+    assert_eq!(fs::read(state.path().join("bob@example.org")).unwrap(), expected("bob"));
+    fs::write(state.path().join("go"), "").unwrap();
+    running.await_that("its end", || running.logged("event=abandoned id=before"));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -93,15 +94,18 @@ fn commit_message(shared: &Arc<Shared>, slot: &Slot, door: &Arc<Door>, commit: C
         .iter()
         .any(|recipient| recipient.disposition == Disposition::Deliver);
     let job = Job {
-        door: Arc::clone(door),
+        door: Arc::downgrade(door),
         commit,
         staged,
         end: Instant::now() + PATIENCE - MARGIN,
     };
     if real && shared.settings.acknowledge == Acknowledge::Delivered && shared.settings.agent != Agent::Maildir {
+        door.waits.store(true, Ordering::SeqCst);
+        shared.rearm(door);
         let Err(job) = shared.queues.offer(job, shared.settings.queue) else {
             return;
         };
+        door.waits.store(false, Ordering::SeqCst);
         shared.log(Level::Error, Event::new("overloaded").word("id", &job.commit.id));
         let results = job.commit.recipients.iter().map(|_| outcome::too_busy()).collect();
         return shared.answer(door, &answer(&job.commit, results));
@@ -122,7 +126,7 @@ pub(super) fn run(shared: &Arc<Shared>, slot: &Slot, lmtp: &mut Option<super::lm
     let source = match (&job.commit.body, &job.staged) {
         (Body::Inline(bytes), _) => Source::Bytes(bytes),
         (Body::Staged { length }, Some(file)) => Source::File(file, *length),
-        (Body::Staged { .. }, None) => return shared.close(&job.door),
+        (Body::Staged { .. }, None) => return job.door.upgrade().iter().for_each(|door| shared.close(door)),
     };
     let message = Message {
         commit: &job.commit,
@@ -133,8 +137,8 @@ pub(super) fn run(shared: &Arc<Shared>, slot: &Slot, lmtp: &mut Option<super::lm
     save_copy(shared, &message);
     slot.begin(&job.commit.id);
     let results = results(shared, slot, lmtp, &message, &mut kept);
-    if conclude(shared, slot, job, results) {
-        shared.rearm(&job.door);
+    if let Some(door) = conclude(shared, slot, job, results) {
+        shared.rearm(&door);
     }
     for stored in kept {
         let name = stored.name.clone();
@@ -161,10 +165,10 @@ fn save_copy(shared: &Shared, message: &Message<'_>) {
     }
 }
 
-/// Answers, after all that was done for the message is recorded as done. Whether the worker was told.
+/// Answers, after all that was done for the message is recorded as done. The door, if the answer could be sent.
 ///
-/// What a client is told to bring again must not be kept, as far as that can be undone; nor what nobody was told of.
-fn conclude(shared: &Arc<Shared>, slot: &Slot, job: &Job, mut results: Vec<RecipientResult>) -> bool {
+/// What a client is told to bring again must not be kept, as far as that can be undone; nor what nobody could be told of.
+fn conclude(shared: &Arc<Shared>, slot: &Slot, job: &Job, mut results: Vec<RecipientResult>) -> Option<Arc<Door>> {
     let state = &shared.settings.state;
     let again = |result: &&RecipientResult| matches!(result, RecipientResult::Temporary { .. });
     let space = |result: &&RecipientResult| matches!(result, RecipientResult::Temporary { status: [4, 3, 1], .. });
@@ -179,14 +183,17 @@ fn conclude(shared: &Arc<Shared>, slot: &Slot, job: &Job, mut results: Vec<Recip
         slot.undo(state);
         results.fill(agents::write_failed(shared, &job.commit, "journal", &error));
     }
-    let told = shared.tell(&job.door, &answer(&job.commit, results));
-    if told {
+    let told = job.door.upgrade().filter(|door| {
+        door.waits.store(false, Ordering::SeqCst);
+        shared.tell(door, &answer(&job.commit, results))
+    });
+    if told.is_some() {
         slot.close();
     } else {
         slot.undo(state);
     }
     drop(answering);
-    if !told {
+    if told.is_none() {
         let event = Event::new("abandoned").word("id", &job.commit.id);
         shared.log(Level::Warning, event.quoted("note", b"the worker is gone"));
     }
