@@ -75,7 +75,8 @@ impl Client {
     /// Hands the message over and waits for what became of it.
     ///
     /// # Errors
-    /// Whatever the error, the message counts as not taken.
+    /// [`Error::Untaken`] and [`Error::Refused`]: delivery has not taken it. After any other it may have, until the door
+    /// is closed so that no answer can be sent: only then it undoes what nobody was told of.
     pub fn commit(&self, commit: Commit) -> Result<Outcome, Error> {
         let (id, recipients) = (commit.id.clone(), commit.recipients.len());
         let request = ToDelivery::Commit(commit);
@@ -85,13 +86,18 @@ impl Client {
         };
         let answer = sent.and_then(|()| self.answer_to(&id, self.patience));
         match (answer, request) {
-            (Ok(FromDelivery::Outcome { outcome, .. }), _) if outcome.results.len() == recipients => Ok(outcome),
-            (Ok(FromDelivery::Refused { reason, .. }), _) => Err(Error::Refused(reason)),
-            (Ok(_), _) => Err(Error::Confused),
             // Not sent, as nobody listened any more; or sent, and never read.
             (Err(Fault::Unheard), ToDelivery::Commit(commit)) => Err(Error::Untaken(Box::new(commit))),
-            (Err(fault), _) => Err(fault.into()),
+            (answer, _) => judged(answer, recipients),
         }
+    }
+
+    /// What became of the message `id`, which was handed over and given up, if that has come meanwhile.
+    ///
+    /// # Errors
+    /// It has not.
+    pub fn late(&self, id: &str, recipients: usize) -> Result<Outcome, Error> {
+        judged(self.answer_to(id, Duration::ZERO), recipients)
     }
 
     /// The answer about this very message. Whoever had the door before cannot know its identifier, so that nothing he may
@@ -101,5 +107,13 @@ impl Client {
             FromDelivery::Outcome { id, .. } | FromDelivery::Refused { id, .. } => id == message,
             FromDelivery::Staged | FromDelivery::Full => false,
         })
+    }
+}
+
+fn judged(answer: Result<FromDelivery, Fault>, recipients: usize) -> Result<Outcome, Error> {
+    match answer? {
+        FromDelivery::Outcome { outcome, .. } if outcome.results.len() == recipients => Ok(outcome),
+        FromDelivery::Refused { reason, .. } => Err(Error::Refused(reason)),
+        _ => Err(Error::Confused),
     }
 }

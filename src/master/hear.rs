@@ -76,6 +76,12 @@ impl Master {
             // Its word for it is not needed.
             FromWorker::Changed { .. } => self.read_changed(),
             FromWorker::Open { helper } => self.open_door(number, helper),
+            FromWorker::Close { helper } => {
+                if let Some(worker) = self.workers.get_mut(number) {
+                    worker.slot.end_door(helper);
+                    let _ = worker.slot.link.send_nowait(&ToWorker::Closed, &[]);
+                }
+            }
         }
     }
 
