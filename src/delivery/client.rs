@@ -11,8 +11,8 @@ use crate::ipc::delivery::{Commit, FromDelivery, Outcome, ToDelivery};
 /// (RFC 5321 §4.5.3.2.6). Delivery has answered by then, or has given the message up.
 pub const PATIENCE: Duration = Duration::from_secs(570);
 
-/// Why delivery did not answer as hoped. After anything but [`Error::Full`] and [`Error::Refused`] the client is of
-/// no more use.
+/// Why delivery did not answer as hoped. After anything but [`Error::Full`] and [`Error::Refused`] the door is of no more
+/// use, but for a look at [`Client::late`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No space for the body: 452 4.3.1.
@@ -21,14 +21,15 @@ pub enum Error {
     /// The envelope broke a rule: 451 4.3.0, and our own mistake.
     #[error("delivery refused the message: {0}")]
     Refused(String),
-    /// Delivery is gone, silent, or does not speak as agreed: 451 4.3.0.
+    /// Delivery is gone, silent, or does not speak as agreed: 451 4.3.0. It may have taken the message.
     #[error(transparent)]
     Channel(#[from] Fault),
-    /// Delivery had stopped to listen before the message was sent, or has ended without reading it: it surely has not
-    /// taken it, so that it may be offered through another door.
-    #[error("delivery is leaving")]
+    /// Delivery had stopped to listen before the message was sent, or has closed the door without reading it, as it does
+    /// when it ends, and where somebody before us left something there: it surely has not taken it, so that it may be
+    /// offered through another door.
+    #[error("delivery has closed the door")]
     Untaken(Box<Commit>),
-    /// An answer to another question.
+    /// An answer that fits no question: 451 4.3.0, and our own mistake.
     #[error("delivery gave an answer that fits no question")]
     Confused,
 }

@@ -16,7 +16,7 @@ pub(super) struct Job {
     pub(super) door: Weak<Door>,
     pub(super) commit: Commit,
     pub(super) staged: Option<File>,
-    /// When the worker must have its answer: later ones find nobody, and the client has been told 451.
+    /// When the worker must have its answer: it waits hardly longer, and then tells the client 451.
     pub(super) end: Instant,
 }
 

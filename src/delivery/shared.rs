@@ -103,7 +103,8 @@ impl Shared {
         }
     }
 
-    /// Answers; whether it could be sent. If not, the door is closed.
+    /// Answers; whether it could be sent, which it can until the last copy of the other end is closed. If not, the door is
+    /// closed as well.
     pub(super) fn tell(&self, door: &Arc<Door>, answer: &FromDelivery) -> bool {
         match door.channel.send_nowait(answer, &[]) {
             Ok(()) => true,

@@ -168,6 +168,9 @@ fn save_copy(shared: &Shared, message: &Message<'_>) {
 /// Answers, after all that was done for the message is recorded as done. The door, if the answer could be sent.
 ///
 /// What a client is told to bring again must not be kept, as far as that can be undone; nor what nobody could be told of.
+/// That an answer could be sent does not say that it will be read: whoever has a copy of the other end keeps it open. Of a
+/// lent door that is the master, until it has reaped a worker that was killed: a kill that falls just before the answer is
+/// then as one just after it, and the client, which has no reply, may bring the message again (RFC 1047).
 fn conclude(shared: &Arc<Shared>, slot: &Slot, job: &Job, mut results: Vec<RecipientResult>) -> Option<Arc<Door>> {
     let state = &shared.settings.state;
     let again = |result: &&RecipientResult| matches!(result, RecipientResult::Temporary { .. });
