@@ -15,6 +15,7 @@ use crate::ipc::control::{FromHelper, ToHelper};
 use crate::log::{Event, Level};
 use crate::sys::socket;
 
+use super::door::Holder;
 use super::journal::{self, Slot};
 use super::queues::Next;
 use super::shared::Shared;
@@ -121,16 +122,8 @@ fn await_idleness(shared: &Shared, patience: Duration) {
 
 fn obey(shared: &Arc<Shared>, seat: &Seat, rejoin: &dyn Fn(OwnedFd), message: ToHelper, fd: Option<OwnedFd>) {
     match (message, fd) {
-        (ToHelper::Door { worker, .. }, Some(fd)) => {
-            if let Err(error) = shared.open(fd, worker) {
-                let event = Event::new("door-failed").field("worker", worker);
-                shared.log(Level::Error, event.word("reason", &error.to_string()));
-            }
-        }
-        (ToHelper::Door { worker, .. }, None) => {
-            let event = Event::new("door-refused").field("worker", worker);
-            shared.log(Level::Error, event.word("reason", "no descriptor is free"));
-        }
+        (ToHelper::Door { worker, .. }, fd) => open(shared, fd, Holder::Worker(worker)),
+        (ToHelper::LentDoor, fd) => open(shared, fd, Holder::OneAfterTheOther),
         (ToHelper::Voice, Some(fd)) => rejoin(fd),
         (ToHelper::Reload { .. }, _) => seat.ask_to_be_replaced(),
         (ToHelper::Drain, _) => shared.draining.store(true, Ordering::SeqCst),
@@ -140,6 +133,19 @@ fn obey(shared: &Arc<Shared>, seat: &Seat, rejoin: &dyn Fn(OwnedFd), message: To
         }
         _ => {}
     }
+}
+
+fn open(shared: &Shared, fd: Option<OwnedFd>, holder: Holder) {
+    let event = match fd.map(|fd| shared.open(fd, holder)) {
+        Some(Ok(())) => return,
+        Some(Err(error)) => holder
+            .note(Event::new("door-failed"))
+            .word("reason", &error.to_string()),
+        None => holder
+            .note(Event::new("door-refused"))
+            .word("reason", "no descriptor is free"),
+    };
+    shared.log(Level::Error, event);
 }
 
 /// Writes the state down, unless that is under way.
@@ -255,16 +261,26 @@ fn write(shared: &Arc<Shared>, slot: &Slot) {
             }
         };
         let work = shared.work();
-        match door.channel.receive() {
-            Ok(_) if socket::has_unread(&door.channel) => {
-                shared.log(Level::Error, Event::new("unread").field("worker", door.worker));
+        // A worker of ours waits for its answer: who sends now has the door after it, and is not to wait for an agent.
+        if door.waits.load(Ordering::SeqCst) {
+            if socket::has_input(&door.channel) {
                 shared.close(&door);
             }
+            continue;
+        }
+        // Whoever sends before he has read an answer does not read; or that was to a worker which had the door before and
+        // is gone. What is there now is not read here: its sender sees so, and goes to another door.
+        if socket::has_unread(&door.channel) {
+            shared.log(Level::Error, door.holder.note(Event::new("unread")));
+            shared.close(&door);
+            continue;
+        }
+        match door.channel.receive() {
             Ok((request, None)) => writer::serve(shared, slot, &door, request),
             Ok((_, Some(_))) => shared.close(&door),
             Err(fault) => {
                 if !matches!(fault, Fault::Closed) {
-                    let event = Event::new("door-broken").field("worker", door.worker);
+                    let event = door.holder.note(Event::new("door-broken"));
                     shared.log(Level::Error, event.word("reason", &fault.to_string()));
                 }
                 shared.close(&door);

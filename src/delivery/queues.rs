@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use crate::ipc::delivery::{Commit, Disposition, Recipient};
@@ -12,10 +12,11 @@ use super::door::{Door, held};
 /// A message of a door that waits for a thread.
 #[derive(Debug)]
 pub(super) struct Job {
-    pub(super) door: Arc<Door>,
+    /// Closed meanwhile where nobody is to have an answer.
+    pub(super) door: Weak<Door>,
     pub(super) commit: Commit,
     pub(super) staged: Option<File>,
-    /// When the worker must have its answer: later ones find nobody, and the client has been told 451.
+    /// When the worker must have its answer: it waits hardly longer, and then tells the client 451.
     pub(super) end: Instant,
 }
 

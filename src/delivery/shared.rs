@@ -13,7 +13,7 @@ use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::delivery::FromDelivery;
 use crate::log::{Event, Level};
 
-use super::door::{Door, Doors, held};
+use super::door::{Door, Doors, Holder, held};
 use super::queues::Queues;
 use super::{Log, Settings};
 
@@ -103,13 +103,14 @@ impl Shared {
         }
     }
 
-    /// Answers; whether it could be sent. If not, the door is closed.
+    /// Answers; whether it could be sent, which it can until the last copy of the other end is closed. If not, the door is
+    /// closed as well.
     pub(super) fn tell(&self, door: &Arc<Door>, answer: &FromDelivery) -> bool {
         match door.channel.send_nowait(answer, &[]) {
             Ok(()) => true,
             Err(fault) => {
                 if !matches!(fault, Fault::Closed) {
-                    let event = Event::new("unanswered").field("worker", door.worker);
+                    let event = door.holder.note(Event::new("unanswered"));
                     self.log(Level::Error, event.word("reason", &fault.to_string()));
                 }
                 self.close(door);
@@ -123,14 +124,16 @@ impl Shared {
         held(&self.doors).remove(door);
     }
 
-    /// Serves a worker through this door, and through no other: what one worker can make us keep is what one door can.
-    pub(super) fn open(&self, fd: OwnedFd, worker: u32) -> io::Result<()> {
+    /// Serves its holder through this door. A worker of its own has no other: what one worker can make us keep is what
+    /// one door can, and what one that is lent can, of which the master gives it one at most.
+    pub(super) fn open(&self, fd: OwnedFd, holder: Holder) -> io::Result<()> {
         let token = self.next.fetch_add(1, Ordering::Relaxed);
         let door = Arc::new(Door {
             channel: Channel::new(fd),
             staged: Mutex::new(None),
             token,
-            worker,
+            holder,
+            waits: AtomicBool::new(false),
         });
         let before = held(&self.doors).insert(&door);
         if let Some(before) = before {

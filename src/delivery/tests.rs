@@ -15,9 +15,10 @@ use super::client::{Client, Error};
 use super::envelope::tests::{commit, recipient};
 use super::{Acknowledge, Agent, Log, Place, Settings, outcome, run, spool, spool_list};
 use crate::helper::Seat;
-use crate::ipc::channel::Channel;
+use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::delivery::{Body, Commit, Disposition, FromDelivery, RecipientResult, ToDelivery};
+use crate::sys::socket;
 
 const MESSAGE: &[u8] = b"Return-Path: <forged@x>\r\nSubject: \xff\0\r\n\r\n.\r\nbody\n\rend";
 
@@ -71,13 +72,21 @@ impl Running {
     }
 
     fn door(&self, worker: u32) -> OwnedFd {
+        self.offer(&ToHelper::Door { worker, pid: 1 })
+    }
+
+    /// A door as the master lends it.
+    fn lent(&self) -> OwnedFd {
+        self.offer(&ToHelper::LentDoor)
+    }
+
+    fn offer(&self, door: &ToHelper) -> OwnedFd {
         use std::os::fd::AsFd;
         let (ours, theirs) = pair();
-        let door = ToHelper::Door { worker, pid: 1 };
         self.control
             .as_ref()
             .unwrap()
-            .send_with(&door, &[theirs.as_fd()])
+            .send_with(door, &[theirs.as_fd()])
             .unwrap();
         ours
     }
@@ -256,6 +265,104 @@ fn a_worker_has_one_door_at_a_time() {
         let results = client.commit(commit("m1", &["bob"], b"x")).unwrap().results;
         assert_eq!(results, [RecipientResult::Delivered]);
     }
+}
+
+/// What a worker asks for itself ends no door that it was lent, which the next one is to have.
+#[test]
+fn a_lent_door_is_no_workers_own() {
+    let state = tempfile::tempdir().unwrap();
+    let running = Running::start(settings(state.path()));
+    let lent: Vec<Client> = (0..3)
+        .map(|_| Client::new(running.lent(), Duration::from_secs(20)))
+        .collect();
+    let own = Client::new(running.door(0), Duration::from_secs(20));
+    drop(own.begin(0).unwrap());
+    for (number, client) in lent.iter().chain([&own]).enumerate() {
+        let results = client
+            .commit(commit(&format!("m{number}"), &["bob"], b"x"))
+            .unwrap()
+            .results;
+        assert_eq!(results, [RecipientResult::Delivered], "{number}");
+    }
+}
+
+/// A file would be kept with it by nobody's fault but that of a worker which has ended long ago.
+#[test]
+fn a_lent_door_holds_no_file() {
+    let state = tempfile::tempdir().unwrap();
+    let running = Running::start(settings(state.path()));
+    let lent = Channel::<ToDelivery, FromDelivery>::new(running.lent());
+    lent.send(&ToDelivery::Begin { size_hint: 1 }).unwrap();
+    let answer = lent.receive_within(Duration::from_secs(20));
+    assert!(matches!(answer, Err(Fault::Closed)), "{answer:?}");
+    assert!(running.logged("event=begin-refused door=lent"));
+}
+
+/// What a worker that has ended left on its way, and the next one with the same door: the message of that one reaches
+/// its mailbox once, and what it is told is about its own.
+fn offer_after(running: &Running, lent: OwnedFd, body: &[u8]) {
+    let begun = Instant::now();
+    let client = Client::new(lent, Duration::from_secs(20));
+    let results = match client.commit(commit("next", &["bob"], body)) {
+        Ok(outcome) => outcome.results,
+        Err(Error::Untaken(untaken)) => running.deliver(*untaken),
+        Err(error) => panic!("{error:?} {:?}", running.lines.lock().unwrap()),
+    };
+    assert_eq!(results, [RecipientResult::Delivered]);
+    assert!(begun.elapsed() < Duration::from_secs(10), "it had to wait");
+}
+
+#[test]
+fn an_answer_left_unread_is_no_harm_to_the_next_message() {
+    let state = tempfile::tempdir().unwrap();
+    let running = Running::start(settings(state.path()));
+    let door = Channel::<ToDelivery, FromDelivery>::new(running.lent());
+    door.send(&ToDelivery::Commit(commit("before", &["eve"], b"x")))
+        .unwrap();
+    running.await_that("its answer", || socket::has_input(&door));
+    door.send(&ToDelivery::Commit(commit("next", &["bob"], b"x"))).unwrap();
+    running.await_that("the door's end", || running.logged("event=unread door=lent"));
+    let is_next = |answer: &FromDelivery| matches!(answer, FromDelivery::Outcome { id, .. } if id == "next");
+    let answer = door.answer_within(Duration::from_secs(20), is_next);
+    assert!(matches!(answer, Err(Fault::Unheard)), "{answer:?}");
+    assert!(running.files("mail/example.org/bob").is_empty());
+}
+
+#[test]
+fn a_message_under_way_is_no_harm_to_the_next_one() {
+    for _ in 0..20 {
+        let state = tempfile::tempdir().unwrap();
+        let running = Running::start(settings(state.path()));
+        let lent = running.lent();
+        let before = Channel::<ToDelivery, FromDelivery>::new(lent.try_clone().unwrap());
+        let names: Vec<String> = (0..20).map(|number| format!("eve{number}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        before
+            .send(&ToDelivery::Commit(commit("before", &names, b"x")))
+            .unwrap();
+        offer_after(&running, lent, MESSAGE);
+        assert_eq!(running.files("mail/example.org/bob"), [expected("bob")]);
+    }
+}
+
+#[test]
+fn a_message_that_an_agent_is_slow_with_holds_up_no_other_of_its_door() {
+    let state = tempfile::tempdir().unwrap();
+    let script = r#"case $USER in eve*) until test -e "${0%/*}/go"; do sleep 0.1; done;; esac; cat >"${0%/*}/$USER""#;
+    let running = Running::start(Settings {
+        timeout: Duration::from_secs(30),
+        ..lda(state.path(), script)
+    });
+    let lent = running.lent();
+    let before = Channel::<ToDelivery, FromDelivery>::new(lent.try_clone().unwrap());
+    before
+        .send(&ToDelivery::Commit(commit("before", &["eve"], b"x")))
+        .unwrap();
+    drop(before);
+    offer_after(&running, lent, MESSAGE);
+    assert_eq!(fs::read(state.path().join("bob@example.org")).unwrap(), expected("bob"));
+    fs::write(state.path().join("go"), "").unwrap();
+    running.await_that("its end", || running.logged("event=abandoned id=before"));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -15,7 +16,7 @@ use crate::log::{Event, Level};
 use super::agents::{self, Message};
 use super::client::PATIENCE;
 use super::content::Source;
-use super::door::{Door, held};
+use super::door::{Door, Holder, held};
 use super::file::Unnamed;
 use super::journal::Slot;
 use super::outcome;
@@ -31,6 +32,11 @@ const RESERVE: u64 = 256 << 20;
 
 pub(super) fn serve(shared: &Arc<Shared>, slot: &Slot, door: &Arc<Door>, request: ToDelivery) {
     match request {
+        // The file would be kept for nobody when its worker is gone. One of ours asks for a door of its own.
+        ToDelivery::Begin { .. } if door.holder == Holder::OneAfterTheOther => {
+            shared.log(Level::Error, door.holder.note(Event::new("begin-refused")));
+            shared.close(door);
+        }
         ToDelivery::Begin { size_hint } => begin(shared, door, size_hint),
         ToDelivery::Commit(commit) => {
             let staged = held(&door.staged).take();
@@ -88,15 +94,18 @@ fn commit_message(shared: &Arc<Shared>, slot: &Slot, door: &Arc<Door>, commit: C
         .iter()
         .any(|recipient| recipient.disposition == Disposition::Deliver);
     let job = Job {
-        door: Arc::clone(door),
+        door: Arc::downgrade(door),
         commit,
         staged,
         end: Instant::now() + PATIENCE - MARGIN,
     };
     if real && shared.settings.acknowledge == Acknowledge::Delivered && shared.settings.agent != Agent::Maildir {
+        door.waits.store(true, Ordering::SeqCst);
+        shared.rearm(door);
         let Err(job) = shared.queues.offer(job, shared.settings.queue) else {
             return;
         };
+        door.waits.store(false, Ordering::SeqCst);
         shared.log(Level::Error, Event::new("overloaded").word("id", &job.commit.id));
         let results = job.commit.recipients.iter().map(|_| outcome::too_busy()).collect();
         return shared.answer(door, &answer(&job.commit, results));
@@ -117,7 +126,7 @@ pub(super) fn run(shared: &Arc<Shared>, slot: &Slot, lmtp: &mut Option<super::lm
     let source = match (&job.commit.body, &job.staged) {
         (Body::Inline(bytes), _) => Source::Bytes(bytes),
         (Body::Staged { length }, Some(file)) => Source::File(file, *length),
-        (Body::Staged { .. }, None) => return shared.close(&job.door),
+        (Body::Staged { .. }, None) => return job.door.upgrade().iter().for_each(|door| shared.close(door)),
     };
     let message = Message {
         commit: &job.commit,
@@ -128,8 +137,8 @@ pub(super) fn run(shared: &Arc<Shared>, slot: &Slot, lmtp: &mut Option<super::lm
     save_copy(shared, &message);
     slot.begin(&job.commit.id);
     let results = results(shared, slot, lmtp, &message, &mut kept);
-    if conclude(shared, slot, job, results) {
-        shared.rearm(&job.door);
+    if let Some(door) = conclude(shared, slot, job, results) {
+        shared.rearm(&door);
     }
     for stored in kept {
         let name = stored.name.clone();
@@ -156,10 +165,13 @@ fn save_copy(shared: &Shared, message: &Message<'_>) {
     }
 }
 
-/// Answers, after all that was done for the message is recorded as done. Whether the worker was told.
+/// Answers, after all that was done for the message is recorded as done. The door, if the answer could be sent.
 ///
-/// What a client is told to bring again must not be kept, as far as that can be undone; nor what nobody was told of.
-fn conclude(shared: &Arc<Shared>, slot: &Slot, job: &Job, mut results: Vec<RecipientResult>) -> bool {
+/// What a client is told to bring again must not be kept, as far as that can be undone; nor what nobody could be told of.
+/// That an answer could be sent does not say that it will be read: whoever has a copy of the other end keeps it open. Of a
+/// lent door that is the master, until it has reaped a worker that was killed: a kill that falls just before the answer is
+/// then as one just after it, and the client, which has no reply, may bring the message again (RFC 1047).
+fn conclude(shared: &Arc<Shared>, slot: &Slot, job: &Job, mut results: Vec<RecipientResult>) -> Option<Arc<Door>> {
     let state = &shared.settings.state;
     let again = |result: &&RecipientResult| matches!(result, RecipientResult::Temporary { .. });
     let space = |result: &&RecipientResult| matches!(result, RecipientResult::Temporary { status: [4, 3, 1], .. });
@@ -174,14 +186,17 @@ fn conclude(shared: &Arc<Shared>, slot: &Slot, job: &Job, mut results: Vec<Recip
         slot.undo(state);
         results.fill(agents::write_failed(shared, &job.commit, "journal", &error));
     }
-    let told = shared.tell(&job.door, &answer(&job.commit, results));
-    if told {
+    let told = job.door.upgrade().filter(|door| {
+        door.waits.store(false, Ordering::SeqCst);
+        shared.tell(door, &answer(&job.commit, results))
+    });
+    if told.is_some() {
         slot.close();
     } else {
         slot.undo(state);
     }
     drop(answering);
-    if !told {
+    if told.is_none() {
         let event = Event::new("abandoned").word("id", &job.commit.id);
         shared.log(Level::Warning, event.quoted("note", b"the worker is gone"));
     }

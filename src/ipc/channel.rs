@@ -163,28 +163,25 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
     }
 
     fn receive_by<T>(&self, call: Receive<T>) -> Result<(R, Option<T>), Fault> {
-        self.heard_by(call).map_err(|fault| match fault {
-            Fault::Unheard => Fault::Closed,
-            other => other,
-        })
+        self.heard_by(call, &mut false)
     }
 
-    fn heard_by<T>(&self, call: Receive<T>) -> Result<(R, Option<T>), Fault> {
+    /// Notes in `unheard` when the other end has closed before it had read all of ours.
+    fn heard_by<T>(&self, call: Receive<T>, unheard: &mut bool) -> Result<(R, Option<T>), Fault> {
         BUFFER.with_borrow_mut(|buffer| {
             if buffer.is_empty() {
-                arena::inherited(|| buffer.resize(frame::MAXIMUM, 0));
+                // Zeroes from the allocator, which knows where nobody has written: a `resize` would touch every page.
+                *buffer = arena::inherited(|| vec![0; frame::MAXIMUM]);
             }
-            let mut unheard = false;
             let (length, fd) = match retried(|| call(self.fd.as_fd(), buffer)) {
-                // Said once when the other end closed before it had read all of ours; what it sent is still there.
+                // Said once; what the other end sent is still there.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                    unheard = true;
+                    *unheard = true;
                     retried(|| call(self.fd.as_fd(), buffer))?
                 }
                 result => result?,
             };
             match buffer.get(..length) {
-                None | Some([]) if unheard => Err(Fault::Unheard),
                 None | Some([]) => Err(Fault::Closed),
                 Some(bytes) => Ok((frame::decode(bytes)?, fd)),
             }
@@ -200,13 +197,25 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
         self.receive()
     }
 
-    /// As [`Channel::receive_within`], for the answer to the one thing that was asked.
+    /// The answer to what was asked last, for which it is taken if it `fits`; others, to somebody who had this end
+    /// before us, are thrown away.
     ///
     /// # Errors
-    /// [`Fault::Unheard`] when the other end closed without having read it; [`Fault::TimedOut`] when nothing came.
-    pub fn answer_within(&self, limit: Duration) -> Result<(R, Option<OwnedFd>), Fault> {
-        self.await_input(limit)?;
-        self.heard_by(|fd, buffer| recv_frame(fd, buffer))
+    /// [`Fault::Unheard`] when the other end closed without having read what was asked; [`Fault::TimedOut`] when no such
+    /// answer came.
+    pub fn answer_within(&self, limit: Duration, fits: impl Fn(&R) -> bool) -> Result<R, Fault> {
+        let end = Instant::now() + limit;
+        let mut unheard = false;
+        loop {
+            self.await_input(end.saturating_duration_since(Instant::now()))?;
+            match self.heard_by(|fd, buffer| recv_frame(fd, buffer), &mut unheard) {
+                Ok((answer, _)) if fits(&answer) => return Ok(answer),
+                Ok(_) => {}
+                // Frames are read in the order they were sent, ours the last.
+                Err(Fault::Closed) if unheard => return Err(Fault::Unheard),
+                Err(fault) => return Err(fault),
+            }
+        }
     }
 
     fn await_input(&self, limit: Duration) -> Result<(), Fault> {
@@ -273,6 +282,24 @@ mod tests {
         drop(b);
         assert!(matches!(a.receive(), Err(Fault::Closed)));
         assert!(matches!(a.send(&1), Err(Fault::Closed)));
+    }
+
+    #[test]
+    fn an_answer_of_before_does_not_hide_that_ours_was_not_heard() {
+        for heard in [true, false] {
+            let (a, b) = pair();
+            a.send(&7).unwrap();
+            assert_eq!(b.receive().unwrap().0, 7);
+            a.send(&8).unwrap();
+            if heard {
+                assert_eq!(b.receive().unwrap().0, 8);
+            }
+            b.send(&"7".to_owned()).unwrap();
+            drop(b);
+            let answer = a.answer_within(Duration::from_secs(5), |answer| answer == "8");
+            assert_eq!(matches!(answer, Err(Fault::Unheard)), !heard, "{answer:?}");
+            assert_eq!(matches!(answer, Err(Fault::Closed)), heard, "{answer:?}");
+        }
     }
 
     #[test]

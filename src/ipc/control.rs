@@ -14,6 +14,8 @@ pub enum ToHelper {
         /// Its process.
         pid: i32,
     },
+    /// A door that is lent to one worker after the other rides with this frame; to delivery or the keeper.
+    LentDoor,
     /// A new way to the logger rides with this frame: the logger has started again.
     Voice,
     /// Read the configuration again; open the log file again.

@@ -17,7 +17,8 @@ pub const RECIPIENTS_OCTETS: usize = 52 * 1024;
 /// What a worker asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToDelivery {
-    /// Wants a nameless file for a long body; answered by `Staged` or `Full`.
+    /// Wants a nameless file for a long body; answered by `Staged` or `Full`. A door that one worker after the other has
+    /// is closed for it: the file would outlive its worker.
     Begin {
         /// Octets that the client declared (RFC 1870), or 0.
         size_hint: u64,

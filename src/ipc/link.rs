@@ -126,6 +126,11 @@ pub enum FromWorker {
         /// Which one.
         helper: Role,
     },
+    /// Waits no longer for what it asked over the door that it was lent: nothing is to be answered there any more.
+    Close {
+        /// To which helper.
+        helper: Role,
+    },
     /// The client is gone; the worker ends, or says that it is ready again. After its last one it just ends.
     Done,
 }
@@ -137,6 +142,8 @@ pub enum ToWorker {
     Retire,
     /// The door rides with this frame; none does when the helper is not there.
     Door,
+    /// The door that was lent is closed for the helper; what came over it before is still there.
+    Closed,
     /// A new way to the logger rides with this frame: the logger has started again.
     Voice,
     /// The service ends: answer 421 at the next command boundary, then leave.

@@ -11,6 +11,9 @@ use crate::sys::random;
 /// How long an answer may take: a signature is made in a millisecond, but the keeper may have to be started again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Answers to others that may lie in a door: more than there ever are.
+const LATE: usize = 4;
+
 /// The keeper did not answer, or not with what was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -41,6 +44,13 @@ impl Client {
     /// Whether all that was asked was answered.
     pub fn is_whole(&self) -> bool {
         self.is_whole.load(Relaxed)
+    }
+
+    /// Whether all that was asked was answered, and the keeper still listens as far as can be seen without asking.
+    pub fn is_open(&self) -> bool {
+        // Answers to whoever had the door before are taken out.
+        let silent = (0..LATE).find_map(|_| self.door.receive_nowait().err());
+        self.is_whole() && matches!(silent, Some(Fault::WouldBlock))
     }
 
     /// Whether the keeper is there and has this key.
@@ -108,12 +118,14 @@ mod tests {
             }
         });
         let client = Client::new(ours);
+        assert!(client.is_open());
         for right in ["first", "second"] {
             let signature = client.sign([0; 32], 0x0403, Vec::new()).unwrap();
             assert_eq!(signature, right.as_bytes());
             assert!(client.is_whole());
         }
         answering.join().unwrap();
+        assert!(client.is_whole() && !client.is_open());
         assert!(client.holds([0; 32]).is_err(), "it is gone");
         assert!(!client.is_whole());
     }

@@ -136,7 +136,7 @@ impl Keeper<'_> {
     fn hear_master(&mut self) -> io::Result<bool> {
         loop {
             match self.place.seat.control.receive_nowait() {
-                Ok((ToHelper::Door { .. }, Some(fd))) => self.admit(Door::new(fd))?,
+                Ok((ToHelper::Door { .. } | ToHelper::LentDoor, Some(fd))) => self.admit(Door::new(fd))?,
                 Ok((ToHelper::Reload { .. }, _)) => self.reload(),
                 Ok((ToHelper::Listen { position }, _)) => self.listen(position),
                 Ok(_) => {}

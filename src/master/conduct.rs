@@ -44,6 +44,8 @@ pub(super) struct Conduct {
     records: u8,
     /// Clients that it may still name on its connection.
     introductions: u8,
+    /// It has given up the door to delivery that it was lent: it has no second one.
+    has_closed: bool,
 }
 
 impl Conduct {
@@ -54,6 +56,7 @@ impl Conduct {
             may_notice: false,
             records: 0,
             introductions: 0,
+            has_closed: false,
         }
     }
 
@@ -90,6 +93,11 @@ impl Conduct {
             FromWorker::Open { helper } if !busy || !matches!(helper, Role::Delivery | Role::Keeper | Role::Broker) => {
                 Err("no such door")
             }
+            FromWorker::Close { helper: Role::Delivery } if busy && !self.has_closed => {
+                self.has_closed = true;
+                Ok(())
+            }
+            FromWorker::Close { .. } => Err("closed out of turn"),
             FromWorker::Done if !busy => Err("done out of turn"),
             FromWorker::Changed { .. } | FromWorker::Open { .. } | FromWorker::Done => Ok(()),
         }
@@ -128,6 +136,7 @@ mod tests {
     }
 
     const DOOR: FromWorker = FromWorker::Open { helper: Role::Delivery };
+    const CLOSE: FromWorker = FromWorker::Close { helper: Role::Delivery };
     const RECORDING: FromWorker = FromWorker::Open { helper: Role::Logger };
     fn client() -> FromWorker {
         let peer = ([198, 51, 100, 1], 25).into();
@@ -147,6 +156,7 @@ mod tests {
             (serving(), client()),
             (serving(), DOOR),
             (serving(), DOOR),
+            (serving(), CLOSE),
             (serving(), FromWorker::Done),
             (State::Leaving, FromWorker::Ready),
             // It was told to leave when a client had just come.
@@ -177,6 +187,8 @@ mod tests {
             (State::Leaving, refused()),
             (State::Leaving, FromWorker::Done),
             (State::Leaving, DOOR),
+            (State::Leaving, CLOSE),
+            (serving(), FromWorker::Close { helper: Role::Keeper }),
             (State::Leaving, CHANGED),
             (State::Leaving, client()),
         ];
@@ -186,6 +198,9 @@ mod tests {
         let mut conduct = of_one();
         assert_eq!(conduct.judge(&serving(), &CHANGED), Ok(()));
         assert!(conduct.judge(&serving(), &CHANGED).is_err(), "once a client");
+        let mut conduct = of_one();
+        assert_eq!(conduct.judge(&serving(), &CLOSE), Ok(()));
+        assert!(conduct.judge(&serving(), &CLOSE).is_err(), "once a life");
         let mut conduct = of_one();
         for _ in 0..RECORDS {
             assert_eq!(conduct.judge(&serving(), &RECORDING), Ok(()));

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
+use nix::unistd::Pid;
 
 use crate::ipc::channel::Fault;
 use crate::ipc::control::ToHelper;
@@ -17,7 +18,7 @@ use crate::sys::process::{self, Ended};
 use super::Master;
 use super::conduct::State;
 use super::descriptors;
-use super::workers::is_regular;
+use super::workers::{Workers, is_regular};
 
 /// Reports taken from one worker before the others have their turn.
 const TURN: usize = 32;
@@ -76,6 +77,12 @@ impl Master {
             // Its word for it is not needed.
             FromWorker::Changed { .. } => self.read_changed(),
             FromWorker::Open { helper } => self.open_door(number, helper),
+            FromWorker::Close { helper } => {
+                if let Some(worker) = self.workers.get_mut(number) {
+                    worker.slot.end_door(helper);
+                    let _ = worker.slot.link.send_nowait(&ToWorker::Closed, &[]);
+                }
+            }
         }
     }
 
@@ -170,6 +177,7 @@ impl Master {
             if !worker.ended {
                 let _ = process::kill(worker.pid, libc::SIGKILL);
             }
+            worker.slot.close_doors();
             let event = Event::new("worker-breach")
                 .field("pid", worker.pid)
                 .quoted("what", what.as_bytes());
@@ -185,14 +193,13 @@ impl Master {
         }
     }
 
+    /// Buries who has ended. That their doors are closed waits for nothing that is to be done about one of them.
     pub(super) fn reap(&mut self) {
-        while let Some((pid, how)) = process::reap() {
+        let ended = std::iter::from_fn(process::reap).inspect(|(pid, how)| self.workers.ended(*pid, *how));
+        for (pid, how) in ended.collect::<Vec<_>>() {
             if let Some(role) = self.ready.helpers.role_of(pid) {
                 self.helper_gone(role);
             } else if let Some(number) = self.workers.number(pid) {
-                if let Some(worker) = self.workers.get_mut(number) {
-                    worker.ended = true;
-                }
                 // Its last words may say whom it served.
                 self.hear_worker(number);
                 self.unheard.remove(&number);
@@ -276,6 +283,19 @@ impl Master {
                 Level::Error,
                 Event::new("configuration-broken").quoted("fault", fault.as_bytes()),
             );
+        }
+    }
+}
+
+impl Workers {
+    /// A process has been reaped. If it was a worker that did not end as it should, nobody has its doors any more, so that
+    /// helpers see at once that there is nobody left to tell.
+    pub(super) fn ended(&mut self, pid: Pid, how: Ended) {
+        if let Some(worker) = self.number(pid).and_then(|number| self.get_mut(number)) {
+            worker.ended = true;
+            if how != Ended::Exited(0) {
+                worker.slot.close_doors();
+            }
         }
     }
 }

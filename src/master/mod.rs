@@ -201,9 +201,13 @@ impl Master {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 other => other?,
             }
+            // Deaths first: delivery is to see one before it has an answer for whoever died.
+            if events.iter().any(|event| event.token() == SIGNALS) {
+                self.hear_signals();
+            }
             for event in &events {
                 match event.token() {
-                    SIGNALS => self.hear_signals(),
+                    SIGNALS => {}
                     Token(number) if number >= WORKERS => {
                         // None: told of a worker that has been buried meanwhile.
                         if let Some(number) = self.workers.at(number - WORKERS) {
@@ -342,9 +346,12 @@ impl Master {
     }
 
     fn hear_signals(&mut self) {
-        for signal in self.ready.signals.take() {
+        let signals = self.ready.signals.take();
+        if signals.contains(&Signal::SIGCHLD) {
+            self.reap();
+        }
+        for signal in signals {
             match signal {
-                Signal::SIGCHLD => self.reap(),
                 Signal::SIGHUP => arena::inherited(|| self.reload()),
                 Signal::SIGUSR1 => self.tell_status(),
                 Signal::SIGTERM | Signal::SIGINT => self.stop(),

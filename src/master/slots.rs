@@ -10,6 +10,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use nix::sys::socket::{Shutdown, shutdown};
+
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::ToHelper;
 use crate::ipc::link::{Doors, FromWorker, Role, ToWorker};
@@ -165,7 +167,17 @@ impl Slot {
         })
     }
 
-    fn close_doors(&mut self) {
+    /// Its worker waits no longer for what it asked there: what the helper says from now on fails on its side, though the
+    /// worker has the door still, to see what was said before.
+    pub(super) fn end_door(&mut self, helper: Role) {
+        let door = self.doors.of_mut(helper);
+        if let Some((end, _)) = door.and_then(|door| door.end.take()) {
+            let _ = shutdown(end.as_raw_fd(), Shutdown::Read);
+        }
+    }
+
+    /// Keeps none of the worker's ends open: when it has none either, the helpers see that it is gone.
+    pub(super) fn close_doors(&mut self) {
         self.doors.iter_mut().for_each(|door| door.end = None);
     }
 
@@ -390,6 +402,20 @@ mod tests {
             let lent = slot.lend().unwrap().doors.of_mut(helper).unwrap().take().unwrap();
             assert_eq!(socket::recv_frame_nowait(&lent, &mut [0; 8]).unwrap().0, 1);
         }
+    }
+
+    #[test]
+    fn nothing_is_answered_at_a_door_given_up_but_what_was_is_there() {
+        let mut slots = Slots::default();
+        let (mut slot, lent, end, _logger) = with_door(&mut slots, Role::Delivery);
+        socket::send_frame(&end, b"in time", &[]).unwrap();
+        slot.end_door(Role::Delivery);
+        let late = socket::send_frame(&end, b"late", &[]).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(socket::recv_frame_nowait(&lent, &mut [0; 8]).unwrap().0, 7);
+        assert_eq!(socket::recv_frame_nowait(&lent, &mut [0; 8]).unwrap().0, 0);
+        slots.put_back(slot, true);
+        assert!(slots.take().unwrap().1.doors.delivery.is_some(), "another one");
     }
 
     #[test]

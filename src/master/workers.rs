@@ -297,6 +297,7 @@ impl Workers {
         for worker in self.table.values_mut() {
             worker.dismissed = true;
             let _ = process::kill(worker.pid, libc::SIGKILL);
+            worker.slot.close_doors();
         }
     }
 
@@ -426,7 +427,7 @@ fn tell(helpers: &Helpers, others: &Others, worker: u32, pid: Pid) {
         (&helpers.keeper, &others.doors.keeper),
     ] {
         if let Some(end) = end {
-            helper.offer(&door, end.as_fd());
+            helper.offer(&ToHelper::LentDoor, end.as_fd());
         }
     }
 }
@@ -493,37 +494,65 @@ fn deafen() -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn worker(state: State, since: Instant, slot: Slot) -> Worker {
+        Worker {
+            pid: Pid::from_raw(1),
+            state,
+            since,
+            generation: 1,
+            slot,
+            source: None,
+            may_be_introduced: false,
+            doors: 0,
+            session: Duration::from_secs(600),
+            conduct: Conduct::new(1),
+            ended: false,
+            captured: false,
+            retired: false,
+            dismissed: false,
+            lent: None,
+        }
+    }
+
+    fn busy() -> State {
+        State::Busy {
+            peer: ([192, 0, 2, 1], 25).into(),
+            session: "a".to_owned(),
+        }
+    }
+
+    /// The master's own copy of a door must not let a helper believe that somebody hears it.
+    #[test]
+    fn nobody_is_told_over_the_doors_of_a_worker_that_was_killed() {
+        for (how, is_open) in [
+            (Ended::Exited(0), true),
+            (Ended::Exited(1), false),
+            (Ended::Signaled(libc::SIGKILL), false),
+        ] {
+            let mut slots = Slots::default();
+            let (mut slot, _logger) = slots.take().unwrap();
+            slot.note_door(Role::Delivery);
+            slots.put_back(slot, true);
+            let (slot, others) = slots.take().unwrap();
+            let delivery = others.doors.delivery.unwrap();
+            let mut workers = Workers::default();
+            workers.table.insert(1, worker(busy(), Instant::now(), slot));
+            workers.by_pid.insert(Pid::from_raw(1), 1);
+            workers.ended(Pid::from_raw(1), how);
+            assert!(workers.table[&1].ended);
+            assert_eq!(socket::send_frame(&delivery, b"x", &[]).is_ok(), is_open, "{how:?}");
+        }
+    }
+
     #[test]
     fn a_worker_that_outlasts_every_session_is_overdue() {
         let now = Instant::now();
         let minutes = |count: u64| Duration::from_secs(60 * count);
         let mut workers = Workers::default();
-        let busy = State::Busy {
-            peer: ([192, 0, 2, 1], 25).into(),
-            session: "a".to_owned(),
-        };
-        for (number, state) in [State::Spare, busy.clone(), State::Leaving, busy]
-            .into_iter()
-            .enumerate()
-        {
-            let worker = Worker {
-                pid: Pid::from_raw(1),
-                state,
-                since: now,
-                generation: 1,
-                slot: Slots::default().take().unwrap().0,
-                source: None,
-                may_be_introduced: false,
-                doors: 0,
-                // The last one is of an earlier configuration.
-                session: minutes(if number == 3 { 90 } else { 10 }),
-                conduct: Conduct::new(1),
-                ended: false,
-                captured: false,
-                retired: false,
-                dismissed: false,
-                lent: None,
-            };
+        for (number, state) in [State::Spare, busy(), State::Leaving, busy()].into_iter().enumerate() {
+            let mut worker = worker(state, now, Slots::default().take().unwrap().0);
+            // The last one is of an earlier configuration.
+            worker.session = minutes(if number == 3 { 90 } else { 10 });
             workers.table.insert(number as u32, worker);
         }
         let overdue = |after| workers.overdue(minutes(60), minutes(30), now + minutes(after));

@@ -208,10 +208,20 @@ pub fn send_before_end(fd: impl AsFd, octets: &[u8]) -> io::Result<usize> {
 
 /// Whether the other end of a local socket has not read yet all that this end has sent.
 pub fn has_unread(fd: impl AsFd) -> bool {
+    queue(fd.as_fd(), libc::TIOCOUTQ) > 0
+}
+
+/// Whether the other end of a local socket has sent what this end has not read yet.
+pub fn has_input(fd: impl AsFd) -> bool {
+    queue(fd.as_fd(), libc::FIONREAD) > 0
+}
+
+/// The length of the queue that ioctl_unix(2) calls `which`.
+fn queue(fd: BorrowedFd<'_>, which: libc::Ioctl) -> libc::c_int {
     let mut octets: libc::c_int = 0;
     // SAFETY: the kernel writes one int, which lives through the call.
-    let asked = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut octets) };
-    asked == 0 && octets > 0
+    let asked = unsafe { libc::ioctl(fd.as_raw_fd(), which, &raw mut octets) };
+    if asked == 0 { octets } else { 0 }
 }
 
 /// What came beside a received message: every descriptor, now owned, and the process that sent it.
@@ -529,8 +539,9 @@ mod tests {
         assert!(!has_unread(&a));
         send_frame(&a, b"x", &[b.as_fd()]).unwrap();
         assert!(has_unread(&a) && !has_unread(&b));
+        assert!(has_input(&b) && !has_input(&a));
         recv_frame(&b, &mut [0; 16]).unwrap();
-        assert!(!has_unread(&a));
+        assert!(!has_unread(&a) && !has_input(&b));
     }
 
     #[test]

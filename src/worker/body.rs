@@ -28,6 +28,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// The doors: one that the master has lent, if so, for messages that travel whole; and one of our own, opened for the
 /// first message that the other does not take, and again when delivery was restarted or replaced in between.
 pub struct Delivery {
+    /// How long an answer is waited for.
+    patience: Duration,
     /// Nothing is left behind in it, as another worker may have it after us: no file, and no answer.
     lent: Option<Client>,
     has_given_up: bool,
@@ -40,8 +42,13 @@ pub struct Delivery {
 impl Delivery {
     /// Asks for doors over `link` once `lent` does not do.
     pub fn new(link: Rc<Link>, lent: Option<OwnedFd>) -> Delivery {
+        Delivery::patient(link, lent, PATIENCE)
+    }
+
+    fn patient(link: Rc<Link>, lent: Option<OwnedFd>, patience: Duration) -> Delivery {
         Delivery {
-            lent: lent.map(|door| Client::new(door, PATIENCE)),
+            patience,
+            lent: lent.map(|door| Client::new(door, patience)),
             has_given_up: false,
             door: None,
             staged: None,
@@ -58,7 +65,7 @@ impl Delivery {
     fn door(&mut self) -> io::Result<Client> {
         match self.door.take() {
             Some(door) if !door.is_closed() => Ok(door),
-            _ => Ok(Client::new(self.link.open(Role::Delivery)?, PATIENCE)),
+            _ => Ok(Client::new(self.link.open(Role::Delivery)?, self.patience)),
         }
     }
 
@@ -102,19 +109,9 @@ impl Delivery {
         let failed = |error: io::Error| DeliveryError::new(error.to_string());
         let mut commit = self.room_for(commit).map_err(failed)?;
         if let (Body::Inline(_), Some(door)) = (&commit.body, self.lent.take()) {
-            match door.commit(commit) {
-                Ok(outcome) => {
-                    self.lent = Some(door);
-                    return Ok(outcome);
-                }
-                Err(Error::Untaken(untaken)) => {
-                    self.has_given_up = true;
-                    commit = *untaken;
-                }
-                Err(error) => {
-                    self.has_given_up = true;
-                    return Err(DeliveryError::new(error.to_string()));
-                }
+            match self.commit_over_lent(door, commit) {
+                Err(Error::Untaken(untaken)) => commit = *untaken,
+                concluded => return concluded.map_err(|error| DeliveryError::new(error.to_string())),
             }
         }
         let mut door = match (&commit.body, self.door.take()) {
@@ -141,6 +138,26 @@ impl Delivery {
             offers += 1;
             door = self.another(&commit.body).map_err(failed)?;
         }
+    }
+
+    /// Offers a message over the lent door. Where no answer comes, delivery must not go on to find somebody to tell: it
+    /// would keep what the client is told to bring again. The master has our end, too, so that it is asked to end the
+    /// door before we look there for the last time.
+    fn commit_over_lent(&mut self, door: Client, commit: Commit) -> Result<Outcome, Error> {
+        let (id, recipients) = (commit.id.clone(), commit.recipients.len());
+        let error = match door.commit(commit) {
+            Ok(outcome) => {
+                self.lent = Some(door);
+                return Ok(outcome);
+            }
+            Err(error) => error,
+        };
+        self.has_given_up = true;
+        if matches!(error, Error::Untaken(_) | Error::Refused(_)) {
+            return Err(error);
+        }
+        self.link.close(Role::Delivery);
+        door.late(&id, recipients).map_err(|_| error)
     }
 
     /// A door for a message that the one before surely has not taken, with the body behind it.

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::link::{FromWorker, Role, ToWorker};
@@ -12,6 +12,9 @@ use crate::logger::client::Client as Log;
 
 /// How long a door may take: the master may be at a configuration with a long list.
 const DOOR_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long it may take to end one: the client has waited for its reply nearly as long as it does.
+const END_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the master wants of this worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,6 +91,22 @@ impl Link {
         }
     }
 
+    /// Gives up the door to `helper` that we were lent, and waits until the master has ended it: what came before is there,
+    /// and what the helper says later fails on its side.
+    pub fn close(&self, helper: Role) {
+        self.report(&FromWorker::Close { helper });
+        let end = Instant::now() + END_PATIENCE;
+        loop {
+            match self
+                .channel
+                .receive_within(end.saturating_duration_since(Instant::now()))
+            {
+                Ok((ToWorker::Closed, _)) | Err(_) => return,
+                Ok((order, fd)) => self.note(&order, fd),
+            }
+        }
+    }
+
     fn note(&self, order: &ToWorker, fd: Option<OwnedFd>) {
         let order = match order {
             ToWorker::Retire => Order::Retire,
@@ -97,7 +116,7 @@ impl Link {
                 *self.refused.borrow_mut() = Some(session.clone());
                 return;
             }
-            ToWorker::Door => return,
+            ToWorker::Door | ToWorker::Closed => return,
         };
         self.order.set(self.order.get().max(order));
     }

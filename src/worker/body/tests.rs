@@ -20,7 +20,11 @@ fn master(theirs: OwnedFd, behind: Vec<Process>) -> JoinHandle<usize> {
     std::thread::spawn(move || {
         let link = Channel::<ToWorker, FromWorker>::new(theirs);
         let mut given = 0;
-        while let Ok((FromWorker::Open { .. }, _)) = link.receive() {
+        while let Ok((asked, _)) = link.receive() {
+            if matches!(asked, FromWorker::Close { .. }) {
+                link.send(&ToWorker::Closed).unwrap();
+                continue;
+            }
             let (ours, door) = seqpacket_pair().unwrap();
             match behind.get(given) {
                 Some(Some(behind)) => drop(std::thread::spawn({
@@ -118,7 +122,15 @@ fn hand_over_by(
     let delivery = Rc::new(RefCell::new(Delivery::new(Rc::clone(&link), lent)));
     let mut staging = Staging::new(Rc::clone(&delivery));
     staging.write(&vec![b'x'; length]).unwrap();
-    let commit = Commit {
+    let mut port = Rc::clone(&delivery);
+    let outcome = port.commit(message(staging.finish().unwrap()));
+    let is_kept = delivery.borrow().has_kept_its_door();
+    drop((port, staging, delivery, link));
+    (outcome, master.join().unwrap(), is_kept)
+}
+
+fn message(body: Body) -> Commit {
+    Commit {
         id: "a.1".into(),
         reverse_path: String::new(),
         recipients: vec![Recipient {
@@ -129,17 +141,12 @@ fn hand_over_by(
         }],
         fields: Vec::new(),
         removed: Vec::new(),
-        body: staging.finish().unwrap(),
+        body,
         smtputf8: false,
         helo: String::new(),
         peer: "192.0.2.1".into(),
         received_at: 0,
-    };
-    let mut port = Rc::clone(&delivery);
-    let outcome = port.commit(commit);
-    let is_kept = delivery.borrow().has_kept_its_door();
-    drop((port, staging, delivery, link));
-    (outcome, master.join().unwrap(), is_kept)
+    }
 }
 
 #[test]
@@ -222,6 +229,41 @@ fn a_lent_door_that_closes_is_given_up() {
     assert!(outcome.is_err());
     assert_eq!((doors, is_kept), (0, false));
     dying.join().unwrap();
+}
+
+/// The master keeps a lent door open when the worker closes it: as long as nobody has told it, delivery can answer.
+#[test]
+fn nobody_is_told_over_a_lent_door_that_was_given_up() {
+    for in_time in [false, true] {
+        let (lent, end) = seqpacket_pair().unwrap();
+        let (copy, behind) = (lent.try_clone().unwrap(), Behind::new(end));
+        let (ours, theirs) = seqpacket_pair().unwrap();
+        let (voice, _listener) = seqpacket_pair().unwrap();
+        let master = std::thread::spawn(move || {
+            let link = Channel::<ToWorker, FromWorker>::new(theirs);
+            let helper = Role::Delivery;
+            assert_eq!(link.receive().unwrap().0, FromWorker::Close { helper });
+            let results = vec![RecipientResult::Delivered];
+            let (id, outcome) = ("a.1".to_owned(), Outcome { results });
+            let answer = FromDelivery::Outcome { id, outcome };
+            if in_time {
+                behind.send(&answer).unwrap();
+            }
+            nix::sys::socket::shutdown(copy.as_raw_fd(), nix::sys::socket::Shutdown::Read).unwrap();
+            drop(copy);
+            link.send(&ToWorker::Retire).unwrap();
+            link.send(&ToWorker::Closed).unwrap();
+            let late = behind.send(&answer);
+            assert!(matches!(late, Err(Fault::Closed)), "{late:?}");
+        });
+        let link = Rc::new(Link::new(ours, Rc::new(Log::new(voice, Level::Critical))));
+        let mut delivery = Delivery::patient(Rc::clone(&link), Some(lent), Duration::from_millis(10));
+        let outcome = delivery.commit(message(Body::Inline(b"x".to_vec())));
+        assert_eq!(outcome.is_ok(), in_time, "{outcome:?}");
+        assert!(!delivery.has_kept_its_door());
+        assert_eq!(link.order(), super::super::link::Order::Retire);
+        master.join().unwrap();
+    }
 }
 
 /// Counts calls.

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::Talk;
 use crate::chain::TlsPort;
-use crate::ipc::channel::Fault;
 use crate::ipc::link::Role;
-use crate::keeper::client::{Client, Error};
+use crate::keeper::client::Client;
 use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
 use crate::session::{Anomaly, TlsFailure};
@@ -49,17 +48,11 @@ impl<'a> Keys<'a> {
 impl TlsPort for Keys<'_> {
     fn ready(&mut self) -> Result<(), String> {
         let default = self.certificates.first().ok_or("no certificate can be used")?;
-        if let Some(lent) = &self.lent {
-            match lent.holds(default.key) {
-                // It was started again meanwhile.
-                Err(Error::Channel(Fault::Closed)) => self.lent = None,
-                held => {
-                    self.door = held
-                        .map(|()| Some(Arc::clone(lent)))
-                        .map_err(|error| error.to_string())?;
-                    return Ok(());
-                }
-            }
+        // All who had it before were answered. To ask costs as much as the signature, and would tell of a keeper that is
+        // stopped, no more: that is noticed at the handshake as well, and the next worker asks through a door of its own.
+        if let Some(lent) = self.lent.take_if(|lent| lent.is_open()) {
+            self.door = Some(lent);
+            return Ok(());
         }
         let door = self.link.open(Role::Keeper);
         let door = Client::new(door.map_err(|error| format!("no way to the keeper: {error}"))?);
