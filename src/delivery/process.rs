@@ -24,6 +24,9 @@ use super::{Log, Settings, file, maildir, retry, spool, status, writer};
 /// How long a process that takes over waits for its way to the logger.
 const VOICE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long it waits for the master's next word at a time; nothing depends on it.
+const A_WHILE: Duration = Duration::from_secs(60);
+
 /// What a delivery process has from its start-up.
 pub struct Place {
     /// Its channels.
@@ -36,8 +39,8 @@ pub struct Place {
     pub rejoin: Box<dyn Fn(OwnedFd)>,
 }
 
-/// Works until the master says `Drain` or is gone, or until another has taken over; returns the exit status. Says
-/// `Ready` or `Failed` first.
+/// Works until the master is gone, or until another has taken over; returns the exit status. Says `Ready` or `Failed`
+/// first.
 pub fn run(place: Place) -> i32 {
     let Place {
         seat,
@@ -78,12 +81,7 @@ pub fn run(place: Place) -> i32 {
 /// Does what the master says until the end; the exit status.
 fn listen(shared: &Arc<Shared>, seat: &Seat, rejoin: &dyn Fn(OwnedFd)) -> i32 {
     loop {
-        let patience = if shared.draining.load(Ordering::SeqCst) {
-            100
-        } else {
-            60_000
-        };
-        match seat.hear(Duration::from_millis(patience)) {
+        match seat.hear(A_WHILE) {
             Ok(Heard::Master(message, fd)) => obey(shared, seat, rejoin, message, fd),
             Ok(Heard::Leave) => return leave(shared),
             Err(Fault::TimedOut) => {}
@@ -97,9 +95,6 @@ fn listen(shared: &Arc<Shared>, seat: &Seat, rejoin: &dyn Fn(OwnedFd)) -> i32 {
                 finish(shared);
                 return 70;
             }
-        }
-        if shared.draining.load(Ordering::SeqCst) && shared.is_idle() {
-            return 0;
         }
     }
 }
@@ -126,7 +121,6 @@ fn obey(shared: &Arc<Shared>, seat: &Seat, rejoin: &dyn Fn(OwnedFd), message: To
         (ToHelper::LentDoor, fd) => open(shared, fd, Holder::OneAfterTheOther),
         (ToHelper::Voice, Some(fd)) => rejoin(fd),
         (ToHelper::Reload { .. }, _) => seat.ask_to_be_replaced(),
-        (ToHelper::Drain, _) => shared.draining.store(true, Ordering::SeqCst),
         (ToHelper::Status { text }, _) => {
             // To look through a large spool takes long, and doors must not wait for it.
             tell_status(shared, text);

@@ -28,8 +28,6 @@ pub enum ToHelper {
         /// Which of the socket addresses that the configuration names, in its order.
         position: u32,
     },
-    /// Finish what is under way, take nothing new.
-    Drain,
     /// The master's state as text, for whoever asks the helper; empty when the helper shall log its own.
     Status {
         /// Lines of `key=value`.
