@@ -18,7 +18,7 @@ use super::{Failure, Overrides, check, exit};
 
 /// Serves until a signal ends it.
 pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> {
-    // Nothing is passed by number: what the caller left open would take numbers that are ours, and last as long as we do.
+    // Nothing is passed by number: what the caller left open would take our numbers, and last as long as we do.
     process::close_from(3).map_err(|error| Failure::new(exit::OSERR, format!("close_range(2): {error}")))?;
     let directory = check::directory(config)?;
     let faults = |found| check::faults(Some(&directory), &found);

@@ -24,8 +24,8 @@ pub struct Unchanged {
 const COARSEST: Duration = Duration::from_secs(2);
 
 impl Unchanged {
-    /// The files of these `names`, as long as their fingerprint is `expected`; none where it is not, or while that cannot
-    /// be told yet.
+    /// The files of these `names`, as long as their fingerprint is `expected`; none where it is not, or while that
+    /// cannot be told yet.
     pub fn of<S: AsRef<str>>(directory: BorrowedFd<'_>, names: &[S], expected: u64) -> Option<Unchanged> {
         Unchanged::settled(directory, names, expected, COARSEST)
     }
@@ -74,8 +74,8 @@ fn is_plainly_missing(directory: BorrowedFd<'_>, name: &str) -> bool {
     !name.contains('/') && fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) == Err(Errno::ENOENT)
 }
 
-/// The directory as stat tells it. When it was modified anybody may set, as those do who copy it with its times; when it
-/// was changed nobody.
+/// The directory as stat tells it. When it was modified anybody may set, as those do who copy it with its times; when
+/// it was changed nobody.
 #[derive(Debug, PartialEq, Eq)]
 struct Place {
     stamp: Stamp,

@@ -24,7 +24,8 @@ use super::workers::{Workers, is_regular};
 const TURN: usize = 32;
 /// How long a worker may be at the last message of a session, and at its end.
 const OVERTIME: Duration = Duration::from_secs(30 * 60);
-/// Doors that a worker may have for one client: one to a helper, another each time that was restarted. Descriptors that a worker leaves unread count against the master.
+/// Doors that a worker may have for one client: one to a helper, another each time that was restarted. Descriptors that
+/// a worker leaves unread count against the master.
 const DOORS: u32 = 32;
 
 impl Master {
@@ -103,8 +104,8 @@ impl Master {
         self.pool.taken(self.workers.spares(generation), now);
     }
 
-    /// A worker's connection turns out to be a client's who is not at its other end. That is believed only where it may be:
-    /// else a worker that was taken over could be counted for anybody.
+    /// A worker's connection turns out to be a client's who is not at its other end. That is believed only where it may
+    /// be: else a worker that was taken over could be counted for anybody.
     fn introduced(&mut self, number: u32, peer: SocketAddr, now: Instant) {
         let Some(worker) = self.workers.get_mut(number).filter(|worker| worker.may_be_introduced) else {
             return;
@@ -288,8 +289,8 @@ impl Master {
 }
 
 impl Workers {
-    /// A process has been reaped. If it was a worker that did not end as it should, nobody has its doors any more, so that
-    /// helpers see at once that there is nobody left to tell.
+    /// A process has been reaped. If it was a worker that did not end as it should, nobody has its doors any more, so
+    /// that helpers see at once that there is nobody left to tell.
     pub(super) fn ended(&mut self, pid: Pid, how: Ended) {
         if let Some(worker) = self.number(pid).and_then(|number| self.get_mut(number)) {
             worker.ended = true;

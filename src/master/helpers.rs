@@ -32,8 +32,8 @@ pub struct Helper {
 
 impl Helper {
     /// Forks `role` under `identity` (None: stay who we are) and waits until it is ready. Of the descriptors that are
-    /// open it keeps those of `lent` alone, and of root what `capabilities` say: a listener that it held would stay open for ever. `prepare` runs once,
-    /// under the new identity.
+    /// open it keeps those of `lent` alone, and of root what `capabilities` say: a listener that it held would stay
+    /// open for ever. `prepare` runs once, under the new identity.
     ///
     /// # Errors
     /// It could not be forked, or said why it cannot start.
@@ -53,7 +53,8 @@ impl Helper {
         })
     }
 
-    /// The same for one that nobody needs yet: its parent half alone, which forks the one that works for the first door.
+    /// The same for one that nobody needs yet: its parent half alone, which forks the one that works for the first
+    /// door.
     ///
     /// # Errors
     /// It could not be forked.

@@ -314,8 +314,8 @@ impl Master {
         self.watch_listeners(advice.refuse);
     }
 
-    /// Looks for what lets workers see in a short way that no file has changed: anew for another generation, and from time
-    /// to time, as files that are not ours may come and go beside them.
+    /// Looks for what lets workers see in a short way that no file has changed: anew for another generation, and from
+    /// time to time, as files that are not ours may come and go beside them.
     fn settle(&mut self, now: Instant) {
         let generation = self.generation();
         let is_another = self.unchanged.take_if(|(of, _)| *of != generation).is_some();

@@ -194,8 +194,8 @@ impl Master {
         Listeners { kept, closed, absent }
     }
 
-    /// Has the keeper bind what does not listen yet. Where an address is taken, perhaps by a listener of ours that is no
-    /// longer named (`*` in place of one address), that one is closed first.
+    /// Has the keeper bind what does not listen yet. Where an address is taken, perhaps by a listener of ours that is
+    /// no longer named (`*` in place of one address), that one is closed first.
     fn open_absent(&mut self, listeners: &mut Listeners) {
         for (position, address) in std::mem::take(&mut listeners.absent) {
             let mut opened = self.listener(position, address);

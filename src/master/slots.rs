@@ -167,8 +167,8 @@ impl Slot {
         })
     }
 
-    /// Its worker waits no longer for what it asked there: what the helper says from now on fails on its side, though the
-    /// worker has the door still, to see what was said before.
+    /// Its worker waits no longer for what it asked there: what the helper says from now on fails on its side, though
+    /// the worker has the door still, to see what was said before.
     pub(super) fn end_door(&mut self, helper: Role) {
         let door = self.doors.of_mut(helper);
         if let Some((end, _)) = door.and_then(|door| door.end.take()) {

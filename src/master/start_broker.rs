@@ -105,8 +105,8 @@ struct Known {
 
 impl Known {
     /// What a process in this seat is to work by: one that is there from the start by what the daemon was started with,
-    /// later ones by what the files say now. If those are broken, one that comes in place of a dead one, or of none, goes
-    /// on with the last good set; one that was to take over does not.
+    /// later ones by what the files say now. If those are broken, one that comes in place of a dead one, or of none,
+    /// goes on with the last good set; one that was to take over does not.
     fn renewed(
         &self,
         seat: &Seat,

@@ -245,8 +245,8 @@ fn refuse_root(identity: &Identity) -> Result<()> {
 }
 
 /// Says so where the system allows fewer workers than the configuration does: each is a process, and a descriptor of
-/// the logger, of delivery and of the keeper; of the master one, its Link, and for each of the first [`REUSED`] four more,
-/// the ends of it that the next worker gets: of the Link, of the voice and of two doors.
+/// the logger, of delivery and of the keeper; of the master one, its Link, and for each of the first [`REUSED`] four
+/// more, the ends of it that the next worker gets: of the Link, of the voice and of two doors.
 pub(super) fn warn_about_limits(workers: usize, log: &Log) {
     let more = 4 * workers.min(REUSED) as u64;
     let workers = workers as u64;
@@ -345,8 +345,8 @@ fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result
     Ok((voice, helper))
 }
 
-/// Makes a directory of records for its user, one level of it, where it is missing. If that fails the logger will say that
-/// it is not there, and mail goes on without records.
+/// Makes a directory of records for its user, one level of it, where it is missing. If that fails the logger will say
+/// that it is not there, and mail goes on without records.
 fn make_record_directory(path: &Path, user: Option<&Identity>) {
     let made = fs::DirBuilder::new().mode(0o750).create(path).is_ok();
     if let (true, Some(user)) = (made, user) {

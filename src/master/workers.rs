@@ -197,8 +197,8 @@ impl Workers {
         Some(before)
     }
 
-    /// Closes a listener that workers had. One that is starting shares the master's table of descriptors until it has its
-    /// own: it must find no other file under a number that it knows.
+    /// Closes a listener that workers had. One that is starting shares the master's table of descriptors until it has
+    /// its own: it must find no other file under a number that it knows.
     pub fn close(&mut self, listener: OwnedFd) {
         self.closing.push((self.last, listener));
         self.begun(false);

@@ -61,8 +61,8 @@ fn skip(test: &str, missing: &str) {
 }
 
 /// Runs `body` in a forked child that is confined as the master is, once no number is left below those that workers
-/// share, with what was `made` before (by higher numbers), and answers how it ended. None where the kernel cannot confine
-/// it, which is said.
+/// share, with what was `made` before (by higher numbers), and answers how it ended. None where the kernel cannot
+/// confine it, which is said.
 #[cfg(test)]
 pub(crate) fn in_full_master<T>(
     test: &str,
