@@ -41,6 +41,31 @@ fn reload(server: &Server) {
     );
 }
 
+/// The workers, once all of them wait and are of the configuration in force. By name alone one that is about to leave
+/// looks like a spare, and one that was forked just now like the master.
+fn settled(server: &Server) -> Vec<i32> {
+    const STATUS: &str = "event=status pid=";
+    const MIN_SPARE: usize = 8;
+    let look = || {
+        let before = server.said().matches(STATUS).count();
+        server.signal(Signal::SIGUSR1);
+        server.await_said(STATUS, before + 1);
+        let said = server.said();
+        let status = said.lines().rfind(|line| line.contains(STATUS)).unwrap_or_default();
+        let workers = server.children(server.pid(), "rsmtpd: worker");
+        let all_wait = status.contains(&format!(" spare={} busy=0 ", workers.len()));
+        (all_wait && workers.len() >= MIN_SPARE).then_some(workers)
+    };
+    // The master may tell of itself before it has heard all that was said to it: twice the same is so.
+    let mut found = look();
+    let twice = || {
+        let before = std::mem::replace(&mut found, look());
+        found.is_some() && found == before
+    };
+    assert!(wait_until(twice), "never settled:\n{}", server.said());
+    found.unwrap_or_default()
+}
+
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("free port");
     listener.local_addr().expect("address").port()
@@ -61,11 +86,8 @@ fn local(port: u16) -> SocketAddr {
 #[test]
 fn broken_configuration_is_refused() {
     let mut server = Server::start();
-    let spares = |server: &Server| server.children(server.pid(), "rsmtpd: worker");
-    assert!(wait_until(
-        || server.said().contains("event=disconnect") && spares(&server).len() == 8
-    ));
-    let before = spares(&server);
+    server.await_said("event=disconnect", 1);
+    let before = settled(&server);
     let good = one_listener(&mut server);
     let text = daemon(&mut server, &good, "workers:\n  min_spare: many");
     server.setup().write("rsmtpd.yaml", &text);
@@ -75,7 +97,7 @@ fn broken_configuration_is_refused() {
     assert!(said.contains("rsmtpd.yaml:6:14: workers.min_spare: expected"), "{said}");
     assert!(said.contains("hello.yaml:1:"), "every fault is told:\n{said}");
     assert!(said.contains("event=reload-refused"));
-    assert_eq!(spares(&server), before, "the spares stay");
+    assert_eq!(settled(&server), before, "the spares stay");
     let mut client = server.hello();
     assert_eq!(
         client.deliver("a@example.org", &["test@example.com"], MESSAGE).code,
@@ -243,16 +265,16 @@ fn log_level_changes() {
     let listener = one_listener(&mut server);
     let text = daemon(&mut server, &listener, "log_level: notice");
     server.setup().write("rsmtpd.yaml", &text);
-    let workers = |server: &Server| server.children(server.pid(), "rsmtpd: worker");
-    let before = workers(&server);
+    // A line that is on its way is judged by the next level.
+    server.await_said("event=connect", 1);
     reload(&server);
-    // An old one would say what it says by its own level, and a line that is on its way is judged by the next.
-    let renewed = || workers(&server).iter().all(|worker| !before.contains(worker));
-    assert!(wait_until(renewed), "the spares stay");
+    // An old spare would say what it says by its own level.
+    settled(&server);
     server.hello();
     let text = daemon(&mut server, &listener, "log_level: info");
     server.setup().write("rsmtpd.yaml", &text);
     reload(&server);
+    settled(&server);
     let before = server.said().matches("event=connect").count();
     assert_eq!(before, 1, "only the one of the start:\n{}", server.said());
     server.hello();
