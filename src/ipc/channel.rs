@@ -51,6 +51,16 @@ pub enum Fault {
     Io(io::Error),
 }
 
+impl Fault {
+    /// For those to whom it is all one whether they were heard.
+    fn or_closed(self) -> Fault {
+        match self {
+            Fault::Unheard => Fault::Closed,
+            other => other,
+        }
+    }
+}
+
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Fault {
         match error.kind() {
@@ -154,22 +164,22 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
         self.receive_by(|fd, buffer| recv_frame_nowait(fd, buffer))
     }
 
-    /// As [`Channel::receive_nowait`], with the process that sent the value where the kernel was asked to tell.
+    /// As [`Channel::receive_nowait`], with the process that sent the value, or what is none, where the kernel was asked
+    /// to tell.
     ///
     /// # Errors
-    /// As [`Channel::receive`].
-    pub fn receive_signed_nowait(&self) -> Result<(R, Option<u32>), Fault> {
-        self.receive_by(|fd, buffer| recv_signed_frame(fd, buffer))
+    /// As [`Channel::receive`], but for [`Fault::Frame`].
+    pub fn receive_signed_nowait(&self) -> Result<(Result<R, frame::Fault>, Option<u32>), Fault> {
+        self.heard_by(|fd, buffer| recv_signed_frame(fd, buffer))
+            .map_err(Fault::or_closed)
     }
 
     fn receive_by<T>(&self, call: Receive<T>) -> Result<(R, Option<T>), Fault> {
-        self.heard_by(call).map_err(|fault| match fault {
-            Fault::Unheard => Fault::Closed,
-            other => other,
-        })
+        let (value, beside) = self.heard_by(call).map_err(Fault::or_closed)?;
+        Ok((value?, beside))
     }
 
-    fn heard_by<T>(&self, call: Receive<T>) -> Result<(R, Option<T>), Fault> {
+    fn heard_by<T>(&self, call: Receive<T>) -> Result<(Result<R, frame::Fault>, Option<T>), Fault> {
         BUFFER.with_borrow_mut(|buffer| {
             if buffer.is_empty() {
                 arena::inherited(|| buffer.resize(frame::MAXIMUM, 0));
@@ -186,7 +196,7 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
             match buffer.get(..length) {
                 None | Some([]) if unheard => Err(Fault::Unheard),
                 None | Some([]) => Err(Fault::Closed),
-                Some(bytes) => Ok((frame::decode(bytes)?, fd)),
+                Some(bytes) => Ok((frame::decode(bytes), fd)),
             }
         })
     }
@@ -206,7 +216,8 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
     /// [`Fault::Unheard`] when the other end closed without having read it; [`Fault::TimedOut`] when nothing came.
     pub fn answer_within(&self, limit: Duration) -> Result<(R, Option<OwnedFd>), Fault> {
         self.await_input(limit)?;
-        self.heard_by(|fd, buffer| recv_frame(fd, buffer))
+        let (value, fd) = self.heard_by(|fd, buffer| recv_frame(fd, buffer))?;
+        Ok((value?, fd))
     }
 
     fn await_input(&self, limit: Duration) -> Result<(), Fault> {

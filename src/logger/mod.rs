@@ -26,7 +26,7 @@ use crate::helper::{Seat, Turn};
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::log::ToLogger;
-use crate::ipc::record::FromLogger;
+use crate::ipc::record::{FromLogger, Record};
 use crate::log::{Event, Level};
 use crate::sys::socket;
 
@@ -36,8 +36,9 @@ type Control = Channel<FromHelper, ToHelper>;
 type Door = Channel<FromLogger, ToLogger>;
 
 const CONTROL: Token = Token(usize::MAX);
-/// Lines taken from one door before the others have their turn.
-const TURN: usize = 64;
+/// Lines taken from one door before the others have their turn, however many come together; what an honest worker says
+/// while we rest is less.
+const TURN: usize = 256;
 /// A pause between two rounds of lines that follow each other within [`BUSY`]: under load the lines of many sessions
 /// are taken in one go, and no speaker has to wake us for each.
 const REST: Duration = Duration::from_millis(5);
@@ -75,6 +76,26 @@ impl Speaker {
         if level <= threshold && self.allowance.as_mut().is_none_or(Allowance::admit) {
             sink.write(level, self.pid, &one_line(text));
         }
+    }
+
+    /// Takes a record of its; says so where it is the first that is lost.
+    fn record(&mut self, record: Record, files: &mut Files, sink: &mut Sink) {
+        let file = record.file.clone();
+        if files.take(&mut self.records, record) {
+            let reason = self.records.lost.clone().unwrap_or_default();
+            let line = Event::new("record-lost").quoted("file", file.as_bytes());
+            let line = line.quoted("reason", reason.as_bytes()).text();
+            sink.write(Level::Error, self.pid, &one_line(&line));
+        }
+    }
+
+    /// Tells it whether its records are written, if it listens.
+    fn answer(&self) {
+        let answer = match &self.records.lost {
+            None => FromLogger::Written,
+            Some(reason) => FromLogger::Lost(reason.clone()),
+        };
+        let _ = self.door.send_nowait(&answer, &[]);
     }
 
     /// Says how many of its lines were too many.
@@ -232,38 +253,31 @@ impl Logger {
         if speaker.allowance.as_mut().is_some_and(|one| one.renew(Instant::now())) {
             speaker.tell_lost(&mut self.sink);
         }
-        for turn in 0..TURN {
-            match speaker.door.receive_signed_nowait() {
-                Ok((ToLogger::Line { level, text }, sender)) => {
-                    speaker.is_now(sender, &mut self.sink);
-                    speaker.write(self.threshold, level, &text, &mut self.sink);
+        let mut taken = 0;
+        while taken < TURN {
+            let (said, sender) = match speaker.door.receive_signed_nowait() {
+                Ok(heard) => heard,
+                Err(Fault::WouldBlock) => return taken > 0,
+                Err(fault) => {
+                    self.left(number, Some(fault).filter(|fault| !matches!(fault, Fault::Closed)));
+                    return taken > 0;
                 }
-                Ok((ToLogger::Lines(lines), sender)) => {
-                    speaker.is_now(sender, &mut self.sink);
+            };
+            speaker.is_now(sender, &mut self.sink);
+            taken += 1;
+            match said {
+                Ok(ToLogger::Line { level, text }) => speaker.write(self.threshold, level, &text, &mut self.sink),
+                Ok(ToLogger::Lines(lines)) => {
+                    taken += lines.len().saturating_sub(1);
                     for (level, text) in lines {
                         speaker.write(self.threshold, level, &text, &mut self.sink);
                     }
                 }
-                Ok((ToLogger::Record(record), _)) => {
-                    let file = record.file.clone();
-                    if self.files.take(&mut speaker.records, record) {
-                        let reason = speaker.records.lost.clone().unwrap_or_default();
-                        let line = Event::new("record-lost").quoted("file", file.as_bytes());
-                        let line = line.quoted("reason", reason.as_bytes()).text();
-                        self.sink.write(Level::Error, speaker.pid, &one_line(&line));
-                    }
-                }
-                Ok((ToLogger::Sync, _)) => {
-                    let answer = match &speaker.records.lost {
-                        None => FromLogger::Written,
-                        Some(reason) => FromLogger::Lost(reason.clone()),
-                    };
-                    let _ = speaker.door.send_nowait(&answer, &[]);
-                }
-                Err(Fault::WouldBlock) => return turn > 0,
-                Err(_) => {
-                    self.left(number);
-                    return turn > 0;
+                Ok(ToLogger::Record(record)) => speaker.record(record, &mut self.files, &mut self.sink),
+                Ok(ToLogger::Sync) => speaker.answer(),
+                Err(fault) => {
+                    self.left(number, Some(fault.into()));
+                    return true;
                 }
             }
         }
@@ -271,11 +285,16 @@ impl Logger {
         true
     }
 
-    /// A speaker is gone: says how many of its records were lost.
-    fn left(&mut self, number: usize) {
+    /// A speaker is gone, or no longer heard for this reason: says so, and how many of its records were lost.
+    fn left(&mut self, number: usize, why: Option<Fault>) {
         let Some(mut speaker) = self.speakers.remove(&number) else {
             return;
         };
+        if let Some(why) = why {
+            let event = Event::new("door-closed").field("pid", speaker.pid);
+            let line = event.quoted("reason", why.to_string().as_bytes()).text();
+            self.sink.write(Level::Warning, speaker.pid, &line);
+        }
         speaker.tell_lost(&mut self.sink);
         self.files.left(&speaker.records);
         let records::Door { lost, count, .. } = &speaker.records;
@@ -299,6 +318,7 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ipc::log::TOGETHER;
     use crate::sys::socket;
 
     /// A logger that writes to `path`, and the doors of speakers with these numbers.
@@ -378,6 +398,55 @@ mod tests {
             std::process::id()
         );
         assert!(text.ends_with(&mine), "{text}");
+    }
+
+    /// As many lines as may go together.
+    fn together() -> ToLogger {
+        ToLogger::Lines(vec![(Level::Info as u8, "event=flood".into()); TOGETHER])
+    }
+
+    #[test]
+    fn lines_that_came_together_count_one_by_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let (mut logger, doors) = logger(&path, &[7]);
+        for _ in 0..2 * TURN / TOGETHER {
+            doors[0].send_nowait(&together(), &[]).unwrap();
+        }
+        let count = || {
+            let text = std::fs::read_to_string(&path).unwrap();
+            text.lines().filter(|line| line.contains("event=flood")).count()
+        };
+        for turn in 1..=2 {
+            logger.hear_speaker(0);
+            logger.sink.flush();
+            assert_eq!(count(), turn * TURN, "the others have their turn");
+        }
+        let said = logger.speakers[&0].allowance.as_ref().map(Allowance::said);
+        assert_eq!(said, Some(2 * TURN as u32));
+    }
+
+    #[test]
+    fn who_says_too_much_at_once_is_heard_no_longer_and_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let (mut logger, doors) = logger(&path, &[7, 8]);
+        // One that ended had the door before.
+        logger.speakers.get_mut(&0).unwrap().pid = 4_000_000;
+        let many = ToLogger::Lines(vec![(Level::Info as u8, String::new()); TOGETHER + 1]);
+        doors[0].send_nowait(&many, &[]).unwrap();
+        doors[1].send_nowait(&together(), &[]).unwrap();
+        for speaker in 0..2 {
+            logger.hear_speaker(speaker);
+        }
+        logger.sink.flush();
+        assert!(doors[0].send_nowait(&together(), &[]).is_err(), "closed");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (first, others) = text.split_once('\n').unwrap();
+        let pid = std::process::id();
+        let wanted = format!(" warning rsmtpd[{pid}]: event=door-closed pid={pid} reason=\"frame is malformed\"");
+        assert!(first.ends_with(&wanted), "{first}");
+        assert_eq!(others.lines().count(), TOGETHER, "{text}");
     }
 
     #[test]
