@@ -43,6 +43,8 @@ const TURN: usize = 256;
 /// are taken in one go, and no speaker has to wake us for each.
 const REST: Duration = Duration::from_millis(5);
 const BUSY: Duration = Duration::from_millis(20);
+/// Rounds after the master is gone, in which all is heard that was said before; not what a process says without end.
+const LAST_ROUNDS: u32 = 64;
 
 struct Speaker {
     door: Door,
@@ -54,19 +56,26 @@ struct Speaker {
 }
 
 impl Speaker {
-    /// Another process speaks through this door from now on.
-    fn change(&mut self, pid: u32) {
-        self.pid = pid;
-        if let Some(allowance) = &mut self.allowance {
-            *allowance = Allowance::new(Instant::now());
+    /// Takes note of which process speaks: one that comes after another has nothing of what that one left.
+    fn is_now(&mut self, sender: Option<u32>, files: &mut Files, sink: &mut Sink) {
+        if let Some(sender) = sender.filter(|sender| *sender != self.pid) {
+            self.is_gone(files, sink);
+            self.pid = sender;
+            self.records = records::Door::default();
+            if let Some(allowance) = &mut self.allowance {
+                *allowance = Allowance::new(Instant::now());
+            }
         }
     }
 
-    /// Takes note of which process speaks.
-    fn is_now(&mut self, sender: Option<u32>, sink: &mut Sink) {
-        if let Some(sender) = sender.filter(|sender| *sender != self.pid) {
-            self.tell_lost(sink);
-            self.change(sender);
+    /// The process says no more: tells what was lost of it.
+    fn is_gone(&mut self, files: &mut Files, sink: &mut Sink) {
+        self.tell_lost(sink);
+        files.left(&self.records);
+        if let Some(reason) = &self.records.lost {
+            let event = Event::new("records-lost").field("count", self.records.count);
+            let line = event.quoted("reason", reason.as_bytes()).text();
+            sink.write(Level::Error, self.pid, &one_line(&line));
         }
     }
 
@@ -152,6 +161,7 @@ impl Logger {
     fn serve(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(256);
         let mut ending = false;
+        let mut last_rounds = LAST_ROUNDS;
         let mut rounds = Instant::now();
         loop {
             if !ending && self.ready.is_empty() && rounds.elapsed() < BUSY {
@@ -182,8 +192,11 @@ impl Logger {
             if lines {
                 rounds = Instant::now();
             }
-            if ending && self.ready.is_empty() {
-                return Ok(());
+            if ending {
+                last_rounds -= 1;
+                if self.ready.is_empty() || last_rounds == 0 {
+                    return Ok(());
+                }
             }
         }
     }
@@ -219,8 +232,11 @@ impl Logger {
     }
 
     fn admit(&mut self, door: Door, worker: u32, pid: i32) -> io::Result<()> {
-        // One worker after the other has the same door.
-        socket::tell_senders(&door)?;
+        // A helper's parent and its working process have the same door. So has one worker after the other; the master
+        // has asked for that before the first one could speak.
+        if worker == 0 {
+            socket::tell_senders(&door)?;
+        }
         let number = self.next;
         self.next += 1;
         self.poll
@@ -263,7 +279,7 @@ impl Logger {
                     return taken > 0;
                 }
             };
-            speaker.is_now(sender, &mut self.sink);
+            speaker.is_now(sender, &mut self.files, &mut self.sink);
             taken += 1;
             match said {
                 Ok(ToLogger::Line { level, text }) => speaker.write(self.threshold, level, &text, &mut self.sink),
@@ -285,24 +301,21 @@ impl Logger {
         true
     }
 
-    /// A speaker is gone, or no longer heard for this reason: says so, and how many of its records were lost.
+    /// A speaker is gone, or no longer heard for this reason.
     fn left(&mut self, number: usize, why: Option<Fault>) {
         let Some(mut speaker) = self.speakers.remove(&number) else {
             return;
         };
         if let Some(why) = why {
-            let event = Event::new("door-closed").field("pid", speaker.pid);
+            let mut event = Event::new("door-closed");
+            // Of what could not even be received nobody knows who sent it.
+            if matches!(why, Fault::Frame(_)) {
+                event = event.field("pid", speaker.pid);
+            }
             let line = event.quoted("reason", why.to_string().as_bytes()).text();
-            self.sink.write(Level::Warning, speaker.pid, &line);
+            self.sink.write(Level::Warning, std::process::id(), &line);
         }
-        speaker.tell_lost(&mut self.sink);
-        self.files.left(&speaker.records);
-        let records::Door { lost, count, .. } = &speaker.records;
-        if let Some(reason) = lost {
-            let event = Event::new("records-lost").field("count", count);
-            let line = event.quoted("reason", reason.as_bytes()).text();
-            self.sink.write(Level::Error, speaker.pid, &one_line(&line));
-        }
+        speaker.is_gone(&mut self.files, &mut self.sink);
     }
 }
 
@@ -339,6 +352,7 @@ mod tests {
         let mut doors = Vec::new();
         for worker in workers {
             let (ours, theirs) = socket::seqpacket_pair().unwrap();
+            socket::tell_senders(&ours).unwrap();
             logger.admit(Door::new(ours), *worker, pid as i32).unwrap();
             doors.push(Channel::new(theirs));
         }
@@ -388,8 +402,7 @@ mod tests {
         let speaker = logger.speakers.get_mut(&0).unwrap();
         let all = (0..allowance::LINES + 5).filter(|_| speaker.allowance.as_mut().unwrap().admit());
         assert_eq!(all.count(), allowance::LINES as usize);
-        speaker.tell_lost(&mut logger.sink);
-        speaker.change(41);
+        speaker.is_now(Some(41), &mut logger.files, &mut logger.sink);
         assert!(speaker.allowance.as_mut().unwrap().admit());
         logger.sink.flush();
         let text = std::fs::read_to_string(directory.path().join("log")).unwrap();
@@ -447,6 +460,93 @@ mod tests {
         let wanted = format!(" warning rsmtpd[{pid}]: event=door-closed pid={pid} reason=\"frame is malformed\"");
         assert!(first.ends_with(&wanted), "{first}");
         assert_eq!(others.lines().count(), TOGETHER, "{text}");
+    }
+
+    #[test]
+    fn records_of_one_process_do_not_become_those_of_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let (mut logger, mut doors) = logger(&path.join("log"), &[7]);
+        logger.files = Files::open(&[path.to_path_buf()]).0;
+        let record = |octets: &[u8], more| Record {
+            directory: path.to_str().unwrap().into(),
+            file: "records".into(),
+            limit: 100,
+            octets: octets.to_vec(),
+            more,
+        };
+        // One that ended had the door before: it lost a record, and left another unfinished.
+        let speaker = logger.speakers.get_mut(&0).unwrap();
+        speaker.pid = 4_000_000;
+        assert!(logger.files.take(&mut speaker.records, record(&[b'x'; 101], false)));
+        assert!(!logger.files.take(&mut speaker.records, record(b"former", true)));
+        doors[0]
+            .send_nowait(&ToLogger::Record(record(b"mine", false)), &[])
+            .unwrap();
+        doors[0].send_nowait(&ToLogger::Sync, &[]).unwrap();
+        logger.hear_speaker(0);
+        assert_eq!(std::fs::read(path.join("records")).unwrap(), b"mine");
+        assert_eq!(doors[0].receive_nowait().unwrap().0, FromLogger::Written);
+        doors.clear();
+        logger.hear_speaker(0);
+        logger.sink.flush();
+        let text = std::fs::read_to_string(path.join("log")).unwrap();
+        assert!(
+            text.contains(" error rsmtpd[4000000]: event=records-lost count=1 "),
+            "{text}"
+        );
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+
+    #[test]
+    fn who_never_falls_silent_does_not_keep_the_logger_from_its_end() {
+        use std::sync::Barrier;
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let (mut logger, doors) = logger(&path, &[0, 1, 2, 3, 4, 5, 6]);
+        let (control, master) = socket::seqpacket_pair().unwrap();
+        logger.control = Control::new(control);
+        let control = logger.control.as_raw_fd();
+        let registry = logger.poll.registry();
+        registry
+            .register(&mut SourceFd(&control), CONTROL, Interest::READABLE)
+            .unwrap();
+        let last = || {
+            let (level, text) = (Level::Info as u8, "event=last".into());
+            doors[0].send_nowait(&ToLogger::Line { level, text }, &[]).is_ok()
+        };
+        let count = (0..100_000).take_while(|_| last()).count();
+        drop(master);
+        let (over, full, began) = (AtomicBool::new(false), Barrier::new(doors.len()), Instant::now());
+        // It has more to do for each than who says it.
+        let record = ToLogger::Record(Record {
+            directory: directory.path().to_str().unwrap().into(),
+            file: "records".into(),
+            limit: 1 << 20,
+            octets: vec![b'x'],
+            more: false,
+        });
+        logger.files = Files::open(&[directory.path().to_path_buf()]).0;
+        let frame = crate::ipc::frame::encode(&record).unwrap();
+        let flood = |door: &Channel<ToLogger, FromLogger>| {
+            while socket::send_frame_nowait(door, &frame, &[]).is_ok() {}
+            full.wait();
+            while !over.load(Ordering::Relaxed) && began.elapsed() < Duration::from_secs(20) {
+                let _ = socket::send_frame_nowait(door, &frame, &[]);
+            }
+            over.load(Ordering::Relaxed)
+        };
+        let flooded = std::thread::scope(|scope| {
+            let floods: Vec<_> = doors.iter().skip(1).map(|door| scope.spawn(|| flood(door))).collect();
+            full.wait();
+            logger.serve().unwrap();
+            over.store(true, Ordering::Relaxed);
+            floods.into_iter().all(|flood| flood.join().unwrap())
+        });
+        assert!(flooded, "ended while it was told more");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().filter(|line| line.ends_with("event=last")).count(), count);
     }
 
     #[test]
