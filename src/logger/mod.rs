@@ -6,6 +6,7 @@
 
 mod allowance;
 pub mod client;
+mod console;
 mod records;
 mod sink;
 
