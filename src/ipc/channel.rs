@@ -182,7 +182,8 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
     fn heard_by<T>(&self, call: Receive<T>) -> Result<(Result<R, frame::Fault>, Option<T>), Fault> {
         BUFFER.with_borrow_mut(|buffer| {
             if buffer.is_empty() {
-                arena::inherited(|| buffer.resize(frame::MAXIMUM, 0));
+                // Zeroes from the allocator, which knows where nobody has written: a `resize` would touch every page.
+                *buffer = arena::inherited(|| vec![0; frame::MAXIMUM]);
             }
             let mut unheard = false;
             let (length, fd) = match retried(|| call(self.fd.as_fd(), buffer)) {
