@@ -243,16 +243,20 @@ fn log_level_changes() {
     let listener = one_listener(&mut server);
     let text = daemon(&mut server, &listener, "log_level: notice");
     server.setup().write("rsmtpd.yaml", &text);
-    let workers = |server: &Server| server.children(server.pid(), "rsmtpd: worker");
-    let before = workers(&server);
-    reload(&server);
     // An old one would say what it says by its own level, and a line that is on its way is judged by the next.
-    let renewed = || workers(&server).iter().all(|worker| !before.contains(worker));
-    assert!(wait_until(renewed), "the spares stay");
+    let reload_all = |server: &Server| {
+        let workers = || server.children(server.pid(), "rsmtpd: worker");
+        let before = workers();
+        reload(server);
+        let renewed = || workers().iter().all(|worker| !before.contains(worker));
+        assert!(wait_until(renewed), "the spares stay");
+    };
+    server.await_said("event=connect", 1);
+    reload_all(&server);
     server.hello();
     let text = daemon(&mut server, &listener, "log_level: info");
     server.setup().write("rsmtpd.yaml", &text);
-    reload(&server);
+    reload_all(&server);
     let before = server.said().matches("event=connect").count();
     assert_eq!(before, 1, "only the one of the start:\n{}", server.said());
     server.hello();

@@ -25,9 +25,11 @@ const SPARE: usize = 64;
 /// Orders that a worker may have left unread.
 const UNREAD: usize = 16;
 
-/// A pair for a worker's voice; both ends out of the workers' reach.
+/// A pair for a worker's voice; both ends out of the workers' reach. What is said is signed from the first word on, heard
+/// as late as may be: else it would be taken for the first worker's.
 fn voice() -> io::Result<(OwnedFd, OwnedFd)> {
     let (ours, theirs) = pair()?;
+    socket::tell_senders(&ours)?;
     Ok((ours, socket::move_fd_at_least(theirs, MASTER_DESCRIPTORS)?))
 }
 
@@ -296,6 +298,15 @@ mod tests {
         drop(others);
         slots.put_back(slot, true);
         assert!(slots.take().unwrap().1.logger.is_some(), "another one");
+    }
+
+    #[test]
+    fn what_is_said_before_the_logger_hears_of_a_voice_is_signed() {
+        let mut slots = Slots::default();
+        let (slot, others) = slots.take().unwrap();
+        socket::send_frame(slot.lend().unwrap().voice, b"x", &[]).unwrap();
+        let (_, sender) = socket::recv_signed_frame(others.logger.unwrap(), &mut [0; 8]).unwrap();
+        assert_eq!(sender, Some(std::process::id()), "or it would be the first one's");
     }
 
     #[test]
