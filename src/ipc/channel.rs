@@ -154,20 +154,22 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
         self.receive_by(|fd, buffer| recv_frame_nowait(fd, buffer))
     }
 
-    /// As [`Channel::receive_nowait`], with the process that sent the value where the kernel was asked to tell.
+    /// As [`Channel::receive_nowait`], with the process that sent the value, or what is none, where the kernel was asked
+    /// to tell.
     ///
     /// # Errors
-    /// As [`Channel::receive`].
-    pub fn receive_signed_nowait(&self) -> Result<(R, Option<u32>), Fault> {
-        self.receive_by(|fd, buffer| recv_signed_frame(fd, buffer))
+    /// As [`Channel::receive`], but for [`Fault::Frame`].
+    pub fn receive_signed_nowait(&self) -> Result<(Result<R, frame::Fault>, Option<u32>), Fault> {
+        self.heard_by(|fd, buffer| recv_signed_frame(fd, buffer), &mut false)
     }
 
     fn receive_by<T>(&self, call: Receive<T>) -> Result<(R, Option<T>), Fault> {
-        self.heard_by(call, &mut false)
+        let (value, beside) = self.heard_by(call, &mut false)?;
+        Ok((value?, beside))
     }
 
     /// Notes in `unheard` when the other end has closed before it had read all of ours.
-    fn heard_by<T>(&self, call: Receive<T>, unheard: &mut bool) -> Result<(R, Option<T>), Fault> {
+    fn heard_by<T>(&self, call: Receive<T>, unheard: &mut bool) -> Result<(Result<R, frame::Fault>, Option<T>), Fault> {
         BUFFER.with_borrow_mut(|buffer| {
             if buffer.is_empty() {
                 // Zeroes from the allocator, which knows where nobody has written: a `resize` would touch every page.
@@ -183,7 +185,7 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
             };
             match buffer.get(..length) {
                 None | Some([]) => Err(Fault::Closed),
-                Some(bytes) => Ok((frame::decode(bytes)?, fd)),
+                Some(bytes) => Ok((frame::decode(bytes), fd)),
             }
         })
     }
@@ -209,8 +211,12 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
         loop {
             self.await_input(end.saturating_duration_since(Instant::now()))?;
             match self.heard_by(|fd, buffer| recv_frame(fd, buffer), &mut unheard) {
-                Ok((answer, _)) if fits(&answer) => return Ok(answer),
-                Ok(_) => {}
+                Ok((answer, _)) => {
+                    let answer = answer?;
+                    if fits(&answer) {
+                        return Ok(answer);
+                    }
+                }
                 // Frames are read in the order they were sent, ours the last.
                 Err(Fault::Closed) if unheard => return Err(Fault::Unheard),
                 Err(fault) => return Err(fault),

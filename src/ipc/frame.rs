@@ -1,6 +1,8 @@
 //! The codec of a frame: a version byte, then one `postcard` value, then nothing.
 //!
-//! Pure. Bytes come from a process that may be hostile: no input panics or allocates more than its own length.
+//! Pure. Bytes come from a process that may be hostile. No input panics; a length that it claims is believed only as far
+//! as there are bytes. What it holds may take more memory than it is long: a list of the shortest elements some tens of
+//! times as much, and no more than [`MAXIMUM`] elements.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -46,6 +46,11 @@ impl Allowance {
         admitted
     }
 
+    #[cfg(test)]
+    pub(super) fn said(&self) -> u32 {
+        self.said
+    }
+
     /// How many lines were lost that were not told of yet.
     pub(super) fn lost(&mut self) -> Option<u64> {
         Some(std::mem::take(&mut self.lost)).filter(|&lost| lost > 0)

@@ -8,12 +8,8 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::ipc::channel::Channel;
-use crate::ipc::log::ToLogger;
+use crate::ipc::log::{SHORT, TOGETHER, ToLogger};
 use crate::log::{self, Event, Level};
-
-/// Lines that go together at most, and octets that each of them may have.
-const TOGETHER: usize = 16;
-const SHORT: usize = 2048;
 
 /// A speaker's voice.
 #[derive(Debug)]

@@ -6,6 +6,7 @@
 
 mod allowance;
 pub mod client;
+mod console;
 mod records;
 mod sink;
 
@@ -26,7 +27,7 @@ use crate::helper::{Seat, Turn};
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::{FromHelper, ToHelper};
 use crate::ipc::log::ToLogger;
-use crate::ipc::record::FromLogger;
+use crate::ipc::record::{FromLogger, Record};
 use crate::log::{Event, Level};
 use crate::sys::socket;
 
@@ -36,12 +37,15 @@ type Control = Channel<FromHelper, ToHelper>;
 type Door = Channel<FromLogger, ToLogger>;
 
 const CONTROL: Token = Token(usize::MAX);
-/// Lines taken from one door before the others have their turn.
-const TURN: usize = 64;
+/// Lines taken from one door before the others have their turn, however many come together; what an honest worker says
+/// while we rest is less.
+const TURN: usize = 256;
 /// A pause between two rounds of lines that follow each other within [`BUSY`]: under load the lines of many sessions
 /// are taken in one go, and no speaker has to wake us for each.
 const REST: Duration = Duration::from_millis(5);
 const BUSY: Duration = Duration::from_millis(20);
+/// Rounds after the master is gone, in which all is heard that was said before; not what a process says without end.
+const LAST_ROUNDS: u32 = 64;
 
 struct Speaker {
     door: Door,
@@ -53,19 +57,26 @@ struct Speaker {
 }
 
 impl Speaker {
-    /// Another process speaks through this door from now on.
-    fn change(&mut self, pid: u32) {
-        self.pid = pid;
-        if let Some(allowance) = &mut self.allowance {
-            *allowance = Allowance::new(Instant::now());
+    /// Takes note of which process speaks: one that comes after another has nothing of what that one left.
+    fn is_now(&mut self, sender: Option<u32>, files: &mut Files, sink: &mut Sink) {
+        if let Some(sender) = sender.filter(|sender| *sender != self.pid) {
+            self.is_gone(files, sink);
+            self.pid = sender;
+            self.records = records::Door::default();
+            if let Some(allowance) = &mut self.allowance {
+                *allowance = Allowance::new(Instant::now());
+            }
         }
     }
 
-    /// Takes note of which process speaks.
-    fn is_now(&mut self, sender: Option<u32>, sink: &mut Sink) {
-        if let Some(sender) = sender.filter(|sender| *sender != self.pid) {
-            self.tell_lost(sink);
-            self.change(sender);
+    /// The process says no more: tells what was lost of it.
+    fn is_gone(&mut self, files: &mut Files, sink: &mut Sink) {
+        self.tell_lost(sink);
+        files.left(&self.records);
+        if let Some(reason) = &self.records.lost {
+            let event = Event::new("records-lost").field("count", self.records.count);
+            let line = event.quoted("reason", reason.as_bytes()).text();
+            sink.write(Level::Error, self.pid, &one_line(&line));
         }
     }
 
@@ -75,6 +86,26 @@ impl Speaker {
         if level <= threshold && self.allowance.as_mut().is_none_or(Allowance::admit) {
             sink.write(level, self.pid, &one_line(text));
         }
+    }
+
+    /// Takes a record of its; says so where it is the first that is lost.
+    fn record(&mut self, record: Record, files: &mut Files, sink: &mut Sink) {
+        let file = record.file.clone();
+        if files.take(&mut self.records, record) {
+            let reason = self.records.lost.clone().unwrap_or_default();
+            let line = Event::new("record-lost").quoted("file", file.as_bytes());
+            let line = line.quoted("reason", reason.as_bytes()).text();
+            sink.write(Level::Error, self.pid, &one_line(&line));
+        }
+    }
+
+    /// Tells it whether its records are written, if it listens.
+    fn answer(&self) {
+        let answer = match &self.records.lost {
+            None => FromLogger::Written,
+            Some(reason) => FromLogger::Lost(reason.clone()),
+        };
+        let _ = self.door.send_nowait(&answer, &[]);
     }
 
     /// Says how many of its lines were too many.
@@ -131,6 +162,7 @@ impl Logger {
     fn serve(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(256);
         let mut ending = false;
+        let mut last_rounds = LAST_ROUNDS;
         let mut rounds = Instant::now();
         loop {
             if !ending && self.ready.is_empty() && rounds.elapsed() < BUSY {
@@ -161,8 +193,11 @@ impl Logger {
             if lines {
                 rounds = Instant::now();
             }
-            if ending && self.ready.is_empty() {
-                return Ok(());
+            if ending {
+                last_rounds -= 1;
+                if self.ready.is_empty() || last_rounds == 0 {
+                    return Ok(());
+                }
             }
         }
     }
@@ -198,8 +233,11 @@ impl Logger {
     }
 
     fn admit(&mut self, door: Door, worker: u32, pid: i32) -> io::Result<()> {
-        // One worker after the other has the same door.
-        socket::tell_senders(&door)?;
+        // A helper's parent and its working process have the same door. So has one worker after the other; the master
+        // has asked for that before the first one could speak.
+        if worker == 0 {
+            socket::tell_senders(&door)?;
+        }
         let number = self.next;
         self.next += 1;
         self.poll
@@ -232,38 +270,31 @@ impl Logger {
         if speaker.allowance.as_mut().is_some_and(|one| one.renew(Instant::now())) {
             speaker.tell_lost(&mut self.sink);
         }
-        for turn in 0..TURN {
-            match speaker.door.receive_signed_nowait() {
-                Ok((ToLogger::Line { level, text }, sender)) => {
-                    speaker.is_now(sender, &mut self.sink);
-                    speaker.write(self.threshold, level, &text, &mut self.sink);
+        let mut taken = 0;
+        while taken < TURN {
+            let (said, sender) = match speaker.door.receive_signed_nowait() {
+                Ok(heard) => heard,
+                Err(Fault::WouldBlock) => return taken > 0,
+                Err(fault) => {
+                    self.left(number, Some(fault).filter(|fault| !matches!(fault, Fault::Closed)));
+                    return taken > 0;
                 }
-                Ok((ToLogger::Lines(lines), sender)) => {
-                    speaker.is_now(sender, &mut self.sink);
+            };
+            speaker.is_now(sender, &mut self.files, &mut self.sink);
+            taken += 1;
+            match said {
+                Ok(ToLogger::Line { level, text }) => speaker.write(self.threshold, level, &text, &mut self.sink),
+                Ok(ToLogger::Lines(lines)) => {
+                    taken += lines.len().saturating_sub(1);
                     for (level, text) in lines {
                         speaker.write(self.threshold, level, &text, &mut self.sink);
                     }
                 }
-                Ok((ToLogger::Record(record), _)) => {
-                    let file = record.file.clone();
-                    if self.files.take(&mut speaker.records, record) {
-                        let reason = speaker.records.lost.clone().unwrap_or_default();
-                        let line = Event::new("record-lost").quoted("file", file.as_bytes());
-                        let line = line.quoted("reason", reason.as_bytes()).text();
-                        self.sink.write(Level::Error, speaker.pid, &one_line(&line));
-                    }
-                }
-                Ok((ToLogger::Sync, _)) => {
-                    let answer = match &speaker.records.lost {
-                        None => FromLogger::Written,
-                        Some(reason) => FromLogger::Lost(reason.clone()),
-                    };
-                    let _ = speaker.door.send_nowait(&answer, &[]);
-                }
-                Err(Fault::WouldBlock) => return turn > 0,
-                Err(_) => {
-                    self.left(number);
-                    return turn > 0;
+                Ok(ToLogger::Record(record)) => speaker.record(record, &mut self.files, &mut self.sink),
+                Ok(ToLogger::Sync) => speaker.answer(),
+                Err(fault) => {
+                    self.left(number, Some(fault.into()));
+                    return true;
                 }
             }
         }
@@ -271,19 +302,21 @@ impl Logger {
         true
     }
 
-    /// A speaker is gone: says how many of its records were lost.
-    fn left(&mut self, number: usize) {
+    /// A speaker is gone, or no longer heard for this reason.
+    fn left(&mut self, number: usize, why: Option<Fault>) {
         let Some(mut speaker) = self.speakers.remove(&number) else {
             return;
         };
-        speaker.tell_lost(&mut self.sink);
-        self.files.left(&speaker.records);
-        let records::Door { lost, count, .. } = &speaker.records;
-        if let Some(reason) = lost {
-            let event = Event::new("records-lost").field("count", count);
-            let line = event.quoted("reason", reason.as_bytes()).text();
-            self.sink.write(Level::Error, speaker.pid, &one_line(&line));
+        if let Some(why) = why {
+            let mut event = Event::new("door-closed");
+            // Of what could not even be received nobody knows who sent it.
+            if matches!(why, Fault::Frame(_)) {
+                event = event.field("pid", speaker.pid);
+            }
+            let line = event.quoted("reason", why.to_string().as_bytes()).text();
+            self.sink.write(Level::Warning, std::process::id(), &line);
         }
+        speaker.is_gone(&mut self.files, &mut self.sink);
     }
 }
 
@@ -299,6 +332,7 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ipc::log::TOGETHER;
     use crate::sys::socket;
 
     /// A logger that writes to `path`, and the doors of speakers with these numbers.
@@ -319,6 +353,7 @@ mod tests {
         let mut doors = Vec::new();
         for worker in workers {
             let (ours, theirs) = socket::seqpacket_pair().unwrap();
+            socket::tell_senders(&ours).unwrap();
             logger.admit(Door::new(ours), *worker, pid as i32).unwrap();
             doors.push(Channel::new(theirs));
         }
@@ -368,8 +403,7 @@ mod tests {
         let speaker = logger.speakers.get_mut(&0).unwrap();
         let all = (0..allowance::LINES + 5).filter(|_| speaker.allowance.as_mut().unwrap().admit());
         assert_eq!(all.count(), allowance::LINES as usize);
-        speaker.tell_lost(&mut logger.sink);
-        speaker.change(41);
+        speaker.is_now(Some(41), &mut logger.files, &mut logger.sink);
         assert!(speaker.allowance.as_mut().unwrap().admit());
         logger.sink.flush();
         let text = std::fs::read_to_string(directory.path().join("log")).unwrap();
@@ -378,6 +412,142 @@ mod tests {
             std::process::id()
         );
         assert!(text.ends_with(&mine), "{text}");
+    }
+
+    /// As many lines as may go together.
+    fn together() -> ToLogger {
+        ToLogger::Lines(vec![(Level::Info as u8, "event=flood".into()); TOGETHER])
+    }
+
+    #[test]
+    fn lines_that_came_together_count_one_by_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let (mut logger, doors) = logger(&path, &[7]);
+        for _ in 0..2 * TURN / TOGETHER {
+            doors[0].send_nowait(&together(), &[]).unwrap();
+        }
+        let count = || {
+            let text = std::fs::read_to_string(&path).unwrap();
+            text.lines().filter(|line| line.contains("event=flood")).count()
+        };
+        for turn in 1..=2 {
+            logger.hear_speaker(0);
+            logger.sink.flush();
+            assert_eq!(count(), turn * TURN, "the others have their turn");
+        }
+        let said = logger.speakers[&0].allowance.as_ref().map(Allowance::said);
+        assert_eq!(said, Some(2 * TURN as u32));
+    }
+
+    #[test]
+    fn who_says_too_much_at_once_is_heard_no_longer_and_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let (mut logger, doors) = logger(&path, &[7, 8]);
+        // One that ended had the door before.
+        logger.speakers.get_mut(&0).unwrap().pid = 4_000_000;
+        let many = ToLogger::Lines(vec![(Level::Info as u8, String::new()); TOGETHER + 1]);
+        doors[0].send_nowait(&many, &[]).unwrap();
+        doors[1].send_nowait(&together(), &[]).unwrap();
+        for speaker in 0..2 {
+            logger.hear_speaker(speaker);
+        }
+        logger.sink.flush();
+        assert!(doors[0].send_nowait(&together(), &[]).is_err(), "closed");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (first, others) = text.split_once('\n').unwrap();
+        let pid = std::process::id();
+        let wanted = format!(" warning rsmtpd[{pid}]: event=door-closed pid={pid} reason=\"frame is malformed\"");
+        assert!(first.ends_with(&wanted), "{first}");
+        assert_eq!(others.lines().count(), TOGETHER, "{text}");
+    }
+
+    #[test]
+    fn records_of_one_process_do_not_become_those_of_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let (mut logger, mut doors) = logger(&path.join("log"), &[7]);
+        logger.files = Files::open(&[path.to_path_buf()]).0;
+        let record = |octets: &[u8], more| Record {
+            directory: path.to_str().unwrap().into(),
+            file: "records".into(),
+            limit: 100,
+            octets: octets.to_vec(),
+            more,
+        };
+        // One that ended had the door before: it lost a record, and left another unfinished.
+        let speaker = logger.speakers.get_mut(&0).unwrap();
+        speaker.pid = 4_000_000;
+        assert!(logger.files.take(&mut speaker.records, record(&[b'x'; 101], false)));
+        assert!(!logger.files.take(&mut speaker.records, record(b"former", true)));
+        doors[0]
+            .send_nowait(&ToLogger::Record(record(b"mine", false)), &[])
+            .unwrap();
+        doors[0].send_nowait(&ToLogger::Sync, &[]).unwrap();
+        logger.hear_speaker(0);
+        assert_eq!(std::fs::read(path.join("records")).unwrap(), b"mine");
+        assert_eq!(doors[0].receive_nowait().unwrap().0, FromLogger::Written);
+        doors.clear();
+        logger.hear_speaker(0);
+        logger.sink.flush();
+        let text = std::fs::read_to_string(path.join("log")).unwrap();
+        assert!(
+            text.contains(" error rsmtpd[4000000]: event=records-lost count=1 "),
+            "{text}"
+        );
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+
+    #[test]
+    fn who_never_falls_silent_does_not_keep_the_logger_from_its_end() {
+        use std::sync::Barrier;
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let (mut logger, doors) = logger(&path, &[0, 1, 2, 3, 4, 5, 6]);
+        let (control, master) = socket::seqpacket_pair().unwrap();
+        logger.control = Control::new(control);
+        let control = logger.control.as_raw_fd();
+        let registry = logger.poll.registry();
+        registry
+            .register(&mut SourceFd(&control), CONTROL, Interest::READABLE)
+            .unwrap();
+        let last = || {
+            let (level, text) = (Level::Info as u8, "event=last".into());
+            doors[0].send_nowait(&ToLogger::Line { level, text }, &[]).is_ok()
+        };
+        let count = (0..100_000).take_while(|_| last()).count();
+        drop(master);
+        let (over, full, began) = (AtomicBool::new(false), Barrier::new(doors.len()), Instant::now());
+        // It has more to do for each than who says it.
+        let record = ToLogger::Record(Record {
+            directory: directory.path().to_str().unwrap().into(),
+            file: "records".into(),
+            limit: 1 << 20,
+            octets: vec![b'x'],
+            more: false,
+        });
+        logger.files = Files::open(&[directory.path().to_path_buf()]).0;
+        let frame = crate::ipc::frame::encode(&record).unwrap();
+        let flood = |door: &Channel<ToLogger, FromLogger>| {
+            while socket::send_frame_nowait(door, &frame, &[]).is_ok() {}
+            full.wait();
+            while !over.load(Ordering::Relaxed) && began.elapsed() < Duration::from_secs(20) {
+                let _ = socket::send_frame_nowait(door, &frame, &[]);
+            }
+            over.load(Ordering::Relaxed)
+        };
+        let flooded = std::thread::scope(|scope| {
+            let floods: Vec<_> = doors.iter().skip(1).map(|door| scope.spawn(|| flood(door))).collect();
+            full.wait();
+            logger.serve().unwrap();
+            over.store(true, Ordering::Relaxed);
+            floods.into_iter().all(|flood| flood.join().unwrap())
+        });
+        assert!(flooded, "ended while it was told more");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().filter(|line| line.ends_with("event=last")).count(), count);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Files of records: appended to as workers ask, in directories that were opened at the start and nowhere else.
 //!
-//! Nothing that a worker says is believed: names are flat, files ours, sizes bounded. A record is in its file whole or not
+//! Nothing that a worker says is believed but the size that a file may have: names are flat, files ours and not the log. A record is in its file whole or not
 //! at all. What cannot be written is lost, and said to whoever asks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
@@ -24,6 +24,8 @@ const OPEN: usize = 512;
 pub struct Files {
     directories: BTreeMap<String, OwnedFd>,
     open: BTreeMap<(String, String), File>,
+    /// The log's file, and those of the directories that have it.
+    log: Option<(String, BTreeSet<String>)>,
 }
 
 /// What one door has brought of a record that is not whole, and what was lost.
@@ -55,6 +57,32 @@ impl Files {
             }
         }
         (files, failed)
+    }
+
+    /// Never writes to this file, nor to what it was renamed to.
+    pub fn keep_from(&mut self, log: &Path) {
+        let (Some(parent), Some(name)) = (log.parent(), log.file_name().and_then(|name| name.to_str())) else {
+            return;
+        };
+        let parent = if parent.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            parent
+        };
+        let Ok(parent) = parent.metadata() else { return };
+        // The same directory may have several names.
+        let is_parent = |directory: &OwnedFd| {
+            let about = nix::sys::stat::fstat(directory);
+            about.is_ok_and(|about| (about.st_dev, about.st_ino) == (parent.dev(), parent.ino()))
+        };
+        let same = self.directories.iter().filter(|(_, directory)| is_parent(directory));
+        self.log = Some((name.to_owned(), same.map(|(directory, _)| directory.clone()).collect()));
+    }
+
+    fn is_log(&self, directory: &str, name: &str) -> bool {
+        self.log.as_ref().is_some_and(|(log, directories)| {
+            directories.contains(directory) && name.strip_prefix(log.as_str()).is_some_and(is_rotation)
+        })
     }
 
     /// Closes every file: each is opened by its name when there is more for it.
@@ -125,6 +153,9 @@ impl Files {
                     "{directory} was not there at the start (restart needed)"
                 )));
             };
+            if self.is_log(directory, name) {
+                return Err(io::Error::other(format!("{directory}/{name} is the log")));
+            }
             if self.open.len() >= OPEN {
                 self.open.clear();
             }
@@ -153,6 +184,12 @@ fn open_in(directory: &OwnedFd, name: &str) -> io::Result<File> {
         return Err(io::Error::other(format!("{name} is there already and not ours")));
     }
     Ok(file)
+}
+
+/// Whether it is what follows the name of a file that was rotated: nothing, a number, a date.
+fn is_rotation(end: &str) -> bool {
+    let number = end.strip_prefix(['.', '-']);
+    end.is_empty() || number.is_some_and(|number| number.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// Letters, digits, `.`, `:`, `-`, `_`, and no dot in front.
@@ -242,6 +279,30 @@ mod tests {
         let elsewhere = Path::new("/nowhere");
         assert!(files.take(&mut door, record(elsewhere, "x", b"x", false)));
         assert!(door.lost.unwrap().contains("restart needed"));
+    }
+
+    #[test]
+    fn the_log_is_no_file_of_records() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let log = path.join("rsmtpd.log");
+        fs::write(&log, "line\n").unwrap();
+        let (mut files, _) = Files::open(&[path.to_path_buf()]);
+        files.keep_from(&log);
+        for name in ["rsmtpd.log", "rsmtpd.log.1", "rsmtpd.log-20260101"] {
+            let mut door = Door::default();
+            assert!(files.take(&mut door, record(path, name, b"forged\n", false)), "{name}");
+        }
+        assert_eq!(fs::read(&log).unwrap(), b"line\n");
+        assert_eq!(fs::read_dir(path).unwrap().count(), 1);
+        let mut door = Door::default();
+        for name in ["rsmtpd.log.jsonl", "rsmtpd.jsonl", "rsmtpd.logs"] {
+            assert!(!files.take(&mut door, record(path, name, b"x", false)), "{name}");
+        }
+        let other = tempfile::tempdir().unwrap();
+        let (mut files, _) = Files::open(&[other.path().to_path_buf()]);
+        files.keep_from(&log);
+        assert!(!files.take(&mut door, record(other.path(), "rsmtpd.log", b"x", false)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Where lines go: syslog, a file, or standard error.
 //!
-//! A sink never blocks and never fails towards its caller: what cannot be written is counted, and the
+//! A sink never waits for long and never fails towards its caller: what cannot be written is counted, and the
 //! count is written with the first line that goes through again.
 
 use std::fmt;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use syslog::{Facility, Formatter3164, Logger, LoggerBackend};
 
+use super::console::Console;
 use crate::log::Level;
 
 /// Where the lines of this daemon are to go.
@@ -60,6 +61,7 @@ pub struct Sink {
     /// Lines for a file or standard error that [`Sink::flush`] writes, and how many.
     held: Vec<u8>,
     holding: u64,
+    console: Console,
 }
 
 enum Target {
@@ -89,6 +91,7 @@ impl Sink {
             retry_at,
             held: Vec::new(),
             holding: 0,
+            console: Console::default(),
         })
     }
 
@@ -179,7 +182,7 @@ impl Sink {
         if self.held.is_empty() {
             return;
         }
-        let written = match &mut self.target {
+        self.lost += match &mut self.target {
             Target::File(file) => {
                 let before = file.metadata().map(|about| about.len());
                 let written = file.write_all(&self.held);
@@ -187,13 +190,10 @@ impl Sink {
                     // Counted as lost as a whole, and nothing is glued to half a line.
                     let _ = file.set_len(before);
                 }
-                written
+                if written.is_err() { self.holding } else { 0 }
             }
-            Target::Syslog(_) | Target::Stderr => io::stderr().write_all(&self.held),
+            Target::Syslog(_) | Target::Stderr => self.console.write(io::stderr(), &self.held),
         };
-        if written.is_err() {
-            self.lost += self.holding;
-        }
         self.held.clear();
         self.holding = 0;
     }

@@ -25,6 +25,14 @@ const SPARE: usize = 64;
 /// Orders that a worker may have left unread.
 const UNREAD: usize = 16;
 
+/// A pair for a worker's voice. What is said is signed from the first word on, heard as late as may be: else it would be
+/// taken for the first worker's.
+fn voice() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = raised_pair()?;
+    socket::tell_senders(&ours)?;
+    Ok((ours, theirs))
+}
+
 /// The ends of one worker after the other.
 #[derive(Debug)]
 pub(super) struct Slot {
@@ -107,7 +115,7 @@ struct Theirs {
 impl Slot {
     fn new(token: usize) -> io::Result<(Slot, OwnedFd)> {
         let (link, theirs) = raised_pair()?;
-        let (logger, voice) = raised_pair()?;
+        let (logger, voice) = voice()?;
         let slot = Slot {
             token,
             watched: false,
@@ -186,7 +194,7 @@ impl Slot {
     /// # Errors
     /// No descriptors.
     pub(super) fn give_voice(&mut self, logger: &Helper, door: &ToHelper) -> io::Result<()> {
-        let (ours, theirs) = raised_pair()?;
+        let (ours, theirs) = voice()?;
         if logger.tell(door, &[ours.as_fd()]) {
             let _ = self.link.send_nowait(&ToWorker::Voice, &[theirs.as_fd()]);
         }
@@ -302,6 +310,15 @@ mod tests {
         drop(others);
         slots.put_back(slot, true);
         assert!(slots.take().unwrap().1.logger.is_some(), "another one");
+    }
+
+    #[test]
+    fn what_is_said_before_the_logger_hears_of_a_voice_is_signed() {
+        let mut slots = Slots::default();
+        let (slot, others) = slots.take().unwrap();
+        socket::send_frame(slot.lend().unwrap().voice, b"x", &[]).unwrap();
+        let (_, sender) = socket::recv_signed_frame(others.logger.unwrap(), &mut [0; 8]).unwrap();
+        assert_eq!(sender, Some(std::process::id()), "or it would be the first one's");
     }
 
     #[test]

@@ -327,7 +327,10 @@ fn start_logger(served: &Served, plan: &Plan, user: Option<&Identity>) -> Result
             Ok(sink) => sink,
             Err(error) => return seat.give_up(&format!("{destination}"), &error),
         };
-        let (files, failed) = logger::Files::open(&directories);
+        let (mut files, failed) = logger::Files::open(&directories);
+        if let Destination::File(path) = &destination {
+            files.keep_from(path);
+        }
         for (path, error) in failed {
             let event = Event::new("record-directory-missing").quoted("path", path.display().to_string().as_bytes());
             let event = event.quoted("reason", error.to_string().as_bytes());

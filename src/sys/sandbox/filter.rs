@@ -374,6 +374,12 @@ fn worker_sockets(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
             options.push(rule([descriptor(CLIENT_FD)?, option].concat())?);
         }
     }
+    // The master's, which has the logger told who speaks.
+    let signed = vec![
+        int(1, Eq, libc::SOL_SOCKET.into())?,
+        int(2, Eq, libc::SO_PASSCRED.into())?,
+    ];
+    options.push(rule([descriptor(FIRST_CONTROL)?, signed].concat())?);
     rules.insert(libc::SYS_setsockopt, options);
     Ok(())
 }

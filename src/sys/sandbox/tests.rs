@@ -103,6 +103,11 @@ fn refused_calls() -> Vec<Probe> {
             libc::SYS_setsockopt,
             [63, long(libc::SOL_SOCKET), long(libc::SO_ATTACH_FILTER), 0, 0],
         ),
+        (
+            "SO_PASSCRED",
+            libc::SYS_setsockopt,
+            [63, long(libc::SOL_SOCKET), long(libc::SO_PASSCRED), 0, 0],
+        ),
         ("F_SETFL", libc::SYS_fcntl, [1, long(libc::F_SETFL), 0, 0, 0]),
         ("F_SETOWN", libc::SYS_fcntl, [63, long(libc::F_SETOWN), parent, 0, 0]),
         ("dumpable", libc::SYS_prctl, [long(libc::PR_SET_DUMPABLE), 1, 0, 0, 0]),
@@ -272,6 +277,7 @@ fn what_outlives_a_worker_can_be_lent_to_the_next() {
         process::close_range_except(&[0, 1, 2]).unwrap();
         let (ours, _theirs) = socket::seqpacket_pair().unwrap();
         let ours = socket::move_fd_at_least(ours, socket::FIRST_CONTROL).unwrap();
+        socket::tell_senders(&ours).unwrap();
         let lent = socket::duplicate_at_least(&ours, 0).unwrap();
         i32::from(lent.as_raw_fd() >= socket::FIRST_SHARED)
     });
