@@ -481,12 +481,12 @@ fn out_of_reach(lent: &Lent) -> io::Result<Lent> {
     moved.below(socket::CLIENT_FD)
 }
 
-/// A worker has the master's signals; it is told to end over its Link, and has no children.
+/// A worker is told to end over its Link, and has no children. To block the master's signals, which come to it as well,
+/// is a single call: it never looks whether any are pending.
 fn deafen() -> io::Result<()> {
-    child::ignore(&SIGNALS);
     // Caught by the standard library, to tell of a stack overflow.
     child::reset(&[Signal::SIGSEGV, Signal::SIGBUS]);
-    signals::unblock_in_child()?;
+    signals::block_in_child(&SIGNALS)?;
     process::set_name("rsmtpd: worker")
 }
 

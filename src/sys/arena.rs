@@ -48,17 +48,21 @@ static ARENA: Arena = Arena {
     is_apart: AtomicBool::new(false),
 };
 
-/// What is allocated from now on lasts as long as the process, and should not change once children are forked: it lies
-/// in a huge page where the kernel has one, which a fork copies in one step, and whoever writes to it splits for itself.
+/// What is allocated from now on lasts as long as the process, and should not change once children are forked.
 pub fn lasting() {
     ARENA.prepare();
-    ARENA.advise(libc::MADV_HUGEPAGE);
     ARENA.end.store(LASTING, SeqCst);
 }
 
-/// Nothing that lasts is to change from now on: puts it into one page again, which earlier children have split.
+/// Nothing that lasts is to change from now on: puts it into a huge page where the kernel has one, which a fork copies in
+/// one step, and whoever writes to it splits for itself. Once, and not as a rule for this memory, which would be a mapping
+/// of its own then, beside a worker's: each costs at every fork.
 pub fn settle() {
-    ARENA.advise(libc::MADV_COLLAPSE);
+    let start = ARENA.start.load(SeqCst);
+    if start != 0 {
+        // SAFETY: memory of our own, whose content stays; without success its pages stay small.
+        unsafe { libc::madvise(ptr::with_exposed_provenance_mut(start), LASTING, libc::MADV_COLLAPSE) };
+    }
 }
 
 /// What is allocated from now on comes from the system's allocator.
@@ -119,15 +123,6 @@ impl Arena {
             }
         }
         self.start.store(start, SeqCst);
-    }
-
-    /// Advises the kernel about what lasts; without success its pages are small.
-    fn advise(&self, advice: libc::c_int) {
-        let start = self.start.load(SeqCst);
-        if start != 0 {
-            // SAFETY: memory of our own, whose content stays with all advice given here.
-            unsafe { libc::madvise(ptr::with_exposed_provenance_mut(start), LASTING, advice) };
-        }
     }
 
     /// The offset of memory of the block.

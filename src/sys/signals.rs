@@ -89,15 +89,17 @@ pub fn reset_in_child() -> io::Result<()> {
         }
     }
     ignore_write_failures();
-    unblock_in_child()
+    block_in_child(&[])
 }
 
-/// Gives a child an empty mask. Forget a [`Blocked`] that it inherited.
+/// Gives a child a mask of nothing but `blocked`: of these it never hears, as long as it lets them be. Forget a
+/// [`Blocked`] that it inherited.
 ///
 /// # Errors
 /// What sigprocmask(2) says.
-pub fn unblock_in_child() -> io::Result<()> {
-    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+pub fn block_in_child(blocked: &[Signal]) -> io::Result<()> {
+    let set: SigSet = blocked.iter().copied().collect();
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&set), None)?;
     Ok(())
 }
 

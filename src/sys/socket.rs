@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// The descriptor number of the client's connection: the only one on which the sandbox of a worker allows
-/// `setsockopt`, `shutdown` and a change of the file status flags. It is the last below [`FIRST_CONTROL`].
+/// `shutdown` and a change of the file status flags. It is the last below [`FIRST_CONTROL`].
 pub const CLIENT_FD: RawFd = 63;
 
 /// The first descriptor number of what a worker shares with others: listeners and the configuration directory with the
@@ -252,7 +252,8 @@ fn beside(message: &libc::msghdr) -> (Vec<OwnedFd>, Option<u32>) {
     (found, sender)
 }
 
-/// A listening TCP socket: non-blocking, SO_REUSEADDR, and IPv6 only where the address is one.
+/// A listening TCP socket: non-blocking, SO_REUSEADDR, and IPv6 only where the address is one. What it accepts sends small
+/// segments at once (TCP_NODELAY), as connections have from it.
 ///
 /// # Errors
 /// What bind(2) and listen(2) say: the address is in use, or the port needs a privilege.
@@ -265,6 +266,7 @@ pub fn listen(addr: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
     if addr.is_ipv6() {
         set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
     }
+    set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
     let (storage, length) = to_kernel(addr);
     // SAFETY: `storage` holds an address of `length` octets.
     checked(unsafe { libc::bind(socket.as_raw_fd(), (&raw const storage).cast(), length) })?;
@@ -333,14 +335,6 @@ pub fn add_exclusive(epoll: RawFd, fd: impl AsFd, token: u64) -> io::Result<()> 
     let fd = fd.as_fd().as_raw_fd();
     // SAFETY: `event` lives through the call, which only reads it.
     checked(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, &raw mut event) }).map(drop)
-}
-
-/// Sends small segments at once (TCP_NODELAY).
-///
-/// # Errors
-/// What setsockopt(2) says.
-pub fn set_nodelay(socket: impl AsFd) -> io::Result<()> {
-    set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
 }
 
 /// Says whether calls on `fd` wait. In a sandboxed process only for [`CLIENT_FD`].
@@ -566,6 +560,10 @@ mod tests {
         );
     }
 
+    fn sends_at_once(socket: &OwnedFd) -> bool {
+        nix::sys::socket::getsockopt(socket, nix::sys::socket::sockopt::TcpNoDelay).unwrap()
+    }
+
     #[test]
     fn a_listener_accepts_and_names_the_client() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
@@ -577,7 +575,7 @@ mod tests {
             let client = std::net::TcpStream::connect(there).unwrap();
             let (socket, peer) = accept(&listener).unwrap();
             assert_eq!(peer, client.local_addr().unwrap());
-            set_nodelay(&socket).unwrap();
+            assert!(sends_at_once(&socket));
             set_nonblocking(&socket, false).unwrap();
         }
     }

@@ -60,12 +60,11 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// Serves `stream`, which must not block; `poll` hears the master and nobody else.
+    /// Serves `stream`, which must not block, nor wait for more before it sends; `poll` hears the master and nobody else.
     ///
     /// # Errors
     /// The kernel takes no more to listen to.
     pub fn new(stream: OwnedFd, poll: Poll) -> io::Result<Transport> {
-        socket::set_nodelay(&stream)?;
         let mut stream = TcpStream::from_std(stream.into());
         poll.registry().register(&mut stream, CLIENT, Interest::READABLE)?;
         Ok(Transport {
@@ -163,7 +162,10 @@ impl Transport {
 
     /// Whether the client had said more, when it was read, than was read.
     pub fn has_more(&mut self) -> bool {
-        (self.more || self.tls.is_some()) && self.has_input()
+        if self.tls.is_some() {
+            return self.has_more_secure();
+        }
+        self.more && self.has_input()
     }
 
     /// Writes all of `octets`.

@@ -350,37 +350,15 @@ fn worker_sockets(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
     rules.insert(libc::SYS_sendto, vec![null_address]);
     rules.insert(libc::SYS_sendmsg, vec![rule(descriptor(FIRST_CONTROL)?)?]);
     rules.insert(libc::SYS_shutdown, vec![rule(descriptor(CLIENT_FD)?)?]);
-    let socket = [
-        libc::SO_KEEPALIVE,
-        libc::SO_LINGER,
-        libc::SO_RCVBUF,
-        libc::SO_RCVTIMEO,
-        libc::SO_SNDBUF,
-        libc::SO_SNDTIMEO,
-    ];
-    let tcp = [
-        libc::TCP_CORK,
-        libc::TCP_KEEPCNT,
-        libc::TCP_KEEPIDLE,
-        libc::TCP_KEEPINTVL,
-        libc::TCP_NODELAY,
-        libc::TCP_QUICKACK,
-        libc::TCP_USER_TIMEOUT,
-    ];
-    let mut options = Vec::new();
-    for (level, names) in [(libc::SOL_SOCKET, &socket[..]), (libc::IPPROTO_TCP, &tcp[..])] {
-        for name in names {
-            let option = vec![int(1, Eq, level.into())?, int(2, Eq, (*name).into())?];
-            options.push(rule([descriptor(CLIENT_FD)?, option].concat())?);
-        }
-    }
     // The master's, which has the logger told who speaks.
     let signed = vec![
         int(1, Eq, libc::SOL_SOCKET.into())?,
         int(2, Eq, libc::SO_PASSCRED.into())?,
     ];
-    options.push(rule([descriptor(FIRST_CONTROL)?, signed].concat())?);
-    rules.insert(libc::SYS_setsockopt, options);
+    rules.insert(
+        libc::SYS_setsockopt,
+        vec![rule([descriptor(FIRST_CONTROL)?, signed].concat())?],
+    );
     Ok(())
 }
 

@@ -96,7 +96,7 @@ fn refused_calls() -> Vec<Probe> {
         (
             "setsockopt",
             libc::SYS_setsockopt,
-            [1, long(libc::IPPROTO_TCP), long(libc::TCP_NODELAY), 0, 0],
+            [63, long(libc::IPPROTO_TCP), long(libc::TCP_NODELAY), 0, 0],
         ),
         (
             "SO_ATTACH_FILTER",
@@ -192,7 +192,6 @@ fn life_of_a_worker(listener: &OwnedFd, others: OwnedFd, master: &OwnedFd, share
     let (accepted, _) = socket::accept(listener).unwrap();
     let accepted = socket::place_client(accepted).unwrap();
     worker_layer(&LIMITS).unwrap();
-    socket::set_nodelay(&accepted).unwrap();
     let mut stream = std::net::TcpStream::from(accepted);
     stream.set_nonblocking(true).unwrap();
     stream.write_all(b"220 ready\r\n").unwrap();

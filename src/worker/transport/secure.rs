@@ -3,6 +3,8 @@
 use std::io::{self, Read as _, Write as _};
 use std::time::Instant;
 
+use mio::net::TcpStream;
+
 use super::{Heard, Transport};
 use crate::session::TlsFacts;
 use crate::sys::socket;
@@ -38,7 +40,11 @@ impl Transport {
                 }
                 Ok(length) => dropped += length,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => break,
+                Err(_) => {
+                    // What comes later is announced.
+                    self.more = self.closed;
+                    break;
+                }
             }
         }
         dropped
@@ -47,7 +53,6 @@ impl Transport {
     /// What comes next is a handshake: [`Transport::shake_hands`].
     pub fn begin_tls(&mut self, server: Server) {
         self.tls = Some(Box::new(server));
-        self.more = true;
     }
 
     /// The TLS, once it has begun.
@@ -67,10 +72,11 @@ impl Transport {
                 return Ok(facts.map_or(Shaken::Lost, Shaken::Done));
             };
             if std::mem::take(&mut self.more) {
-                match tls.take(&mut self.stream) {
+                let mut from = Drained::new(&mut self.stream);
+                match tls.take(&mut from) {
                     Ok(0) => return Ok(Shaken::Lost),
                     Ok(_) => {
-                        self.more = true;
+                        self.more = self.closed || !from.is_empty;
                         if let Err(failure) = tls.shake(certificates) {
                             // The alert, if the client takes it at once.
                             let _ = self.stream.write(tls.pending());
@@ -112,8 +118,13 @@ impl Transport {
 
     /// Whether there is plaintext, or can be had without waiting.
     pub(super) fn has_secure_input(&mut self) -> bool {
-        // A half record, or none, stays for the next read.
         self.more = true;
+        self.has_more_secure()
+    }
+
+    /// Whether there is plaintext, or can be had of what was announced.
+    pub(super) fn has_more_secure(&mut self) -> bool {
+        // A half record, or none, stays for the next read.
         while self.more {
             if self.tls.as_mut().is_some_and(|tls| tls.has_plaintext()) {
                 return true;
@@ -172,9 +183,10 @@ impl Transport {
     fn pull(&mut self) -> io::Result<Option<usize>> {
         let Some(tls) = &mut self.tls else { return Ok(None) };
         self.more = false;
-        match tls.take(&mut self.stream) {
+        let mut from = Drained::new(&mut self.stream);
+        match tls.take(&mut from) {
             Ok(length) => {
-                self.more = true;
+                self.more = self.closed || !from.is_empty;
                 tls.digest()
                     .map_err(|failure| io::Error::new(io::ErrorKind::InvalidData, failure.error))?;
                 Ok(Some(length))
@@ -205,5 +217,29 @@ impl Transport {
             }
         }
         Ok(())
+    }
+}
+
+/// Notes whether a read has found less than there was room for: the socket had no more then, and epoll(7) announces what
+/// comes.
+struct Drained<'a> {
+    stream: &'a mut TcpStream,
+    is_empty: bool,
+}
+
+impl Drained<'_> {
+    fn new(stream: &mut TcpStream) -> Drained<'_> {
+        Drained {
+            stream,
+            is_empty: false,
+        }
+    }
+}
+
+impl io::Read for Drained<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.stream.read(buffer)?;
+        self.is_empty = length < buffer.len();
+        Ok(length)
     }
 }
