@@ -84,6 +84,7 @@ const CALLS: &[&str] = &[
     "ftruncate",
     "getrandom",
     "getsockopt",
+    "inotify_init1",
     "kill",
     "landlock_add_rule",
     "landlock_create_ruleset",

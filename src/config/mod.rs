@@ -46,7 +46,7 @@ pub use peer_tls::{Authorities, PeerTls, PeerTlsMode, Pin, Proof};
 pub use place::Place;
 pub use recipients::{Earlier, Lookup, Recipients, Table};
 pub use section::{Field, Section};
-pub use watch::{Fingerprint, Unchanged};
+pub use watch::{Fingerprint, Unchanged, reports_changes};
 pub use worker::{LineEndings, Worker};
 
 use directory::Directory;

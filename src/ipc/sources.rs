@@ -3,6 +3,9 @@
 //! A worker looks its client up before the greeting and need not ask. Only sources that are refused *now* are in
 //! it, under a keyed hash, so that nobody can choose addresses that share a place. The table is of fixed size:
 //! a source that finds no place is refused by the master alone, after its connection was reported.
+//!
+//! One more word in the same memory, as each mapping costs at every fork, tells workers which watch over the configuration
+//! counts.
 
 use std::hash::Hasher as _;
 use std::io;
@@ -82,6 +85,8 @@ const WAYS: usize = 4;
 const BUCKETS: usize = 4096;
 /// A place: the source, then [`pack`]ed refusal.
 const WORDS: usize = 2;
+/// Behind all places: the number of the watch.
+const WATCH: usize = BUCKETS * WAYS * WORDS;
 const FOR_NOW: u64 = u64::MAX >> 2;
 
 /// Where the places of a source begin.
@@ -140,7 +145,7 @@ impl Refused {
     /// # Errors
     /// No memory, no descriptors or no random numbers.
     pub fn new(now: Instant) -> io::Result<Refused> {
-        let (table, shared) = SealedTable::new(BUCKETS * WAYS * WORDS)?;
+        let (table, shared) = SealedTable::new(WATCH + 1)?;
         let view = View {
             shared,
             secret: Secret::new()?,
@@ -179,9 +184,14 @@ impl Refused {
         }
     }
 
+    /// Tells workers which watch over the configuration counts from now on; 0 for none.
+    pub fn set_watch(&self, number: u64) {
+        self.table.store(WATCH, number);
+    }
+
     /// Tells workers to serve every source.
     pub fn clear(&self) {
-        for at in (0..self.view.shared.len()).step_by(WORDS) {
+        for at in (0..WATCH).step_by(WORDS) {
             if self.view.word(at + 1) != 0 {
                 self.table.store(at + 1, 0);
             }
@@ -198,6 +208,11 @@ impl View {
         (self.word(at) == source.0)
             .then(|| unpack(refusal, millis(self.epoch, now)))
             .flatten()
+    }
+
+    /// The number of the watch over the configuration that counts.
+    pub fn watch(&self) -> u64 {
+        self.word(WATCH)
     }
 
     fn places(&self, source: Source) -> impl Iterator<Item = usize> {

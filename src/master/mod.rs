@@ -19,6 +19,7 @@ mod start_delivery;
 mod start_keeper;
 pub mod startup;
 mod turn_away;
+mod watch;
 mod workers;
 
 use std::collections::BTreeSet;
@@ -32,12 +33,12 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::unistd::Pid;
 
-use crate::config::Unchanged;
 use crate::ipc::control::ToHelper;
 use crate::ipc::keeper::Certificate;
 use crate::ipc::link::Role;
 use crate::log::{Event, Level};
 use crate::logger::client::Client as Log;
+use crate::sys::inotify::Inotify;
 use crate::sys::notify::Notify;
 use crate::sys::signals::Signals;
 use crate::sys::{arena, child};
@@ -51,6 +52,7 @@ use helpers::Helpers;
 use pool::Pool;
 use sources::Sources;
 use turn_away::Door;
+use watch::Watch;
 use workers::{Near, Workers};
 
 const SIGNALS: Token = Token(0);
@@ -69,6 +71,8 @@ pub struct Ready {
     pub path: PathBuf,
     /// The open directory.
     pub directory: OwnedFd,
+    /// What reports changes in it.
+    pub inotify: Option<Inotify>,
     /// The listeners, non-blocking, numbered from [`FIRST_SHARED`](crate::sys::socket::FIRST_SHARED) on.
     pub listeners: Vec<OwnedFd>,
     /// The same once more, by descriptors that no worker has: to close them for all.
@@ -104,9 +108,7 @@ struct Master {
     refused: u64,
     served_sum: u64,
     broken: BTreeSet<u64>,
-    /// How a worker sees that the files of a generation have not changed, and when to look for that again.
-    unchanged: Option<(u64, Unchanged)>,
-    settled: Instant,
+    watch: Watch,
     /// The last reload was refused.
     stale: bool,
     /// What waits for the next start, as it was logged.
@@ -152,8 +154,7 @@ pub fn run(ready: Ready) -> io::Result<u8> {
         refused: 0,
         served_sum: 0,
         broken: BTreeSet::new(),
-        unchanged: None,
-        settled: now,
+        watch: Watch::new(now),
         stale: false,
         awaiting_start: BTreeSet::new(),
         shown: Vec::new(),
@@ -295,7 +296,8 @@ impl Master {
             let near = Near {
                 listeners: &self.ready.listeners,
                 directory: &self.ready.directory,
-                unchanged: self.unchanged.as_ref().map(|(_, unchanged)| unchanged),
+                unchanged: self.watch.unchanged(),
+                sign: self.ready.inotify.as_ref().map(Inotify::sign),
                 refused: self.sources.view(),
             };
             let forked = self.workers.fork(&self.ready.served, &near, &self.ready.helpers);
@@ -312,24 +314,6 @@ impl Master {
             }
         }
         self.watch_listeners(advice.refuse);
-    }
-
-    /// Looks for what lets workers see in a short way that no file has changed: anew for another generation, and from
-    /// time to time, as files that are not ours may come and go beside them.
-    fn settle(&mut self, now: Instant) {
-        let generation = self.generation();
-        let is_another = self.unchanged.take_if(|(of, _)| *of != generation).is_some();
-        if now < self.settled && !is_another {
-            return;
-        }
-        let found = arena::inherited(|| self.ready.served.unchanged(self.ready.directory.as_fd()));
-        self.settled = now
-            + if found.is_some() {
-                OVERSIGHT
-            } else {
-                Duration::from_secs(1)
-            };
-        self.unchanged = found.map(|unchanged| (generation, unchanged));
     }
 
     fn attend(&mut self, number: u32) -> io::Result<()> {

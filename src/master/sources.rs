@@ -52,6 +52,11 @@ impl Sources {
         self.refused.view()
     }
 
+    /// What workers are told by.
+    pub(super) fn table(&self) -> &Refused {
+        &self.refused
+    }
+
     /// Counts a connection: the limit it is beyond, and the source to name when it ends (none: not counted).
     pub(super) fn opened(&mut self, address: IpAddr, now: Instant) -> (Option<Limit>, Option<Source>) {
         let address = address.to_canonical();

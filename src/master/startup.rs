@@ -18,6 +18,7 @@ use crate::ipc::control::ToHelper;
 use crate::ipc::link::Role;
 use crate::log::{Event, Level};
 use crate::logger::{self, Destination, Sink, client::Client as Log};
+use crate::sys::inotify::Inotify;
 use crate::sys::notify::Notify;
 use crate::sys::privilege::{self, Identity};
 use crate::sys::signals::Signals;
@@ -50,6 +51,8 @@ pub struct Misconfigured(String);
 /// Descriptors of one process beside those of its workers: its own, those of workers that are being forked, files under
 /// way.
 const DESCRIPTORS: u64 = 256;
+/// Descriptors numbered as shared that each worker has beside listeners: its Link, its voice, two doors.
+const OF_EACH_WORKER: i32 = 4;
 /// Processes of a user beside its workers: helpers, and agents under way.
 const PROCESSES: u64 = 16;
 
@@ -98,6 +101,8 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     if let Some(identity) = &users.service {
         privilege::drop_to(identity, &[]).context("dropping root")?;
     }
+    // Not while we are root: there are limits for each user.
+    let inotify = inotify(&directory);
     sandbox::enter(&profile(&served, plan), served.sandbox).context("entering the sandbox")?;
     process::set_dumpable(false)?;
     if !missing.is_empty() {
@@ -117,6 +122,7 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
         named: served.addresses(),
         served,
         directory,
+        inotify,
         listeners,
         closers,
         addresses,
@@ -125,6 +131,13 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
         notify,
         signals,
     })
+}
+
+/// What sees changes in the directory; none where the kernel does not see them all, or refuses, or where workers need all
+/// numbers for what they cannot do without: that costs time alone.
+fn inotify(directory: &OwnedFd) -> Option<Inotify> {
+    let found = config::reports_changes(directory.as_fd()).then(|| Inotify::new(MASTER_DESCRIPTORS).ok())??;
+    (found.sign().as_raw_fd() + OF_EACH_WORKER < socket::CLIENT_FD).then_some(found)
 }
 
 /// What the master and the workers may read: the configuration, and the files that it names to be read with it.

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -409,6 +409,8 @@ pub struct Near<'a> {
     pub directory: &'a OwnedFd,
     /// How to see that nothing has changed in it, if there is a short way.
     pub unchanged: Option<&'a Unchanged>,
+    /// What is ready when a watch over it reports a change, if there is one.
+    pub sign: Option<BorrowedFd<'a>>,
     /// The sources that are refused: memory, no descriptor.
     pub refused: &'a View,
 }
@@ -454,6 +456,7 @@ fn become_worker(lent: Lent, served: &Served, near: &Near<'_>) -> ! {
     let mut keep: Vec<RawFd> = vec![0, 1, 2, near.directory.as_raw_fd()];
     let own = [&link, &logger].into_iter().chain(doors.iter().flatten());
     keep.extend(near.listeners.iter().chain(own).map(AsRawFd::as_raw_fd));
+    keep.extend(near.sign.as_ref().map(AsRawFd::as_raw_fd));
     if process::close_range_except(&keep).is_err() || deafen().is_err() {
         process::exit_now(71);
     }
@@ -464,6 +467,7 @@ fn become_worker(lent: Lent, served: &Served, near: &Near<'_>) -> ! {
         doors,
         directory: near.directory,
         unchanged: near.unchanged,
+        sign: near.sign,
         refused: near.refused,
     };
     process::exit_now(worker::run(inherited, served))

@@ -10,6 +10,7 @@ pub mod child;
 pub mod detach;
 pub mod file;
 pub mod image;
+pub mod inotify;
 pub mod memory;
 pub mod notify;
 pub mod privilege;

@@ -18,7 +18,7 @@ mod transport;
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -33,11 +33,11 @@ use crate::ipc::sources::View;
 use crate::keeper;
 use crate::log::{Event, Level};
 use crate::logger;
-use crate::sys::{process, socket};
+use crate::sys::{inotify, process, socket};
 
 pub use deadlines::Patience;
 use link::{Link, Order};
-use served::Served;
+use served::{Current, Served};
 use transport::{LINK, listening};
 
 /// What a worker has from its master: the only descriptors it keeps.
@@ -54,6 +54,8 @@ pub struct Inherited<'a> {
     pub directory: &'a OwnedFd,
     /// How to see that nothing has changed in it, if there is a short way.
     pub unchanged: Option<&'a Unchanged>,
+    /// What is ready when a watch over it reports a change, if there is one.
+    pub sign: Option<BorrowedFd<'a>>,
     /// The sources that are refused.
     pub refused: &'a View,
 }
@@ -68,6 +70,7 @@ pub fn run(inherited: Inherited<'_>, served: &Served) -> i32 {
         listeners: inherited.listeners,
         directory: inherited.directory,
         unchanged: inherited.unchanged,
+        sign: inherited.sign,
         refused: inherited.refused,
         served,
     };
@@ -107,8 +110,30 @@ struct Ends<'a> {
     listeners: &'a [OwnedFd],
     directory: &'a OwnedFd,
     unchanged: Option<&'a Unchanged>,
+    sign: Option<BorrowedFd<'a>>,
     refused: &'a View,
     served: &'a Served,
+}
+
+impl<'a> Ends<'a> {
+    /// The set for a connection that begins now.
+    fn current(&self, link: &Link) -> Current<'a> {
+        let directory = self.directory.as_fd();
+        // In this order: the master takes the number back before it takes reports out. A master that is gone watches
+        // nothing any more; its Link has come to its end then.
+        let is_quiet = |number| {
+            self.sign.is_some_and(|sign| inotify::is_quiet([sign, link.as_fd()])) && self.refused.watch() == number
+        };
+        if self
+            .unchanged
+            .is_some_and(|unchanged| unchanged.holds(directory, is_quiet))
+        {
+            return Current::Same(self.served);
+        }
+        self.served.current(directory, |fingerprint| {
+            link.report(&FromWorker::Changed { fingerprint })
+        })
+    }
 }
 
 /// What a worker has after others.
@@ -143,9 +168,7 @@ fn life(ends: &Ends<'_>, link: &Rc<Link>, lent: &Lent, log: &logger::client::Cli
         let last = number == connections;
         let poll = waiting.hand_over(last, link)?;
         let session = busy(link, peer, served.is_for_proxies(listener))?;
-        let served = served.current(ends.directory.as_fd(), ends.unchanged, |fingerprint| {
-            link.report(&FromWorker::Changed { fingerprint })
-        });
+        let served = ends.current(link);
         let local = socket::local_addr(&client)?;
         let ended = talk::serve(
             client,

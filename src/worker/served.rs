@@ -16,6 +16,7 @@ use crate::config::{self, Configuration, Daemon, Earlier, Faults, Fingerprint, L
 use crate::ipc::keeper::Certificate;
 use crate::log::Level;
 use crate::smtp::{self, receiver::LineEndings};
+use crate::sys::inotify::Inotify;
 use crate::sys::memory;
 use crate::sys::sandbox::{self, MissingLayer, Mode};
 use crate::tls::Certificates;
@@ -158,22 +159,15 @@ impl Served {
         }
     }
 
-    /// How to see in fewer looks that no file has changed; none while that cannot be told.
-    pub fn unchanged(&self, directory: BorrowedFd<'_>) -> Option<Unchanged> {
-        Unchanged::of(directory, &self.configuration.files, self.fingerprint)
+    /// How to see in fewer looks that no file has changed; none while that cannot be told. With a watch, if it can be set,
+    /// that has the number given.
+    pub fn unchanged(&self, directory: BorrowedFd<'_>, watch: Option<(&mut Inotify, u64)>) -> Option<Unchanged> {
+        Unchanged::of(directory, &self.configuration.files, self.fingerprint, watch)
     }
 
     /// The set for a connection that begins now: files that changed are read again; if they are broken, the
     /// last good set stays, and `tell` is told the fingerprint in either case.
-    pub fn current(
-        &self,
-        directory: BorrowedFd<'_>,
-        unchanged: Option<&Unchanged>,
-        tell: impl FnOnce(u64),
-    ) -> Current<'_> {
-        if unchanged.is_some_and(|unchanged| unchanged.holds(directory)) {
-            return Current::Same(self);
-        }
+    pub fn current(&self, directory: BorrowedFd<'_>, tell: impl FnOnce(u64)) -> Current<'_> {
         let fingerprint = Fingerprint::of(directory, &self.configuration.files).number();
         if fingerprint == self.fingerprint {
             return Current::Same(self);

@@ -76,6 +76,9 @@ const BY_ARGUMENT: &[Call] = calls! {
     SYS_sendmsg, SYS_sendto, SYS_setsockopt, SYS_shutdown, SYS_socketpair,
 };
 
+/// Calls of the master alone, allowed with descriptors that no worker has.
+const WATCHES: &[Call] = calls! { SYS_inotify_add_watch, SYS_inotify_rm_watch };
+
 /// Known calls that answer ENOSYS: libc tries them first.
 const ABSENT: &[Call] = calls! { SYS_clone3, SYS_openat2 };
 
@@ -99,7 +102,7 @@ const ENTERING: &[Call] = calls! {
 pub(super) fn names(kind: Kind) -> Vec<&'static str> {
     let mut lists = vec![COMMON, BY_ARGUMENT, ENTERING, OLDER];
     match kind {
-        Kind::MasterAndWorker => {}
+        Kind::MasterAndWorker => lists.push(WATCHES),
         Kind::Keeper => lists.extend([LISTENERS, calls! { SYS_socket }]),
         Kind::Broker => lists.extend([SOCKETS, calls! { SYS_socket }]),
         _ => lists.extend([FILES, OLDER_FILES, SOCKETS, calls! { SYS_socket }]),
@@ -134,6 +137,7 @@ pub(super) fn programs(kind: Kind) -> Result<Vec<BpfProgram>, seccompiler::Backe
             // The master's; a worker has none of these.
             duplicates(&mut rules, descriptor(FIRST_CONTROL)?)?;
             worker_sockets(&mut rules)?;
+            watches(&mut rules)?;
         }
         Kind::Broker => {
             duplicates(&mut rules, Vec::new())?;
@@ -362,6 +366,20 @@ fn worker_sockets(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
     Ok(())
 }
 
+/// Watches over files: a worker makes none, and has others nowhere notice what it likes.
+fn watches(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
+    for (_, number) in WATCHES {
+        rules.insert(*number, vec![rule(descriptor(FIRST_CONTROL)?)?]);
+    }
+    let unshared = [int(0, Lt, FIRST_SHARED.into())?, int(0, Ge, CLIENT_FD.into())?];
+    let mut epoll = Vec::new();
+    for condition in unshared {
+        epoll.push(rule(vec![condition])?);
+    }
+    rules.insert(libc::SYS_epoll_ctl, epoll);
+    Ok(())
+}
+
 /// Sockets of the internet for TCP and UDP, none that see the packets of others.
 fn internet_sockets() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
     const KIND: u64 = 0xf; // the rest are flags
@@ -419,6 +437,7 @@ mod tests {
             "unshare",
             "io_uring_setup",
             "sched_setaffinity",
+            "inotify_init1",
         ] {
             assert!(!worker.contains(&call), "{call}");
         }

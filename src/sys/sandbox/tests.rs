@@ -119,6 +119,10 @@ fn refused_calls() -> Vec<Probe> {
         ),
         ("pidfd_open", libc::SYS_pidfd_open, [parent, 0, 0, 0, 0]),
         ("mount", libc::SYS_mount, [0; 5]),
+        ("inotify_init1", libc::SYS_inotify_init1, [0; 5]),
+        ("inotify_add_watch", libc::SYS_inotify_add_watch, [63, 0, 2, 0, 0]),
+        ("inotify_rm_watch", libc::SYS_inotify_rm_watch, [63, 1, 0, 0, 0]),
+        ("epoll_ctl of what is shared", libc::SYS_epoll_ctl, [30, 1, 1, 0, 0]),
         // Space behind a file's end, which its limit of size does not bind.
         ("fallocate", libc::SYS_fallocate, [1, 1, 0, 1 << 30, 0]),
     ]
