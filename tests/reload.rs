@@ -409,6 +409,37 @@ fn files_are_read_at_the_next_connection() {
     server.await_said("event=configuration-read", 2);
 }
 
+/// Serves clients until the directory has been as it is for so long that workers trust it, and each spare was forked
+/// since then.
+fn quiet(server: &mut Server) {
+    let edited = Instant::now();
+    let mut served = 0;
+    let is_quiet = || {
+        server.hello_text();
+        served += usize::from(edited.elapsed() > Duration::from_secs(3));
+        served > 20
+    };
+    assert!(wait_until(is_quiet), "{served} clients");
+}
+
+/// Where nothing has happened for a while workers look at no file: the kernel tells them.
+#[test]
+fn edits_are_seen_after_a_while_of_none() {
+    let mut server = Server::start();
+    quiet(&mut server);
+    server.setup().write("worker.yaml", "maximum_message_size_in_mb: 3\n");
+    assert!(server.hello_text().contains(&format!("SIZE {}", 3 << 20)));
+    server.await_said("event=configuration-read", 1);
+    quiet(&mut server);
+    let directory = server.setup().config().to_owned();
+    server.setup().write("new", "maximum_message_size_in_mb: 4\n");
+    quiet(&mut server);
+    fs::rename(directory.join("new"), directory.join("worker.yaml")).expect("renamed");
+    assert!(server.hello_text().contains(&format!("SIZE {}", 4 << 20)));
+    server.await_said("event=configuration-read", 2);
+    assert_eq!(server.said().matches("event=configuration-read").count(), 2);
+}
+
 #[test]
 fn a_broken_edit_keeps_the_last_good_set_and_is_told_once() {
     let mut server = Server::start();

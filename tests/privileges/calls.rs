@@ -53,6 +53,8 @@ struct Around {
     voice: i64,
     /// A descriptor that nobody else has.
     own: i64,
+    /// What tells all workers that a file of the configuration has changed.
+    sign: i64,
 }
 
 /// What no process of the daemon may do once it runs, whatever its role: it dies of it.
@@ -103,6 +105,7 @@ fn deadly_for_workers(around: Around) -> Vec<Row> {
         link,
         voice,
         own: _,
+        sign,
     } = around;
     let (exec, map) = (libc::PROT_EXEC as i64, (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as i64);
     let thread =
@@ -247,6 +250,23 @@ fn deadly_for_workers(around: Around) -> Vec<Row> {
                 Number(16),
             ],
         ),
+        ("another watch over files", libc::SYS_inotify_init1, numbers(&[0])),
+        (
+            "watches of the others",
+            libc::SYS_inotify_add_watch,
+            vec![Number(sign), path("/"), Number(2)],
+        ),
+        ("the end of one", libc::SYS_inotify_rm_watch, numbers(&[sign, 1])),
+        (
+            "what the others take for a change",
+            libc::SYS_epoll_ctl,
+            vec![Number(sign), Number(1), Number(listener), words(&[1, 0])],
+        ),
+        (
+            "what tells of changes, by another number",
+            libc::SYS_fcntl,
+            numbers(&[sign, libc::F_DUPFD_CLOEXEC.into(), 0]),
+        ),
         ("TIOCSTI", libc::SYS_ioctl, vec![Number(0), Number(0x5412), one()]),
         (
             "dumpable again",
@@ -300,7 +320,11 @@ fn passing(number: u64) -> Argument {
 /// What a worker may ask for in vain.
 fn vain_for_workers(around: Around) -> Vec<Row> {
     let Around {
-        master, sibling, own, ..
+        master,
+        sibling,
+        own,
+        sign,
+        ..
     } = around;
     let open = |name: &str| vec![Number(HERE), path(name), Number(READ)];
     let memory = |pid| format!("/proc/{pid}/mem");
@@ -323,6 +347,12 @@ fn vain_for_workers(around: Around) -> Vec<Row> {
             libc::SYS_openat,
             open("/proc/self/mem"),
             refused(Errno::EACCES),
+        ),
+        (
+            "reports of changes, taken away from the others",
+            libc::SYS_read,
+            vec![Number(sign), Octets(vec![0; 4096]), Number(4096)],
+            refused(Errno::EINVAL),
         ),
         (
             "openat2",
@@ -440,7 +470,7 @@ fn a_worker_that_was_taken_over_reaches_nothing() {
     let mut victims = by_name["rsmtpd: worker"].iter().map(|worker| worker.pid);
     let (master, sibling) = (i64::from(server.pid()), i64::from(victims.next().expect("a sibling")));
     let worker = &by_name["rsmtpd: worker"][1];
-    let [listener, link, voice, own] = descriptors_of(worker);
+    let [listener, link, voice, own, sign] = descriptors_of(worker);
     let around = Around {
         master,
         sibling,
@@ -448,6 +478,7 @@ fn a_worker_that_was_taken_over_reaches_nothing() {
         link,
         voice,
         own,
+        sign,
     };
     let mut failed = Vec::new();
     let mut check = |puppet: &mut Puppet, (name, number, arguments, expected): Row| {
@@ -485,9 +516,10 @@ fn a_worker_that_was_taken_over_reaches_nothing() {
     assert!(!server.said().contains("event=status"), "{}", server.said());
 }
 
-/// The numbers that a spare has for a listener, its Link and its voice, and for something that nobody else has.
-fn descriptors_of(worker: &Process) -> [i64; 4] {
-    let (mut listener, mut pairs, mut own) = (None, Vec::new(), None);
+/// The numbers that a spare has for a listener, its Link and its voice, for something that nobody else has, and for what
+/// all have to tell of changes.
+fn descriptors_of(worker: &Process) -> [i64; 5] {
+    let (mut listener, mut pairs, mut own, mut sign) = (None, Vec::new(), None, None);
     let local = local_sockets();
     for (number, link) in worker.descriptors() {
         let text = link.to_string_lossy();
@@ -496,7 +528,8 @@ fn descriptors_of(worker: &Process) -> [i64; 4] {
             _ if number < 3 => {}
             Some(inode) if local.iter().any(|known| known == inode) => pairs.push(i64::from(number)),
             Some(_) => listener = Some(i64::from(number)),
-            None if text.contains("eventpoll") => own = Some(i64::from(number)),
+            None if text.contains("eventpoll") && number < 30 => own = Some(i64::from(number)),
+            None if text.contains("eventpoll") => sign = Some(i64::from(number)),
             None => {}
         }
     }
@@ -508,6 +541,7 @@ fn descriptors_of(worker: &Process) -> [i64; 4] {
         link,
         voice,
         own.expect("what it waits with"),
+        sign.expect("what tells of changes"),
     ]
 }
 
