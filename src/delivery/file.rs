@@ -39,6 +39,8 @@ pub(super) struct Unnamed {
     pub(super) file: File,
     // on file systems without O_TMPFILE, the name it has meanwhile
     temporary: Option<PathBuf>,
+    // once it is linked: what is left to do is to sync the file itself, and with it its name
+    syncs_its_name: bool,
 }
 
 impl Unnamed {
@@ -48,7 +50,11 @@ impl Unnamed {
         options.read(true).write(true).mode(0o600);
         match options.clone().custom_flags(OFlag::O_TMPFILE.bits()).open(directory) {
             Ok(file) => {
-                return Ok(Unnamed { file, temporary: None });
+                return Ok(Unnamed {
+                    file,
+                    temporary: None,
+                    syncs_its_name: false,
+                });
             }
             Err(error) if error.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => {}
             Err(error) => return Err(error),
@@ -58,6 +64,7 @@ impl Unnamed {
         Ok(Unnamed {
             file,
             temporary: Some(path),
+            syncs_its_name: false,
         })
     }
 
@@ -68,7 +75,8 @@ impl Unnamed {
 
     /// Gives it the name `path` (on the same file system), which must be free. Durable after [`Unnamed::sync`] only.
     pub(super) fn link(&mut self, path: &Path) -> io::Result<()> {
-        if !syncs_its_name(&self.file) {
+        self.syncs_its_name = self.temporary.is_none() && syncs_its_name(&self.file);
+        if !self.syncs_its_name {
             self.file.sync_all()?;
         }
         match &self.temporary {
@@ -87,7 +95,7 @@ impl Unnamed {
 
     /// Waits until its bytes and its name `path` are on disk.
     pub(super) fn sync(&self, path: &Path) -> io::Result<()> {
-        if syncs_its_name(&self.file) && self.temporary.is_none() {
+        if self.syncs_its_name {
             return self.file.sync_all();
         }
         // the bytes were synced before the name appeared

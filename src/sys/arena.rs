@@ -6,7 +6,8 @@
 //! nobody has touched. What does not fit comes from the system's allocator, so that a
 //! long session is bounded as ever.
 //!
-//! It must never hand out memory twice. What is given back inside a block is used again only if it was the last.
+//! It must never hand out memory twice. What is given back inside a block is used again if it was the last; in a worker's
+//! block short parts are used again in any case.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr;
@@ -23,6 +24,11 @@ const SIZE: usize = LASTING + 256 * 1024;
 /// Longer ones come from the system's allocator, which gives them back when they are freed.
 const LONGEST: usize = 80 * 1024;
 
+/// A worker's short parts have sizes of so many octets, twice as many, and so on: what is given back then fits another.
+const STEP: usize = 16;
+/// How many such sizes there are.
+const STEPS: usize = 64;
+
 /// The allocator of the program. All offsets are into its block.
 struct Arena {
     /// Where the block begins, at the border of a huge page; 0 before it is made.
@@ -33,9 +39,19 @@ struct Arena {
     end: AtomicUsize,
     /// From here on nothing was ever handed out: zeroes.
     fresh: AtomicUsize,
+    /// The first free part of each short size in a worker's block, chained through their first words; 0 for none.
+    free: [AtomicUsize; STEPS],
     /// Memory that no fork copies, and whether it is in use.
     apart: Apart,
     is_apart: AtomicBool,
+}
+
+/// How a part of the block lies there.
+struct Part<'a> {
+    size: usize,
+    align: usize,
+    /// The first of its like that was given back.
+    like: Option<&'a AtomicUsize>,
 }
 
 #[global_allocator]
@@ -44,6 +60,7 @@ static ARENA: Arena = Arena {
     next: AtomicUsize::new(0),
     end: AtomicUsize::new(0),
     fresh: AtomicUsize::new(0),
+    free: [const { AtomicUsize::new(0) }; STEPS],
     apart: Apart::new(),
     is_apart: AtomicBool::new(false),
 };
@@ -153,6 +170,26 @@ impl Arena {
         }
     }
 
+    /// How a part for `layout` lies in the block: a worker's so that each can be one of the short ones when it is given
+    /// back, whatever it was before.
+    fn part(&self, layout: Layout, is_workers: bool) -> Part<'_> {
+        let steps = layout.size().div_ceil(STEP);
+        let is_short = is_workers && steps <= STEPS && layout.align() <= STEP;
+        Part {
+            size: if is_short { steps * STEP } else { layout.size() },
+            align: if is_workers {
+                layout.align().max(STEP)
+            } else {
+                layout.align()
+            },
+            like: if is_short {
+                self.free.get(steps.wrapping_sub(1))
+            } else {
+                None
+            },
+        }
+    }
+
     /// Takes memory of the block; with it the number of its first octets that may not be zero.
     fn take(&self, layout: Layout) -> Option<(*mut u8, usize)> {
         let block = self.start.load(SeqCst);
@@ -160,9 +197,19 @@ impl Arena {
             return None;
         }
         let limit = self.end.load(SeqCst);
+        let part = self.part(layout, limit == SIZE);
+        if let Some(free) = part.like {
+            let first = free.load(SeqCst);
+            if first != 0 {
+                let again = ptr::with_exposed_provenance_mut::<u8>(block + first);
+                // SAFETY: what was given back is at least a word long, and as aligned, and holds where the next one is.
+                free.store(unsafe { again.cast::<usize>().read() }, SeqCst);
+                return Some((again, layout.size()));
+            }
+        }
         let place = |next: usize| {
-            let start = next.next_multiple_of(layout.align());
-            let end = start.checked_add(layout.size())?;
+            let start = next.next_multiple_of(part.align);
+            let end = start.checked_add(part.size)?;
             (end < limit).then_some((start, end))
         };
         let next = self
@@ -226,7 +273,13 @@ unsafe impl GlobalAlloc for Arena {
         }
         match Arena::offset(pointer) {
             Some(start) => {
-                self.resize(start + layout.size(), start);
+                let part = self.part(layout, start >= LASTING);
+                if !self.resize(start + part.size, start)
+                    && let Some(free) = part.like
+                {
+                    // SAFETY: the caller gives up at least a word, as aligned. A worker has one thread.
+                    unsafe { pointer.cast::<usize>().write(free.swap(start, SeqCst)) };
+                }
             }
             // SAFETY: what is not of the block is the system's; the rest is the caller's promise.
             None => unsafe { System.dealloc(pointer, layout) },
@@ -242,12 +295,15 @@ unsafe impl GlobalAlloc for Arena {
             // SAFETY: what is not of the block is the system's; the rest is the caller's promise.
             return unsafe { System.realloc(pointer, layout, size) };
         };
-        let end = start + layout.size();
-        if size <= layout.size() {
-            self.resize(end, start + size);
+        // SAFETY: the caller's promise.
+        let wanted = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
+        let [part, wanted] = [layout, wanted].map(|layout| self.part(layout, start >= LASTING));
+        let (end, new) = (start + part.size, start + wanted.size);
+        if wanted.size <= part.size {
+            self.resize(end, new);
             return pointer;
         }
-        if size <= LONGEST && start + size < self.end.load(SeqCst) && self.resize(end, start + size) {
+        if size <= LONGEST && new < self.end.load(SeqCst) && self.resize(end, new) {
             return pointer;
         }
         // SAFETY: the caller's promises: the alignment is one, and size is not too long for it.
@@ -304,6 +360,48 @@ mod tests {
             drop(first);
             let second = Box::new([2_u8; 5000]);
             i32::from(second.as_ptr().addr() != address)
+        });
+        assert_eq!(ended, Ended::Exited(0));
+    }
+
+    #[test]
+    fn short_parts_are_taken_again_whole_and_apart() {
+        let ended = in_child(|| {
+            worker();
+            let mut all: Vec<Vec<u8>> = Vec::with_capacity(600);
+            let before = ARENA.next.load(SeqCst);
+            let mut state = 1_usize;
+            for number in 0..200_000_usize {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let (what, size) = (state >> 60, (state >> 33) % 1100);
+                let at = (state >> 44) % all.len().max(1);
+                match what {
+                    _ if all.len() < 20 => all.push(vec![number as u8; size]),
+                    0..6 if all.len() < 500 => all.push(vec![number as u8; size]),
+                    6..8 => {
+                        let zeroes = vec![0_u8; size];
+                        if zeroes.iter().any(|octet| *octet != 0) {
+                            return 1;
+                        }
+                    }
+                    8..10 => {
+                        let mark = all[at].first().copied().unwrap_or_default();
+                        all[at].resize(size, mark);
+                        all[at].shrink_to_fit();
+                    }
+                    _ => drop(all.swap_remove(at)),
+                }
+                if !all[at % all.len()].iter().all(|octet| *octet == all[at % all.len()][0]) {
+                    return 2;
+                }
+            }
+            let whole = all.iter().all(|one| one.iter().all(|octet| *octet == one[0]));
+            let words: Vec<Box<usize>> = (0..100).map(Box::new).collect();
+            let aligned = words
+                .iter()
+                .all(|word| (&raw const **word).addr().is_multiple_of(align_of::<usize>()));
+            let used = ARENA.next.load(SeqCst) - before;
+            i32::from(!(whole && aligned)) * 3 + i32::from(used > SIZE - LASTING) * 4
         });
         assert_eq!(ended, Ended::Exited(0));
     }

@@ -50,4 +50,5 @@ fn negotiated(state: &CommonState) -> Option<Negotiated> {
 /// Has the library look at the processor, which is slow, once for all processes that are forked from this one.
 pub fn prepare() {
     ring::digest::digest(&ring::digest::SHA256, b"");
+    let _ = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut [0]);
 }

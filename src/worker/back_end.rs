@@ -32,7 +32,8 @@ pub struct BackEnd<'a> {
     broker: Rc<RefCell<Broker>>,
     log: &'a Log,
     session: String,
-    connection: Option<Connection>,
+    /// Elsewhere: few sessions have one, and each page of a worker's stack costs.
+    connection: Option<Box<Connection>>,
 }
 
 struct Connection {
@@ -105,7 +106,7 @@ impl BackEndPort for BackEnd<'_> {
         self.connection = None;
         let connected = self.broker.borrow_mut().connect(way.to, way.patience.connect);
         let stream = TcpStream::from(connected.map_err(lost)?);
-        self.connection = Some(Connection {
+        self.connection = Some(Box::new(Connection {
             stream,
             tls: None,
             agreed: None,
@@ -113,7 +114,7 @@ impl BackEndPort for BackEnd<'_> {
             input: Vec::new(),
             output: Vec::new(),
             text: None,
-        });
+        }));
         let greeting = self.using(|connection| connection.begin(way))?;
         let wanted = matches!(way.tls.mode, PeerTlsMode::Opportunistic | PeerTlsMode::Required);
         if wanted && greeting.code == 220 {

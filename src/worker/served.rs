@@ -173,6 +173,12 @@ impl Served {
             return Current::Same(self);
         }
         tell(fingerprint);
+        self.fresh(directory)
+    }
+
+    /// The set of the files that have changed. Apart from [`Served::current`], whose stack every worker has.
+    #[inline(never)]
+    fn fresh(&self, directory: BorrowedFd<'_>) -> Current<'_> {
         // The master has been told, and reads large lists for every worker to come.
         self.reread_with(directory, true)
             .map_or(Current::Same(self), |served| Current::Fresh(Box::new(served)))

@@ -84,7 +84,7 @@ pub fn identifier() -> io::Result<String> {
 struct Talk<'a> {
     transport: Transport,
     receiver: Receiver,
-    conversation: Conversation<'a>,
+    conversation: Box<Conversation<'a>>,
     staging: Staging,
     back_end: BackEnd<'a>,
     broker: Rc<RefCell<Broker>>,
@@ -142,11 +142,9 @@ fn prepare<'a>(
     let recorder = Recorder::new(Rc::clone(link), log, &ends.session);
     let broker = Rc::new(RefCell::new(Broker::new(Rc::clone(link))));
     let back_end = BackEnd::new(Rc::clone(&broker), log, &ends.session);
-    let session = Session::new(ends.session, ends.peer, ends.local, served.server_name());
-    let Some(chain) = served.chain(ends.listener) else {
+    let Some(mut conversation) = conversation(&ends, served) else {
         return Ok(None);
     };
-    let mut conversation = Conversation::new(session, chain, served.limits(ends.listener));
     let front = Front::new(served, ends.listener, ends.refused, ends.peer.ip());
     if front.may_introduce(ends.peer.ip()) {
         conversation.may_introduce();
@@ -169,6 +167,17 @@ fn prepare<'a>(
         log,
         in_body: false,
     })))
+}
+
+#[inline(never)] // for the same reason
+fn conversation<'a>(ends: &Ends<'_>, served: &'a Served) -> Option<Box<Conversation<'a>>> {
+    let session = Session::new(ends.session.clone(), ends.peer, ends.local, served.server_name());
+    let limits = served.limits(ends.listener);
+    Some(Box::new(Conversation::new(
+        session,
+        served.chain(ends.listener)?,
+        limits,
+    )))
 }
 
 /// The whole dialogue and its last lines in the log.

@@ -52,7 +52,7 @@ fn a_panic_is_told_the_client_and_ends_the_process() {
     let mut talk = Talk {
         transport: Transport::new(server.into(), listening(link.as_ref()).unwrap()).unwrap(),
         receiver: Receiver::new(served.receiver_limits()),
-        conversation: Conversation::new(session, &chain, served.limits(0)),
+        conversation: Box::new(Conversation::new(session, &chain, served.limits(0))),
         recorder: Recorder::new(Rc::clone(&link), &log, "test"),
         staging: Staging::new(Rc::clone(&delivery)),
         back_end: BackEnd::new(Rc::clone(&broker), &log, "test"),

@@ -31,7 +31,7 @@ pub enum Shaken {
 impl Transport {
     /// Drops what the client has said without being read; how many octets.
     pub fn drop_input(&mut self) -> usize {
-        let (mut dropped, mut buffer) = (0, [0; 4096]);
+        let (mut dropped, mut buffer) = (0, [0; 1024]);
         while dropped < MOST_DROPPED {
             match self.stream.read(&mut buffer) {
                 Ok(0) => {
