@@ -101,7 +101,6 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
     if let Some(identity) = &users.service {
         privilege::drop_to(identity, &[]).context("dropping root")?;
     }
-    // Not while we are root: there are limits for each user.
     let inotify = inotify(&directory);
     sandbox::enter(&profile(&served, plan), served.sandbox).context("entering the sandbox")?;
     process::set_dumpable(false)?;
@@ -134,7 +133,8 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
 }
 
 /// What sees changes in the directory; none where the kernel does not see them all, or refuses, or where workers need all
-/// numbers for what they cannot do without: that costs time alone.
+/// numbers for what they cannot do without: that costs time alone. Not to be asked for as root, as there are limits for each
+/// user.
 fn inotify(directory: &OwnedFd) -> Option<Inotify> {
     let found = config::reports_changes(directory.as_fd()).then(|| Inotify::new(MASTER_DESCRIPTORS).ok())??;
     (found.sign().as_raw_fd() + OF_EACH_WORKER < socket::CLIENT_FD).then_some(found)

@@ -54,7 +54,13 @@ fn calls_that_a_worker_must_not_have_kill_it() {
     if !confined() {
         return;
     }
-    for (name, number, arguments) in refused_calls() {
+    let watches = [
+        ("inotify_init1", libc::SYS_inotify_init1, [0; 5]),
+        ("inotify_add_watch", libc::SYS_inotify_add_watch, [63, 0, 2, 0, 0]),
+        ("inotify_rm_watch", libc::SYS_inotify_rm_watch, [63, 1, 0, 0, 0]),
+        ("epoll_ctl of what is shared", libc::SYS_epoll_ctl, [30, 1, 1, 0, 0]),
+    ];
+    for (name, number, arguments) in refused_calls().into_iter().chain(watches) {
         let [a, b, c, d, e] = arguments;
         // SAFETY: a probe without pointers, or with null ones; the filter refuses it by number and arguments
         // before the kernel looks further.
@@ -119,10 +125,6 @@ fn refused_calls() -> Vec<Probe> {
         ),
         ("pidfd_open", libc::SYS_pidfd_open, [parent, 0, 0, 0, 0]),
         ("mount", libc::SYS_mount, [0; 5]),
-        ("inotify_init1", libc::SYS_inotify_init1, [0; 5]),
-        ("inotify_add_watch", libc::SYS_inotify_add_watch, [63, 0, 2, 0, 0]),
-        ("inotify_rm_watch", libc::SYS_inotify_rm_watch, [63, 1, 0, 0, 0]),
-        ("epoll_ctl of what is shared", libc::SYS_epoll_ctl, [30, 1, 1, 0, 0]),
         // Space behind a file's end, which its limit of size does not bind.
         ("fallocate", libc::SYS_fallocate, [1, 1, 0, 1 << 30, 0]),
     ]
