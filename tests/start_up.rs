@@ -249,6 +249,31 @@ fn placed(setup: &Setup, file: &str, said: &str) -> String {
     format!("{file}:{line}:7: {said}")
 }
 
+/// The first lines say where mail goes, and for whom: a few by name, a catch-all, a list by its number, and how many more.
+#[test]
+fn the_first_lines_say_where_mail_goes_and_for_whom() {
+    let mut served = setup();
+    let names: String = ('a'..='e').map(|name| format!("      - {name}\n")).collect();
+    served.write("users.txt", "anna\nzoe\n");
+    served.write(
+        "simple_recipient_validator.yaml",
+        &format!(
+            "domains:\n  example.com:\n    recipients:\n{names}      - gone: {{enabled: no}}\n  example.net:\n    \
+             recipients:\n      - '*': {{deliver_to: a@example.com}}\n  example.org:\n    recipients_file: users.txt\n  \
+             example.edu: {{}}\n  example.info: {{recipients: [x]}}\n"
+        ),
+    );
+    let mut server = served.start();
+    let said = server.said();
+    let mail = format!(
+        "rsmtpd: mail goes to {}/mail/<domain>/<local part>/\n",
+        server.setup().state().display()
+    );
+    let whom = "rsmtpd: recipients: a@example.com, b@example.com, c@example.com, d@example.com, e@example.com, \
+                postmaster@example.edu and 4 more\n";
+    assert!(said.contains(&format!("{mail}{whom}")), "{said}");
+}
+
 /// Whoever runs it, `check` says what a start as root would end with.
 #[test]
 fn check_knows_the_accounts() {
