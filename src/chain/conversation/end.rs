@@ -61,7 +61,7 @@ impl Conversation<'_> {
             self.body_concluded(&reply, ports);
             return self.act(Some(reply), Next::Command);
         }
-        if received > self.limits.maximum_received {
+        if received >= self.limits.maximum_received {
             let reply = Reply::new(554, Some(Status::LOOP), "too many hops, this message is looping");
             return self.body_refused(Some(reply), Next::Command, ports);
         }
