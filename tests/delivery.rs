@@ -647,7 +647,7 @@ fn check_record(trace: &str, answered: bool) {
         .enumerate()
         .filter(|(_, line)| end.iter().any(|call| line.contains(call)));
     // lines of the log are sent before the answer
-    let end = if answered { ends.last() } else { ends.next() };
+    let end = if answered { ends.next_back() } else { ends.next() };
     let after = &after[..end.expect("end").0];
     assert!(order(after).is_some(), "not on disk after the agent:\n{trace}");
 }

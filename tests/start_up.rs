@@ -252,7 +252,7 @@ fn placed(setup: &Setup, file: &str, said: &str) -> String {
 /// The first lines say where mail goes, and for whom: a few by name, a catch-all, a list by its number, and how many more.
 #[test]
 fn the_first_lines_say_where_mail_goes_and_for_whom() {
-    let mut served = setup();
+    let served = setup();
     let names: String = ('a'..='e').map(|name| format!("      - {name}\n")).collect();
     served.write("users.txt", "anna\nzoe\n");
     served.write(

@@ -351,7 +351,8 @@ struct Settled {
 }
 
 /// Turns the decision into copies and an answer. Soft and trap recipients are kept whatever was decided; postmaster is
-/// refused by no verdict (the message's form, as its size and whether it loops, was judged before); a recipient's own verdict concerns its copy only.
+/// refused by no verdict (the message's form, as its size and whether it loops, was judged before); a recipient's own
+/// verdict concerns its copy only.
 fn settle(transaction: &Transaction, ran: &Ran) -> Settled {
     let decision = &ran.decision;
     let keep_copy = ran.effects().any(|effect| *effect == Effect::KeepCopy);
