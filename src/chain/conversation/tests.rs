@@ -336,6 +336,13 @@ impl Peer {
         Peer::prepared(chain, change, |peer| peer.conversation.may_introduce())
     }
 
+    /// Behind a proxy with this header, connected to the chains of a file, which stand in place of the standard ones.
+    pub(crate) fn behind(header: crate::smtp::proxy_header::Header, text: &str) -> Peer {
+        let (chain, faults) = build(text, &[]);
+        assert_eq!(faults, []);
+        Peer::prepared(chain, |_| {}, |peer| peer.conversation.proxied(header))
+    }
+
     /// Connected to the chains of a file and no others, whose handlers have these files.
     pub(crate) fn only(text: &str, files: &[(&'static str, &str)]) -> Peer {
         Peer::only_with(text, files, |limits| limits.maximum_errors = 50)
