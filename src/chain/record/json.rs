@@ -330,7 +330,7 @@ fn evidence(evidence: &Evidence) -> String {
     object.end()
 }
 
-/// A piece of a text, dot-stuffing removed.
+/// A piece of a text as the client sent it, behind so many octets of it.
 pub(super) fn data(facts: &Facts, at: i64, offset: u64, octets: &[u8]) -> Vec<u8> {
     let mut object = Object::event("data", facts, at);
     object.number("offset", offset);
