@@ -13,7 +13,9 @@ use std::net::SocketAddr;
 fn uncommented(mode: &str) -> Vec<String> {
     let shipped = fs::read_to_string(root().join("config/worker.yaml")).expect("worker.yaml");
     let chooses = format!("#   command_handler: {mode}");
-    let blocks = shipped.split("\n#\n").filter(|block| block.lines().any(|line| line == chooses));
+    let blocks = shipped
+        .split("\n#\n")
+        .filter(|block| block.lines().any(|line| line == chooses));
     let blocks: Vec<&str> = blocks.collect();
     assert_eq!(blocks.len(), 1, "worker.yaml does not show {mode} once");
     let lines = blocks.iter().flat_map(|block| block.lines());
