@@ -60,6 +60,7 @@ impl<'a> Front<'a> {
 
 impl Talk<'_> {
     /// Takes the header and what it says; nothing behind it is read. A reason when the connection ends.
+    #[inline(never)] // or every dialogue had room for a header on its stack, of which each page costs
     pub(super) fn begin_with_header(&mut self) -> io::Result<Option<&'static str>> {
         let until = (Instant::now() + PATIENCE).min(self.deadlines.end());
         let mut buffer = [0; LONGEST];
