@@ -219,7 +219,7 @@ impl PausePort for Nowhere {
     }
 }
 
-/// The client left, or broke, while it waited; the session is over, and nobody is to hear of its command.
+/// The client's connection broke while it waited; the session is over, and nobody is to hear of its command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientGone;
 

@@ -98,7 +98,7 @@ struct Talk<'a> {
     begins_with_tls: bool,
     deadlines: Deadlines,
     out: Vec<u8>,
-    /// Why there is no client any more: it left while a command of its was delayed.
+    /// Why there is no client any more: its connection broke while a command was delayed.
     lost: Option<io::Error>,
     link: &'a Link,
     log: &'a Log,

@@ -1,7 +1,7 @@
 //! A session that is relayed to another server: its replies are the answers to whatever the chain has nothing against.
 //!
 //! What the protocol itself refuses, and what a handler refuses, the other server never hears of; what a handler delays,
-//! it hears of when the time is over, unless the client has left. The octets of a
+//! it hears of when the time is over, unless the client's connection broke. The octets of a
 //! message go there as they come; its end only when everybody here agreed, and where somebody did not the connection
 //! is closed, so that the message never ends. A lost back end is 421, and the log says how far the session was.
 

@@ -1,5 +1,5 @@
 //! Time that passes in a session because its chain wants so: the master is heard all the while, the session ends in time,
-//! and a client that leaves is noticed.
+//! and a connection that breaks is noticed.
 
 use std::io;
 use std::time::{Duration, Instant};
