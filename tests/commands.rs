@@ -221,6 +221,42 @@ fn check_reads_chains_that_nothing_names_and_notes_files_that_nothing_reads() {
     );
 }
 
+/// The original's checks that are not built yet are accepted without an opinion, and listed with their files.
+#[test]
+fn check_lists_what_is_not_yet_available() {
+    let copy = configuration();
+    let name = copy.path().display();
+    let put = |file: &str, text: &str| fs::write(copy.path().join(file), text).expect("written");
+    let not_yet = [
+        ("spf_validator", "SpfValidator"),
+        ("domain_validator", "DomainValidator"),
+        ("external_content_filter", "ExternalContentFilter"),
+    ];
+    let mut chain = String::from("MAIL:\n  - module: rsmtpd.handlers.mail\n    class: MailHandler\n");
+    let (mut of_entries, mut of_files) = (Vec::new(), Vec::new());
+    for (number, (module, class)) in not_yet.into_iter().enumerate() {
+        chain += &format!("  - module: rsmtpd.handlers.{module}\n    class: {class}\n");
+        let line = 4 + 2 * number;
+        of_entries.push(format!(
+            "note: command_handler_trap.yaml:{line}:13: MAIL[{}].module: {module}: not yet available, accepted without an opinion",
+            number + 1
+        ));
+        for file in [format!("rsmtpd.handlers.{module}.yaml"), format!("{module}.yaml")] {
+            put(&file, "whatever: [its, keys]\n");
+            of_files.push(format!("note: {file}: its handler is not yet available"));
+        }
+    }
+    put("command_handler_trap.yaml", &chain);
+    put("worker.yaml", "command_handler: trap\n");
+    let (status, out, err) = check(copy.path());
+    assert_eq!(status, Some(0), "{err}");
+    for line in of_entries.iter().chain(&of_files) {
+        assert!(out.lines().any(|said| said == line), "{line}\n{out}");
+    }
+    assert!(!out.contains("nothing reads it"), "{out}");
+    assert!(out.ends_with(&format!("{name}: no faults\n")), "{out}");
+}
+
 #[test]
 fn chain_shows_a_chain_that_nothing_names_yet() {
     let copy = configuration();

@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What begins a header of version 2 for a client over IPv4; its block follows.
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11";
@@ -239,7 +239,9 @@ fn without_a_header_nothing_is_served() {
             "{end}"
         );
     }
-    // A client that waits for the greeting, and one that takes its time, are closed before long.
+    // A client that waits for the greeting, and one that takes its time, are closed after five seconds: not at once, and
+    // long before they lose patience.
+    let began = Instant::now();
     let (mut silent, mut slow) = (proxies.connect(b""), proxies.connect(b"PROXY "));
     let dribble = slow.stream().try_clone().expect("stream");
     let dribbling = thread::spawn(move || {
@@ -248,7 +250,11 @@ fn without_a_header_nothing_is_served() {
             thread::sleep(Duration::from_millis(500));
         }
     });
-    assert!(silent.is_closed() && slow.is_closed());
+    for client in [&mut silent, &mut slow] {
+        assert!(client.is_closed());
+        let waited = began.elapsed();
+        assert!((4..9).contains(&waited.as_secs()), "{waited:?}");
+    }
     dribbling.join().expect("it ends");
     let line = proxies.line("event=no-proxy-header", hostile.len());
     assert!(line.contains("it took too long"), "{line}");

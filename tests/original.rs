@@ -9,9 +9,12 @@ use common::certificates::{self, ECDSA};
 use common::dns::{Dns, Says};
 use common::secure::{Secure, hear, say, starttls};
 use common::{Client, Server, Setup, skip, tool, wait_until};
+use nix::sys::socket;
 use rsmtpd::cli::from_python::DEVIATIONS;
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -104,6 +107,11 @@ impl Original {
 
     /// Another one of this version, with its two certificates; none, said by name, without openssl.
     fn with_tls(&self, test: &str) -> Option<Original> {
+        self.with_tls_and(test, |setup| setup)
+    }
+
+    /// The same, started otherwise.
+    fn with_tls_and(&self, test: &str, change: impl FnOnce(Setup) -> Setup) -> Option<Original> {
         tool(test, "openssl")?;
         let (setup, left) = files(&self.files);
         let mut text = setup.read("rsmtpd.yaml").replace("enabled: false", "enabled: true");
@@ -113,7 +121,7 @@ impl Original {
             text = text.replace(&format!("/path/to/{name}.key"), &key.display().to_string());
         }
         setup.write("rsmtpd.yaml", &text);
-        Some(Original::start(setup, left, &self.files))
+        Some(Original::start(change(setup), left, &self.files))
     }
 
     /// What its transaction log holds of a session that sends ahead, with 8-bit text; at the end there is `wanted`.
@@ -189,6 +197,14 @@ impl Original {
         self.server.hello()
     }
 
+    /// Does something to a server whose worker.yaml says this as well.
+    fn limited(&mut self, key: &str, value: &str, check: impl FnOnce(&Original)) {
+        let before = self.server.setup().read("worker.yaml");
+        self.server.setup().set("worker.yaml", key, value);
+        check(self);
+        self.server.setup().write("worker.yaml", &before);
+    }
+
     /// A client whose text is awaited.
     fn in_data(&self) -> Client {
         let mut client = self.hello();
@@ -206,6 +222,67 @@ fn codes(client: &mut Client, lines: &[(&str, u16)]) {
     for (line, code) in lines {
         assert_eq!(client.command(line).code, *code, "{line}");
     }
+}
+
+/// A message of many lines, about this long.
+fn long(octets: usize) -> Vec<u8> {
+    let line = b"0123456789012345678901234567890123456789012345678901234567890123\r\n";
+    [&b"Subject: long\r\n\r\n"[..], &line.repeat(octets / line.len())].concat()
+}
+
+/// One reply as it comes.
+fn lines(client: &mut Client, command: &str) -> Vec<String> {
+    client.send(format!("{command}\r\n").as_bytes());
+    let mut stream = client.stream();
+    let (mut text, mut octet) = (String::new(), [0]);
+    loop {
+        assert_eq!(stream.read(&mut octet).expect("reply"), 1, "{text:?}");
+        text.push(char::from(octet[0]));
+        let last = text.split_inclusive("\r\n").last().unwrap_or_default();
+        if last.ends_with("\r\n") && last.as_bytes()[3] != b'-' {
+            return text.split_terminator("\r\n").map(str::to_owned).collect();
+        }
+    }
+}
+
+/// A client whose kernel takes little before it is read, and so in small pieces: a server that writes much at once is
+/// stopped in the midst of it.
+fn with_little_room(server: SocketAddr) -> Client {
+    let SocketAddr::V4(server) = server else {
+        panic!("{server} is not of IPv4")
+    };
+    let socket = socket::socket(
+        socket::AddressFamily::Inet,
+        socket::SockType::Stream,
+        socket::SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .expect("socket");
+    socket::setsockopt(&socket, socket::sockopt::RcvBuf, &(16 << 10)).expect("little room");
+    socket::connect(socket.as_raw_fd(), &socket::SockaddrIn::from(server)).expect("connection");
+    Client::over(TcpStream::from(socket))
+}
+
+/// Octets that the server has written and a client's kernel has no room for.
+fn held_up(client: &Client) -> u64 {
+    let end = |address: SocketAddr| format!("0100007F:{:04X}", address.port());
+    let server = end(client.stream().peer_addr().expect("address"));
+    let client = end(client.stream().local_addr().expect("address"));
+    let table = fs::read_to_string("/proc/net/tcp").expect("/proc/net/tcp");
+    let mut of_server = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let of_server = of_server.find(|fields| fields.get(1..3) == Some(&[server.as_str(), client.as_str()]));
+    let queue = of_server.and_then(|fields| u64::from_str_radix(fields.get(4)?.split_once(':')?.0, 16).ok());
+    queue.unwrap_or(0)
+}
+
+/// Waits until the server can write no more to a client that reads nothing.
+fn await_standstill(client: &Client) {
+    let mut before = 0;
+    assert!(wait_until(|| {
+        std::thread::sleep(Duration::from_millis(200));
+        let now = held_up(client);
+        now > 1 << 20 && std::mem::replace(&mut before, now) == now
+    }));
 }
 
 /// A message under TLS, and the reply to it.
@@ -373,22 +450,38 @@ const FAULTS: &[(u32, &str, Check)] = &[
         11,
         "the delivery program is told too little, and trace fields are none",
         |o| {
-            let reply = o.hello().deliver(
-                "a@client.example",
-                &["webmaster@example.com"],
-                b"Subject: x\r\n\r\nx\r\n",
-            );
-            assert_eq!(reply.code, 250);
+            let message = b"Return-Path: <forged@client.example>\r\nSubject: x\r\n\r\nx\r\n";
+            let send = |o: &Original| {
+                let reply = o
+                    .hello()
+                    .deliver("a@client.example", &["webmaster@example.com"], message);
+                assert_eq!(reply.code, 250);
+            };
+            send(o);
             let (arguments, input) = o.delivered().remove(0);
             assert!(arguments.contains("-d\ntest@example.com\n"), "{arguments}");
             assert!(arguments.contains("-f\na@client.example\n"), "{arguments}");
             assert!(arguments.contains("-a\nwebmaster@example.com\n"), "{arguments}");
-            assert!(input.matches("Return-Path:").count() <= 1, "{input}");
+            // This program adds none; who adds one puts it in the place of ours.
+            let has_ours_alone = |text: &str| {
+                text.starts_with("Return-Path: <a@client.example>\r\n") && text.matches("Return-Path:").count() == 1
+            };
+            assert!(has_ours_alone(&input), "{input}");
             let received = input.split("Received: ").nth(1).unwrap_or_default();
             assert!(
                 received.contains("by mail.example.com") && received.contains(";\r\n\t"),
                 "{input}"
             );
+            assert_eq!(input.matches("Received: ").count(), 1, "{input}");
+            // In a mailbox that no program writes it is the same.
+            let (setup, left) = files(&o.files);
+            setup.write("delivery.yaml", "agent: maildir\n");
+            let mut own = Original::start(setup, left, &o.files);
+            send(&own);
+            let mail = common::messages_below(&own.state().join("mail/example.com/test"));
+            assert_eq!(mail.len(), 1);
+            let text = String::from_utf8_lossy(&mail[0]);
+            assert!(has_ours_alone(&text), "{text}");
         },
     ),
     (12, "a SIZE above the limit is accepted", |o| {
@@ -399,7 +492,51 @@ const FAULTS: &[(u32, &str, Check)] = &[
         let last = (0..100)
             .map(|_| client.command("RCPT TO:<").code)
             .find(|code| *code != 501 && *code != 503);
-        assert_eq!(last, Some(421));
+        assert_eq!(last, Some(421), "errors");
+        o.limited("command_timeout", "1s", |o| {
+            let mut idle = o.hello();
+            assert_eq!(idle.reply().code, 421, "who says nothing");
+            assert!(idle.is_closed());
+            // An octet now and then is no command.
+            let mut slow = o.hello();
+            let began = Instant::now();
+            let answered = wait_until(|| {
+                slow.send(b"N");
+                !slow.is_quiet()
+            });
+            assert!(answered && slow.reply().code == 421, "{:?}", began.elapsed());
+        });
+        let mut client = o.hello();
+        codes(&mut client, &[("MAIL FROM:<a@client.example>", 250)]);
+        for number in 0..100 {
+            codes(&mut client, &[(&format!("RCPT TO:<u{number}@example.com>"), 250)]);
+        }
+        codes(&mut client, &[("RCPT TO:<u100@example.com>", 452)]);
+        o.limited("maximum_messages", "2", |o| {
+            let mut client = o.hello();
+            for code in [250, 250, 421] {
+                let reply = client.deliver("a@client.example", &["test@example.com"], b"Subject: x\r\n\r\nx\r\n");
+                assert_eq!(reply.code, code, "messages");
+            }
+        });
+        let (setup, left) = files(&o.files);
+        let text = setup.read("rsmtpd.yaml") + "\nworkers: {per_source: 2, trusted: []}\n";
+        setup.write("rsmtpd.yaml", &text);
+        let few = Original::start(setup, left, &o.files);
+        let greeted = |few: &Original| {
+            let mut client = few.server.connect();
+            (client.reply().code, client)
+        };
+        let mut held = Vec::new();
+        // The one that saw whether it is up may not have gone yet.
+        assert!(wait_until(|| {
+            let (code, client) = greeted(&few);
+            held.extend((code == 220).then_some(client));
+            held.len() == 2
+        }));
+        assert_eq!(greeted(&few).0, 421, "connections");
+        held.clear();
+        assert!(wait_until(|| greeted(&few).0 == 220));
     }),
     (14, "a long line leaves the connection hanging", |o| {
         let mut client = o.hello();
@@ -408,16 +545,38 @@ const FAULTS: &[(u32, &str, Check)] = &[
         assert_eq!(client.command("NOOP").code, 250);
     }),
     (15, "replies are cut off", |o| {
-        o.server.setup().set("worker.yaml", "maximum_harmless_commands", "5001");
-        let mut client = o.hello();
-        client.send("NOOP\r\n".repeat(5000).as_bytes());
-        for number in 0..5000 {
-            assert_eq!(client.reply().code, 250, "{number}");
-        }
+        const DUE: usize = 8 << 20;
+        o.limited("maximum_harmless_commands", "1000000", |o| {
+            let mut client = with_little_room(o.server.address());
+            assert_eq!(client.reply().code, 220);
+            codes(&mut client, &[("EHLO client.example", 250)]);
+            let whole = lines(&mut client, "HELP");
+            let octets: usize = whole.iter().map(|line| line.len() + 2).sum();
+            let count = DUE / octets;
+            // More than the kernel holds for both ends: in the midst of one the server has to wait.
+            let commands = b"HELP\r\n".repeat(count);
+            let mut stream = client.stream().try_clone().expect("stream");
+            let sending = std::thread::spawn(move || stream.write_all(&commands));
+            await_standstill(&client);
+            let whole: Vec<String> = whole.iter().map(|line| line[4..].to_owned()).collect();
+            for number in 0..count {
+                if number == count / 4 {
+                    await_standstill(&client);
+                }
+                let reply = client.reply();
+                assert_eq!(
+                    (reply.code, reply.lines.clone()),
+                    (214, whole.clone()),
+                    "{number} of {count}"
+                );
+            }
+            sending.join().expect("it ends").expect("sent");
+            codes(&mut client, &[("NOOP", 250)]);
+        });
     }),
     (16, "IPv6 is not served", |o| {
         let port = o.server.address().port();
-        let Ok(stream) = std::net::TcpStream::connect(("::1", port)) else {
+        let Ok(stream) = TcpStream::connect(("::1", port)) else {
             return skip("original: 16", "no IPv6 on this machine");
         };
         let mut client = Client::over(stream);
@@ -456,30 +615,48 @@ const FAULTS: &[(u32, &str, Check)] = &[
         assert!(wait_until(asks_nobody));
         o.server.setup().write("hello.yaml", &own);
     }),
-    (18, "root's groups stay", |o| {
+    (18, "root's groups stay, and keys are read again by who must not", |o| {
+        let test = "original: 18";
         if !common::is_root() {
-            return skip("original: 18", "needs root");
+            return skip(test, "needs root");
         }
-        for process in o.server.processes() {
+        let Some(setpriv) = tool(test, "setpriv") else { return };
+        // A group that is nobody's but of whoever starts it.
+        let start = |setup: Setup| setup.under([setpriv.as_os_str(), "--groups".as_ref(), "61998".as_ref()]);
+        let Some(mut o) = o.with_tls_and(test, start) else {
+            return;
+        };
+        let processes = o.server.processes();
+        assert!(processes.len() > 3, "{processes:?}");
+        for process in processes {
             let status = fs::read_to_string(format!("/proc/{}/status", process.pid)).unwrap_or_default();
             let of = |key: &str| {
                 status
                     .lines()
                     .find_map(|line| line.strip_prefix(key))
-                    .unwrap_or_default()
-                    .to_owned()
+                    .map(str::to_owned)
             };
-            assert!(
-                !of("Uid:").split_whitespace().any(|id| id == "0"),
-                "{}: {status}",
-                process.name
-            );
-            assert!(
-                !of("Groups:").split_whitespace().any(|id| id == "0"),
-                "{}: {status}",
-                process.name
-            );
+            // One that has gone meanwhile has no groups.
+            for key in ["Uid:", "Gid:", "Groups:"] {
+                let ids = of(key).unwrap_or_default();
+                let stays = ids.split_whitespace().any(|id| id == "0" || id == "61998");
+                assert!(!stays, "{}: {status}", process.name);
+            }
         }
+        // Renewed files that root alone may read are shown all the same, as a process that can read them does so.
+        let directory = o.server.setup().aside().join("mail.example.com");
+        let shown = |o: &Original| {
+            let mut secure = starttls(o.hello(), "mail.example.com").expect("handshake");
+            let shown = common::secure::shown(&secure);
+            assert!(say(&mut secure, "QUIT").starts_with("221 "));
+            shown
+        };
+        let before = shown(&o);
+        let (chain, key) = certificates::make(&directory, "mail.example.com", ECDSA);
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!((mode(&directory), mode(&key)), (0o700, 0o600));
+        o.server.signal(nix::sys::signal::Signal::SIGHUP);
+        assert!(wait_until(|| shown(&o) != before), "{}", chain.display());
     }),
     (19, "all connections share the name that TLS has chosen", |o| {
         let Some(o) = o.with_tls("original: 19") else { return };
@@ -494,10 +671,37 @@ const FAULTS: &[(u32, &str, Check)] = &[
         assert!(plain.command("QUIT").text().contains("mail.example.com"));
     }),
     (20, "what fails lets mail in", |o| {
-        let reply = o
-            .hello()
-            .deliver("a@client.example", &["test@example.net"], b"Subject: x\r\n\r\nx\r\n");
+        let message = b"Subject: x\r\n\r\nx\r\n";
+        let reply = o.hello().deliver("a@client.example", &["test@example.net"], message);
         assert_eq!(reply.code, 451);
+        // The last reply counts, but no failure is outdone by a handler behind it that accepts.
+        let file = "command_handler_standard_server.yaml";
+        let mail = "MAIL:\n  - module: rsmtpd.handlers.mail\n    class: MailHandler\n";
+        let log = "  - module: rsmtpd.handlers.transaction_log\n    class: TransactionLog\n";
+        for failing_first in [true, false] {
+            let (setup, left) = files(&o.files);
+            let no_directory = left.path().join("file");
+            fs::write(&no_directory, "").expect("file");
+            let own = format!("log_path: {}/records\nrequired: yes\n", no_directory.display());
+            setup.write("transaction_log.yaml", &own);
+            let text = setup.read(file);
+            assert!(text.contains(mail));
+            let both = if failing_first {
+                mail.replace("MAIL:\n", &format!("MAIL:\n{log}"))
+            } else {
+                format!("{mail}{log}")
+            };
+            // What is lost shows at MAIL.
+            let greeting = "    class: GreetingHandler\n";
+            let text = text.replace(greeting, &format!("{greeting}{log}"));
+            setup.write(file, &text.replace(mail, &both));
+            let failing = Original::start(setup, left, &o.files);
+            let reply = failing
+                .hello()
+                .deliver("a@client.example", &["test@example.com"], message);
+            assert_eq!(reply.code, 451, "{failing_first}: {reply:?}");
+            assert_eq!(failing.delivered(), []);
+        }
     }),
     (21, "errors hide their cause", |o| {
         let before = o.server.setup().read("greeting.yaml");
@@ -524,6 +728,15 @@ const FAULTS: &[(u32, &str, Check)] = &[
             &mut client,
             &[("MAIL FROM:<a@client.example> SIZE=999999999", 552), ("NOOP", 250)],
         );
+        o.limited("maximum_message_size_in_mb", "1", |o| {
+            let mut client = o.hello();
+            let mut deliver = |message: &[u8]| client.deliver("a@client.example", &["test@example.com"], message).code;
+            assert_eq!(deliver(&long(3 << 19)), 552);
+            assert_eq!(o.delivered(), []);
+            assert_eq!(deliver(b"Subject: short\r\n\r\nx\r\n"), 250);
+            assert_eq!(client.command("QUIT").code, 221);
+        });
+        assert_eq!(o.delivered().len(), 1);
     }),
     (
         24,
@@ -596,8 +809,37 @@ const FAULTS: &[(u32, &str, Check)] = &[
     (26, "replies of several lines are mixed up", |o| {
         let mut client = o.server.connect();
         assert_eq!(client.reply().code, 220);
-        let reply = client.command("EHLO client.example");
-        assert!(reply.code == 250 && reply.lines.len() > 3, "{reply:?}");
+        let reply = lines(&mut client, "HELO client.example");
+        assert!(reply.len() == 1 && reply[0].starts_with("250 "), "{reply:?}");
+        let reply = lines(&mut client, "EHLO client.example");
+        let (last, first) = reply.split_last().expect("lines");
+        assert!(first.len() > 3 && last.starts_with("250 "), "{reply:?}");
+        assert!(first.iter().all(|line| line.starts_with("250-")), "{reply:?}");
+        // One code a reply, of three digits, whoever gave it.
+        for (command, code) in [
+            ("NOOP", "250"),
+            ("HELP", "214"),
+            ("VRFY test", "252"),
+            ("BOGUS", "500"),
+            ("MAIL FROM:<", "501"),
+            ("RCPT TO:<test@example.com>", "503"),
+            ("MAIL FROM:<a@client.example>", "250"),
+            ("RCPT TO:<a@relay.example>", "550"),
+            ("RCPT TO:<test@example.com>", "250"),
+            ("DATA", "354"),
+            (".", "250"),
+            ("HELO client.example", "250"),
+            ("QUIT", "221"),
+        ] {
+            let reply = lines(&mut client, command);
+            let (last, first) = reply.split_last().expect("lines");
+            assert!(last.starts_with(&format!("{code} ")), "{command}: {reply:?}");
+            let before = format!("{code}-");
+            assert!(
+                first.iter().all(|line| line.starts_with(&before)),
+                "{command}: {reply:?}"
+            );
+        }
     }),
     (27, "messages lie about for all to read", |o| {
         o.server.setup().write("post_data_reset.yaml", "keep_data_file: True\n");

@@ -5,10 +5,14 @@ mod common;
 use common::certificates::{self, ECDSA, Pair, RSA, block, enable, entry, make};
 use common::messages::{Shape, assert_each_once, message, stored};
 use common::relay::Relay;
-use common::secure::{hear, say, shake_hands, starttls};
+use common::secure::{self, hear, say, shake_hands, shake_hands_by, starttls};
 use common::{Client, Server, Setup, run, tool, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rustls::HandshakeKind;
+use rustls::version::{TLS12, TLS13};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -244,6 +248,49 @@ fn plaintext_behind_the_command_is_never_executed() {
     server.await_said("event=plaintext-dropped", 2);
     server.await_said("illegal_pipelining,plaintext_behind_starttls", 2);
     assert!(!server.said().contains("evil.example\" "), "{}", server.said());
+}
+
+#[test]
+fn nothing_is_given_to_resume_a_session_with() {
+    let Some(server) = server("tls::nothing_is_given_to_resume") else {
+        return;
+    };
+    for version in [&TLS12, &TLS13] {
+        let config = secure::config(&[version]);
+        for _ in 0..3 {
+            let mut client = server.hello();
+            assert_eq!(client.command("STARTTLS").code, 220);
+            let stream = client.stream().try_clone().expect("stream");
+            let mut secure = shake_hands_by(config.clone(), stream, "mail.example.com").expect("handshake");
+            assert!(say(&mut secure, "QUIT").starts_with("221 "));
+            assert_eq!(secure.read(&mut [0]).expect("a close_notify"), 0);
+            assert_eq!(secure.conn.protocol_version(), Some(version.version));
+            assert_eq!(secure.conn.tls13_tickets_received(), 0);
+            assert_eq!(secure.conn.handshake_kind(), Some(HandshakeKind::Full));
+        }
+    }
+    // The number of a session would do as well, if another connection had the luck to meet the same worker.
+    for version in ["-tls1_2", "-tls1_3"] {
+        let mut command = Command::new("openssl");
+        command.args([
+            "s_client",
+            "-starttls",
+            "smtp",
+            version,
+            "-crlf",
+            "-ign_eof",
+            "-connect",
+        ]);
+        let (_, said) = run(command.arg(server.address().to_string()), b"quit\n");
+        assert!(said.contains("221 2.0.0 "), "{said}");
+        assert!(!said.to_ascii_lowercase().contains("session ticket"), "{said}");
+        let numbers = said
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("Session-ID:"))
+            .collect::<Vec<_>>();
+        assert!(numbers.iter().all(|number| number.trim().is_empty()), "{said}");
+        assert_eq!(numbers.len(), usize::from(version == "-tls1_2"), "{said}");
+    }
 }
 
 #[test]
@@ -518,6 +565,22 @@ fn a_dead_keeper_is_replaced_and_a_stuck_one_is_454() {
     assert!(!server.said().contains("worker-crashed"), "{}", server.said());
 }
 
+/// The first certificate of a file.
+fn certificate(chain: &Path) -> CertificateDer<'static> {
+    CertificateDer::from_pem_file(chain).expect("certificate")
+}
+
+/// Waits until it is this certificate that a new connection is shown.
+fn await_shown(server: &Server, expected: &CertificateDer<'_>) {
+    let shows = || {
+        let mut secure = starttls(server.hello(), "mail.example.com").expect("handshake");
+        let shown = secure::shown(&secure);
+        assert!(say(&mut secure, "QUIT").starts_with("221 "));
+        shown == *expected
+    };
+    assert!(wait_until(shows), "the new certificate is not shown\n{}", server.said());
+}
+
 /// Puts copies of a pair in the place of another, as tools that renew do: written aside, then renamed.
 fn install(from: &Pair, to: &Pair) {
     let put = |from: &Path, to: &Path| {
@@ -538,6 +601,8 @@ fn a_hundred_renewals_under_load_fail_no_handshake() {
     let mut setup = Setup::new();
     setup.set("rsmtpd.yaml", "workers", "{per_source: 0, per_source_rate: 0}");
     let pairs = ["a", "b"].map(|name| make(&setup.aside().join(name), "mail.example.com", ECDSA));
+    let certificates = pairs.each_ref().map(|pair| certificate(&pair.0));
+    assert_ne!(certificates[0], certificates[1]);
     let live = one_pair(&setup);
     install(&pairs[0], &live);
     enable(&mut setup, &entry(".example.com", "tls.example.com", &live));
@@ -562,6 +627,7 @@ fn a_hundred_renewals_under_load_fail_no_handshake() {
         server.await_said("event=reloaded", round);
         let before = done.load(Ordering::Relaxed);
         assert!(wait_until(|| done.load(Ordering::Relaxed) > before));
+        await_shown(&server, &certificates[round % 2]);
     }
     over.store(true, Ordering::Relaxed);
     for client in clients {
@@ -595,9 +661,11 @@ fn files_of_root_alone_are_read() {
     }
     certificates::enable(&mut setup, &entry("example.com", "tls.example.com", &links));
     let server = setup.start();
-    starttls(server.hello(), "mail.example.com").expect("handshake");
+    await_shown(&server, &certificate(&archive.0));
     // A renewal makes new files beside the old ones and turns the links.
     let next = make(&archive.0.with_file_name("next"), "mail.example.com", RSA);
+    let renewed = certificate(&next.0);
+    assert_ne!(renewed, certificate(&archive.0));
     for (number, (from, link)) in [(&next.0, &links.0), (&next.1, &links.1)].into_iter().enumerate() {
         let target = archive.0.with_file_name(format!("{number}-2.pem"));
         fs::rename(from, &target).expect("rename");
@@ -607,6 +675,7 @@ fn files_of_root_alone_are_read() {
     server.signal(Signal::SIGHUP);
     server.await_said("event=reloaded", 1);
     assert!(!server.said().contains("certificate-broken"), "{}", server.said());
+    await_shown(&server, &renewed);
     let (_, said) = s_client(server.address(), &["-starttls", "smtp"], "quit\n");
     assert!(said.contains("221 "), "{said}");
 }

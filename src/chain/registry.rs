@@ -153,4 +153,51 @@ mod tests {
         );
         assert_eq!(keys("delivery"), Some(vec![]));
     }
+
+    /// Module, class and ours; none for those that there is no handler for yet.
+    const ORIGINAL: &[(&str, &str, Option<&str>)] = &[
+        ("greeting", "GreetingHandler", Some("greeting")),
+        ("hello", "HelloHandler", Some("hello")),
+        ("starttls", "StartTLS", Some("starttls")),
+        ("mail", "MailHandler", Some("mail")),
+        ("recipient", "RecipientHandler", Some("recipient")),
+        (
+            "verify_attempt_delivery",
+            "VerifyAttemptDeliveryHandler",
+            Some("verify"),
+        ),
+        ("verify_attempt_delivery", "VerifyAttemptDelivery", Some("verify")),
+        ("data", "DataHandler", Some("data")),
+        ("data_file", "DataToFileDataHandler", Some("data_file")),
+        ("dovecot_delivery", "DovecotDelivery", Some("delivery")),
+        ("post_data_reset", "PostDataResetDataHandler", Some("post_data_reset")),
+        ("reset", "ResetHandler", Some("reset")),
+        ("quit", "Quit", Some("quit")),
+        ("unknown_command", "UnknownCommand", Some("unknown_command")),
+        ("reject_all", "RejectAll", Some("reject_all")),
+        ("proxy", "Proxy", Some("proxy")),
+        ("transaction_log", "TransactionLog", Some("transaction_log")),
+        ("transaction_log", "CommandLog", Some("command_log")),
+        ("transaction_log", "ResponseLog", Some("response_log")),
+        (
+            "undeliverable_notification_validator",
+            "UndeliverableNotificationValidator",
+            Some("undeliverable_notification_validator"),
+        ),
+        ("spf_validator", "SpfValidator", None),
+        ("domain_validator", "DomainValidator", None),
+        ("external_content_filter", "ExternalContentFilter", None),
+    ];
+
+    #[test]
+    fn every_handler_of_the_original_is_known_by_its_name_there() {
+        for (module, class, ours) in ORIGINAL {
+            let text = format!("NOOP:\n  - module: rsmtpd.handlers.{module}\n    class: {class}\n");
+            let mut faults = Vec::new();
+            let file = crate::config::ChainFile::parse("c.yaml", &text, &names(), &mut faults).expect("YAML");
+            let known = file.entries("NOOP").and_then(|entries| entries.first());
+            assert_eq!(known.map(|entry| entry.handler), *ours, "{module} {class}");
+            assert_eq!(faults, [], "{module} {class}");
+        }
+    }
 }

@@ -3,7 +3,9 @@
 use super::Client;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned, SupportedProtocolVersion,
+};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -51,21 +53,38 @@ impl ServerCertVerifier for AnyCertificate {
 /// A connection under TLS.
 pub type Secure = StreamOwned<ClientConnection, TcpStream>;
 
-/// Shakes hands over an open connection, or says why not.
-pub fn shake_hands(mut stream: TcpStream, name: &str) -> std::io::Result<Secure> {
+/// What shakes hands in these versions, and keeps what it is given to resume with.
+pub fn config(versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .expect("versions")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
         .with_no_client_auth();
+    Arc::new(config)
+}
+
+/// Shakes hands over an open connection, or says why not.
+pub fn shake_hands(stream: TcpStream, name: &str) -> std::io::Result<Secure> {
+    shake_hands_by(config(rustls::DEFAULT_VERSIONS), stream, name)
+}
+
+/// The same by a configuration that others may share.
+pub fn shake_hands_by(config: Arc<ClientConfig>, mut stream: TcpStream, name: &str) -> std::io::Result<Secure> {
     let name = ServerName::try_from(name.to_owned()).expect("name");
-    let mut connection = ClientConnection::new(Arc::new(config), name).expect("client");
+    let mut connection = ClientConnection::new(config, name).expect("client");
     while connection.is_handshaking() {
         connection.complete_io(&mut stream)?;
     }
     Ok(StreamOwned::new(connection, stream))
+}
+
+/// The certificate that the server has shown.
+pub fn shown(secure: &Secure) -> CertificateDer<'static> {
+    secure.conn.peer_certificates().expect("certificates")[0]
+        .clone()
+        .into_owned()
 }
 
 /// Says STARTTLS and shakes hands.

@@ -882,6 +882,7 @@ fn quit_closes_and_the_summary_counts() {
 mod chains;
 mod effects;
 mod protocol;
+mod recorded;
 mod relays;
 mod tls;
 mod verdicts;

@@ -426,3 +426,38 @@ fn the_tls_of_a_back_end_is_recorded_while_there_is_one() {
     );
     assert!(text.lines().filter(|line| line.contains("back_end_tls")).count() == 2);
 }
+
+#[test]
+fn line_endings_and_what_was_sent_ahead_are_recorded_with_each_command() {
+    let mut peer = dialogue("{handler: transaction_log, with: {log_path: /l, format: jsonl}}");
+    peer.send(b"EHLO one\nEHLO two\r\nEHLO three\n");
+    let (_, text) = peer.records();
+    for (line, facts) in [
+        ("EHLO one", r#""ending":"lf","buffer":"full""#),
+        ("EHLO two", r#""ending":"crlf","buffer":"full""#),
+        ("EHLO three", r#""ending":"lf","buffer":"empty""#),
+    ] {
+        let expected = format!(
+            r#""event":"command","session":"6f1c","peer":"192.0.2.7:4711","verb":"EHLO","line":"{line}",{facts}"#
+        );
+        assert!(text.contains(&expected), "{expected}\n{text}");
+    }
+}
+
+#[test]
+fn what_a_recipient_s_handler_found_is_recorded_as_its_evidence() {
+    let mut peer = Peer::only(
+        &chain("{handler: response_log, with: {log_path: /l, format: jsonl}}"),
+        &[],
+    );
+    peer.say("EHLO client.example");
+    peer.begin(&["user", "soft"]);
+    let (_, text) = peer.records();
+    let of = r#"{"by":"recipient","verdict":"#;
+    let none = r#""accept","at":"now","enforced":true,"failed":false,"evidence":[]},"#;
+    let soft = r#""quarantine","at":"now","enforced":true,"failed":false,"evidence":[{"symbol":"SOFT_RECIPIENT","value":"","score":0,"error":false}]},"#;
+    let replies: Vec<&str> = text.lines().filter(|line| line.contains(r#""verb":"RCPT""#)).collect();
+    assert_eq!(replies.len(), 2, "{text}");
+    assert!(replies[0].contains(&format!("{of}{none}")), "{text}");
+    assert!(replies[1].contains(&format!("{of}{soft}")), "{text}");
+}

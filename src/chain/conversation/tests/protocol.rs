@@ -346,3 +346,47 @@ proptest! {
         prop_assert_eq!(play(&mut input.chunks(step)), whole);
     }
 }
+
+/// What the response variables become: in the greeting, in the reply to EHLO, and in one to what follows it.
+#[test]
+fn the_five_variables_are_filled_in_and_nothing_else_is() {
+    let template = "<server_name>|<version>|<client.ip>|<client.port>|<client.advertised_name>|";
+    let others = "<unknown> <Client.IP> <client.ip > <> < <<client.ip>> a<b <client.port";
+    let message = format!("{template}{others}");
+    let mut text = String::new();
+    for (verb, handler) in [
+        ("__OPEN__", "greeting"),
+        ("EHLO", "hello"),
+        ("MAIL", "mail"),
+        ("QUIT", "quit"),
+    ] {
+        text += &format!("{verb}: [{{handler: {handler}, with: {{message: '{message}'}}}}]\n");
+    }
+    let mut peer = Peer::only(&text, &[]);
+    let filled = |name: &str| {
+        let version = env!("CARGO_PKG_VERSION");
+        format!(
+            "mail.example.com|{version}|192.0.2.7|4711|{name}|<unknown> <Client.IP> <client.ip > <> < <192.0.2.7> a<b <client.port\r\n"
+        )
+    };
+    let shown = peer.opened().to_owned();
+    assert!(shown.ends_with(&filled("[192.0.2.7:4711]")), "{shown}");
+    let shown = peer.say("EHLO <version>");
+    let first = |shown: &str| shown.split_inclusive('\n').next().unwrap_or_default().to_owned();
+    assert!(
+        first(&shown).ends_with(&filled("<version>")),
+        "not searched again: {shown}"
+    );
+    let shown = peer.say("EHLO client.example");
+    assert!(first(&shown).ends_with(&filled("client.example")), "{shown}");
+    let shown = peer.say("MAIL FROM:<a@client.example>");
+    assert!(
+        shown.starts_with("250 ") && shown.ends_with(&filled("client.example")),
+        "{shown}"
+    );
+    let shown = peer.say("QUIT");
+    assert!(
+        shown.starts_with("221 ") && shown.ends_with(&filled("client.example")),
+        "{shown}"
+    );
+}
