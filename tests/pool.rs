@@ -356,6 +356,37 @@ fn spares_that_are_killed_are_replaced() {
     }
 }
 
+/// Whoever makes workers crash must not make the master fork all the time: it waits, longer each time, and whoever comes
+/// meanwhile reads why.
+#[test]
+fn crashes_throttle_forking() {
+    const PAUSES: [u64; 6] = [100, 200, 400, 800, 1000, 1000];
+    let server = pool("min_spare: 1, max_spare: 1").start();
+    await_busy(&server, 0);
+    for (round, least) in PAUSES.into_iter().map(Duration::from_millis).enumerate() {
+        let alive = || workers(&server).into_iter().find(|worker| worker.state != 'Z');
+        let mut victim = None;
+        assert!(wait_until(|| {
+            victim = alive();
+            victim.is_some()
+        }));
+        let victim = victim.map_or(0, |worker| worker.pid);
+        let killed = Instant::now();
+        kill(Pid::from_raw(victim), Signal::SIGKILL).expect("the worker is there");
+        server.await_said("event=worker-crashed", round + 1);
+        if round + 1 == PAUSES.len() {
+            let reply = server.connect().reply();
+            let refused = reply.code == 421 && reply.text() == FULL;
+            assert!(refused || killed.elapsed() > least, "{reply:?}");
+        }
+        assert!(wait_until(|| alive().is_some_and(|worker| worker.pid != victim)));
+        let waited = killed.elapsed();
+        assert!(waited >= least, "forked {waited:?} after crash {round}, {least:?} expected");
+        assert!(waited < least * 2 + PATIENCE / 4, "forked only after {waited:?}");
+    }
+    assert!(wait_until(|| server.connect().reply().code == 220), "it goes on");
+}
+
 #[test]
 fn connections_in_one_worker_leak_nothing_into_the_next() {
     let server = pool("min_spare: 1, max_spare: 1, max: 1, connections_per_worker: 5").start();
