@@ -590,6 +590,60 @@ fn nothing_is_left_behind_by_a_thousand_connections() {
     assert!(wait_until(|| left().is_empty()), "{:?}", left());
 }
 
+/// How much writable memory a process has that is no file's, in octets: its own, and what it has inherited.
+fn written(pid: i32) -> usize {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("smaps");
+    let (mut writable, mut sum) = (false, 0);
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["Anonymous:", kib, _] if writable => sum += kib.parse::<usize>().expect("a number") << 10,
+            [place, rights, ..] if place.contains('-') => writable = rights.starts_with("rw"),
+            _ => {}
+        }
+    }
+    assert!(sum > 0, "{text}");
+    sum
+}
+
+/// A long list of recipients is in memory once, whatever the number of workers: each has it mapped, none has a copy.
+#[test]
+fn a_long_list_of_recipients_is_shared() {
+    const NAMES: usize = 500_000;
+    if !common::needs_root("pool::a_long_list_of_recipients_is_shared") {
+        return;
+    }
+    let setup = pool("min_spare: 4, max_spare: 4");
+    let names: String = (0..NAMES).map(|number| format!("name.{number:010}\n")).collect();
+    setup.write("users.txt", &names);
+    let recipients = "domains:\n  example.com:\n    recipients_file: users.txt\n";
+    setup.write("simple_recipient_validator.yaml", recipients);
+    let server = setup.start();
+    let mut client = server.hello();
+    assert_eq!(client.command("MAIL FROM:<a@example.org>").code, 250);
+    for (number, code) in [(0, 250), (NAMES / 2, 250), (NAMES - 1, 250), (NAMES, 550)] {
+        let reply = client.command(&format!("RCPT TO:<Name.{number:010}@example.com>"));
+        assert_eq!(reply.code, code, "{reply:?}");
+    }
+    assert!(wait_until(|| workers(&server).len() == 5), "{:?}", workers(&server));
+    let mut files = BTreeSet::new();
+    for worker in workers(&server) {
+        // Address, rights, offset, device, inode, name.
+        let maps = fs::read_to_string(format!("/proc/{}/maps", worker.pid)).expect("maps");
+        let found = maps.lines().find_map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let (from, to) = words.first()?.split_once('-')?;
+            let [from, to] = [from, to].map(|place| usize::from_str_radix(place, 16).unwrap_or(0));
+            let list = words.get(5)?.starts_with("/memfd:") && to - from == names.len().next_multiple_of(4096);
+            (list && words.get(1) == Some(&"r--s")).then(|| words[3..5].join(" "))
+        });
+        files.insert(found.unwrap_or_else(|| panic!("no shared mapping of {} octets in:\n{maps}", names.len())));
+        let own = written(worker.pid);
+        assert!(own < names.len() / 2, "{own} octets of its own beside a list of {}", names.len());
+    }
+    assert_eq!(files.len(), 1, "one file in all workers: {files:?}");
+}
+
 /// How many spares there are, and all descriptors of master, logger and delivery; none where that is not shown.
 fn descriptors(server: &Server) -> Option<(usize, usize)> {
     let workers: BTreeSet<i32> = workers(server).iter().map(|p| p.pid).collect();
