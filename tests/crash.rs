@@ -367,30 +367,102 @@ fn the_spool_under_kills() {
     account(&told, &found, &kills, &interrupted, true);
 }
 
+/// Recipients that are refused: unknown, disabled, of somebody else.
+const STRANGERS: [&str; 3] = ["nobody@example.com", "gone@example.com", "someone@elsewhere.example"];
+
+/// A transaction that is refused, or given up by its sender, in one of six ways by its number; the last way alone is
+/// accepted, for those recipients that exist.
+fn refused(client: &mut Client, number: usize) {
+    let mut say = |text: &[u8], code: u16| {
+        client.send(text);
+        let reply = client.reply();
+        assert_eq!(reply.code, code, "number {number}: {reply:?}");
+    };
+    say(b"MAIL FROM:<sender@example.org>\r\n", 250);
+    for stranger in STRANGERS {
+        say(format!("RCPT TO:<{stranger}>\r\n").as_bytes(), 550);
+    }
+    let way = number % 6;
+    if way == 0 {
+        return say(b"DATA\r\n", 554);
+    }
+    for recipient in recipients(number) {
+        say(format!("RCPT TO:<{recipient}>\r\n").as_bytes(), 250);
+    }
+    if way == 1 {
+        let part = message(number);
+        say(&[format!("BDAT {}\r\n", part.len()).as_bytes(), &part].concat(), 250);
+        return say(b"RSET\r\n", 250);
+    }
+    say(b"DATA\r\n", 354);
+    let text = message(number);
+    match way {
+        2 => client.send(&text),
+        3 => say(&[&text, &b"and more of the same in a line\r\n".repeat(40_000)[..], b".\r\n"].concat(), 552),
+        4 => say(&[&b"Received: from a by b; today\r\n".repeat(101), &text, &b".\r\n"[..]].concat(), 554),
+        _ => say(&[&text, &b".\r\n"[..]].concat(), 250),
+    }
+}
+
+/// Every file below a directory, with its path.
+fn files(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .flat_map(|entry| match entry.path() {
+            path if path.is_dir() => files(&path),
+            path => fs::read(&path).ok().map(|text| (path, text)).into_iter().collect(),
+        })
+        .collect()
+}
+
+/// Nothing twice, nothing that was refused, in no place.
 #[test]
 fn without_kills_the_sums_are_exact() {
+    const COUNT: usize = 1_000;
+    const MORE: usize = 240;
     for delivery in ["agent: maildir", "agent: maildir\nacknowledge: spooled"] {
-        let server = setup(Setup::in_memory(), delivery).start();
+        let mut setup = setup(Setup::in_memory(), delivery);
+        setup.set("worker.yaml", "maximum_message_size_in_mb", "1");
+        let mut server = setup.start();
         let address = server.address();
         let (next, told) = (AtomicUsize::new(0), Mutex::new(Told::default()));
         thread::scope(|scope| {
-            for _ in 0..SENDERS {
-                scope.spawn(|| send(address, &next, 1_000, &told));
+            for sender in 0..SENDERS {
+                let (next, told) = (&next, &told);
+                scope.spawn(move || {
+                    for number in (COUNT..COUNT + MORE).skip(sender).step_by(SENDERS) {
+                        refused(&mut connected(address), number);
+                    }
+                    send(address, next, COUNT, told);
+                });
             }
         });
         let told = told.into_inner().expect("lock");
         assert_eq!(
             (told.accepted.len(), told.refused.len(), told.unanswered.len()),
-            (1_000, 0, 0)
+            (COUNT, 0, 0)
         );
-        let expected: BTreeMap<_, _> = (0..1_000)
+        let accepted = (0..COUNT).chain((COUNT..COUNT + MORE).filter(|number| number % 6 == 5));
+        let expected: BTreeMap<_, _> = accepted
             .flat_map(|number| {
                 mailboxes(number)
                     .into_iter()
                     .map(move |mailbox| ((number, mailbox.to_owned()), 1))
             })
             .collect();
-        assert!(wait_until(|| find(&server.state()).copies == expected), "{delivery}");
+        let state = server.state();
+        assert!(wait_until(|| find(&state).copies == expected), "{delivery}");
+        assert!(wait_until(|| spooled(&state) == 0), "{delivery}");
+        server.signal(Signal::SIGTERM);
+        assert_eq!(server.wait(), Some(0));
+        assert_eq!(find(&state).copies, expected, "{delivery}: after the end");
+        let messages = files(&state).into_iter().filter(|(_, text)| {
+            let subject = b"Subject: number ";
+            text.windows(subject.len()).any(|part| part == subject)
+        });
+        // Wherever it is: there is no file with a message but those that were counted.
+        let messages: Vec<PathBuf> = messages.map(|(path, _)| path).collect();
+        assert_eq!(messages.len(), expected.len(), "{delivery}: {messages:?}");
     }
 }
 
