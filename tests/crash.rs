@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 const SENDERS: usize = 12;
 /// In one test; more would only take longer.
 const KILLS: usize = 40;
+/// What is killed first, by the numbers of [`slay`]: workers, delivery, the head of delivery, the keeper, of logger and
+/// keeper the heads, the master, everything; and workers and delivery again.
+const FIRST: [u64; 11] = [0, 9, 21, 20, 21, 0, 21, 9, 21, 19, 9];
 
 /// What senders were told, by the number of the message.
 #[derive(Default)]
@@ -34,7 +37,21 @@ struct Kills {
     workers: usize,
     delivery: usize,
     logger: usize,
+    keeper: usize,
+    /// Parent halves of helpers, and the master alone: the rest ends by itself.
+    heads: usize,
     everything: usize,
+}
+
+impl Kills {
+    fn all(&self) -> usize {
+        self.workers + self.delivery + self.logger + self.keeper + self.heads + self.everything
+    }
+
+    /// How often everything was started again.
+    fn starts(&self) -> usize {
+        self.heads + self.everything
+    }
 }
 
 /// A small generator, so that a failure can be had again.
@@ -196,45 +213,60 @@ fn slay(mut server: Server, over: &AtomicBool, dice: &mut Dice) -> (Server, Stri
     let mut said = String::new();
     // a helper that dies again and again is forked again later and later: a whole restart begins anew
     let mut deaths = 0;
-    while !over.load(Ordering::SeqCst) {
-        if kills.workers + kills.delivery + kills.logger + kills.everything >= KILLS {
+    while !over.load(Ordering::SeqCst) || kills.all() < FIRST.len() {
+        if kills.all() >= KILLS {
             break;
         }
         thread::sleep(Duration::from_millis(40 + dice.throw(160)));
         let what = match () {
             () if deaths > 4 => 19,
             // a short run has some of each that matters
-            () if kills.workers == 0 => 0,
-            () if kills.delivery == 0 => 9,
-            () => dice.throw(19),
+            () if kills.all() < FIRST.len() => FIRST[kills.all()],
+            () => dice.throw(22),
         };
-        match what {
+        let again = match what {
             0..=8 => {
                 let all = server.processes();
                 let workers: Vec<_> = all.iter().filter(|one| one.name == "rsmtpd: worker").collect();
                 let at = dice.throw(workers.len().max(1) as u64) as usize;
                 kills.workers += usize::from(workers.get(at).is_some_and(|worker| slain(worker.pid)));
+                false
             }
             9..=16 => {
                 kills.delivery += usize::from(slain(server.working_half("delivery")));
                 deaths += 1;
+                false
             }
             17 | 18 => {
                 kills.logger += usize::from(slain(server.working_half("logger")));
                 deaths += 1;
+                false
+            }
+            20 => {
+                kills.keeper += usize::from(slain(server.working_half("keeper")));
+                deaths += 1;
+                false
+            }
+            21 => {
+                let roles = ["delivery", "logger", "keeper"];
+                let head = roles.get(kills.heads % 4).map(|role| server.helper(role).0);
+                kills.heads += usize::from(slain(head.unwrap_or(server.pid())));
+                true
             }
             _ => {
-                let group = Pid::from_raw(server.pid());
-                let _ = killpg(group, Signal::SIGKILL);
-                // else the port is still held
-                assert!(wait_until(|| server.processes().is_empty()));
+                let _ = killpg(Pid::from_raw(server.pid()), Signal::SIGKILL);
                 kills.everything += 1;
-                deaths = 0;
-                said += &server.said();
-                let address = server.address();
-                server = server.into_setup().start();
-                assert_eq!(server.address(), address, "the senders know no other");
+                true
             }
+        };
+        if again {
+            // else the port is still held
+            assert!(wait_until(|| server.has_ended() && server.processes().is_empty()), "{:?}", server.processes());
+            deaths = 0;
+            said += &server.said();
+            let address = server.address();
+            server = server.into_setup().start();
+            assert_eq!(server.address(), address, "the senders know no other");
         }
     }
     (server, said, kills)
@@ -242,7 +274,12 @@ fn slay(mut server: Server, over: &AtomicBool, dice: &mut Dice) -> (Server, Stri
 
 /// Lines that tell of an interrupted message, by its identifier.
 fn interrupted(said: &str) -> BTreeSet<String> {
-    let lines = said.lines().filter(|line| line.contains("event=interrupted "));
+    ids(said, &["event=interrupted "])
+}
+
+/// The identifiers in lines of these events.
+fn ids(said: &str, events: &[&str]) -> BTreeSet<String> {
+    let lines = said.lines().filter(|line| events.iter().any(|event| line.contains(event)));
     lines
         .filter_map(|line| line.split(" id=").nth(1))
         .map(|rest| rest.split(' ').next().unwrap_or_default().to_owned())
@@ -256,7 +293,7 @@ fn spooled(state: &Path) -> usize {
     entries.filter(|entry| envelope(&entry.path())).count()
 }
 
-fn under_kills(delivery: &str, count: usize, seed: u64) -> (Told, Found, Kills, BTreeSet<String>) {
+fn under_kills(delivery: &str, count: usize, seed: u64) -> (Told, Found, Kills, String) {
     // A killed process leaves its pages to the kernel: where they go from there is another matter.
     let server = setup(Setup::in_memory(), delivery).start();
     let address = server.address();
@@ -285,11 +322,11 @@ fn under_kills(delivery: &str, count: usize, seed: u64) -> (Told, Found, Kills, 
     assert!(fs::read_dir(state.join("failed")).expect("failed").next().is_none());
     said += &server.said();
     let found = find(&state);
-    (told.into_inner().expect("lock"), found, kills, interrupted(&said))
+    (told.into_inner().expect("lock"), found, kills, said)
 }
 
 /// Every 250 is there; the two kinds of what kills may leave are counted apart, and bounded.
-fn account(told: &Told, found: &Found, kills: &Kills, interrupted: &BTreeSet<String>, spooled: bool) {
+fn account(told: &Told, found: &Found, kills: &Kills, said: &str, spooled: bool) {
     for &number in &told.accepted {
         for mailbox in mailboxes(number) {
             let there = found.copies.contains_key(&(number, mailbox.to_owned()));
@@ -305,7 +342,10 @@ fn account(told: &Told, found: &Found, kills: &Kills, interrupted: &BTreeSet<Str
             "message {number} in {mailbox}"
         );
     }
-    let known = |number: usize| found.ids.get(&number).is_some_and(|ids| !ids.is_disjoint(interrupted));
+    let interrupted = interrupted(said);
+    // What a worker that was killed did not tell is there as delivered.
+    let stored = ids(said, &["event=interrupted ", "event=delivered ", "event=quarantined "]);
+    let among = |number: usize, known: &BTreeSet<String>| found.ids.get(&number).is_some_and(|ids| !ids.is_disjoint(known));
     let twice: BTreeSet<usize> = found
         .copies
         .iter()
@@ -318,7 +358,7 @@ fn account(told: &Told, found: &Found, kills: &Kills, interrupted: &BTreeSet<Str
         .copied()
         .filter(|number| !told.accepted.contains(number))
         .collect();
-    let unlogged = untold.iter().filter(|number| !known(**number)).count();
+    let unlogged = untold.iter().filter(|number| !among(**number, &stored)).count();
     println!(
         "{} accepted, {} refused, {} unanswered; {} twice, {} there without a 250 ({unlogged} of them not in the log); {kills:?}",
         told.accepted.len(),
@@ -328,43 +368,44 @@ fn account(told: &Told, found: &Found, kills: &Kills, interrupted: &BTreeSet<Str
         untold.len(),
     );
     // each process killed had one message at most between its record and the sender's reading of it
-    let processes = kills.workers + kills.delivery + kills.everything * (SENDERS + 1);
+    let processes = kills.workers + kills.delivery + kills.starts() * (SENDERS + 1);
     assert!(untold.len() <= processes, "{untold:?} without a 250; {kills:?}");
-    // that of a killed worker is in the log as delivered, not as interrupted; a killed logger loses lines
-    let excused = kills.workers + kills.everything * SENDERS + kills.logger * SENDERS;
-    assert!(unlogged <= excused, "{unlogged} are not in the log; {kills:?}");
+    // each has its line with the id; only a killed logger loses what it has not written yet
+    let lost = (kills.starts() + kills.logger) * SENDERS;
+    assert!(unlogged <= lost, "{unlogged} are not in the log; {kills:?}");
     if spooled {
-        let silent: Vec<_> = twice.iter().filter(|number| !known(**number)).collect();
+        let silent: Vec<_> = twice.iter().filter(|number| !among(**number, &interrupted)).collect();
         assert!(
-            silent.len() <= kills.logger + kills.everything,
+            silent.len() <= kills.logger + kills.starts(),
             "{silent:?} are there twice and not in the log; {kills:?}"
         );
     } else {
         assert!(twice.is_empty(), "{twice:?} are there twice without any retry");
     }
-    assert!(kills.delivery > 0 && kills.workers > 0, "{kills:?}");
+    let each = kills.delivery > 1 && kills.workers > 1 && kills.keeper > 0 && kills.heads > 3 && kills.everything > 0;
+    assert!(each, "{kills:?}");
 }
 
 #[test]
 fn ten_thousand_messages_under_kills() {
-    let (told, found, kills, interrupted) = under_kills("agent: maildir", 10_000, 1);
+    let (told, found, kills, said) = under_kills("agent: maildir", 10_000, 1);
     assert!(
         told.accepted.len() > 8_000,
         "{} accepted; {kills:?}",
         told.accepted.len()
     );
-    account(&told, &found, &kills, &interrupted, false);
+    account(&told, &found, &kills, &said, false);
 }
 
 #[test]
 fn the_spool_under_kills() {
-    let (told, found, kills, interrupted) = under_kills("agent: maildir\nacknowledge: spooled", 2_000, 2);
+    let (told, found, kills, said) = under_kills("agent: maildir\nacknowledge: spooled", 2_000, 2);
     assert!(
         told.accepted.len() > 1_000,
         "{} accepted; {kills:?}",
         told.accepted.len()
     );
-    account(&told, &found, &kills, &interrupted, true);
+    account(&told, &found, &kills, &said, true);
 }
 
 /// Recipients that are refused: unknown, disabled, of somebody else.
