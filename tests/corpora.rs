@@ -48,7 +48,10 @@ fn every_committed_input_is_survived() {
         let (inputs, names) = replay(target, entry);
         let known = COMMITTED.iter().find(|(name, _)| *name == target);
         let committed = known.map(|(_, count)| *count);
-        assert!(committed.is_some_and(|least| inputs >= least), "{target}: {inputs} of {committed:?} inputs");
+        assert!(
+            committed.is_some_and(|least| inputs >= least),
+            "{target}: {inputs} of {committed:?} inputs"
+        );
         panicked.extend(names);
     }
     assert!(panicked.is_empty(), "panicked on:\n{}", panicked.join("\n"));

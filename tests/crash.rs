@@ -8,7 +8,10 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -261,7 +264,11 @@ fn slay(mut server: Server, over: &AtomicBool, dice: &mut Dice) -> (Server, Stri
         };
         if again {
             // else the port is still held
-            assert!(wait_until(|| server.has_ended() && server.processes().is_empty()), "{:?}", server.processes());
+            assert!(
+                wait_until(|| server.has_ended() && server.processes().is_empty()),
+                "{:?}",
+                server.processes()
+            );
             deaths = 0;
             said += &server.said();
             let address = server.address();
@@ -279,7 +286,9 @@ fn interrupted(said: &str) -> BTreeSet<String> {
 
 /// The identifiers in lines of these events.
 fn ids(said: &str, events: &[&str]) -> BTreeSet<String> {
-    let lines = said.lines().filter(|line| events.iter().any(|event| line.contains(event)));
+    let lines = said
+        .lines()
+        .filter(|line| events.iter().any(|event| line.contains(event)));
     lines
         .filter_map(|line| line.split(" id=").nth(1))
         .map(|rest| rest.split(' ').next().unwrap_or_default().to_owned())
@@ -345,7 +354,8 @@ fn account(told: &Told, found: &Found, kills: &Kills, said: &str, spooled: bool)
     let interrupted = interrupted(said);
     // What a worker that was killed did not tell is there as delivered.
     let stored = ids(said, &["event=interrupted ", "event=delivered ", "event=quarantined "]);
-    let among = |number: usize, known: &BTreeSet<String>| found.ids.get(&number).is_some_and(|ids| !ids.is_disjoint(known));
+    let among =
+        |number: usize, known: &BTreeSet<String>| found.ids.get(&number).is_some_and(|ids| !ids.is_disjoint(known));
     let twice: BTreeSet<usize> = found
         .copies
         .iter()
@@ -439,8 +449,19 @@ fn refused(client: &mut Client, number: usize) {
     let text = message(number);
     match way {
         2 => client.send(&text),
-        3 => say(&[&text, &b"and more of the same in a line\r\n".repeat(40_000)[..], b".\r\n"].concat(), 552),
-        4 => say(&[&b"Received: from a by b; today\r\n".repeat(101), &text, &b".\r\n"[..]].concat(), 554),
+        3 => say(
+            &[
+                &text,
+                &b"and more of the same in a line\r\n".repeat(40_000)[..],
+                b".\r\n",
+            ]
+            .concat(),
+            552,
+        ),
+        4 => say(
+            &[&b"Received: from a by b; today\r\n".repeat(101), &text, &b".\r\n"[..]].concat(),
+            554,
+        ),
         _ => say(&[&text, &b".\r\n"[..]].concat(), 250),
     }
 }
@@ -507,6 +528,107 @@ fn without_kills_the_sums_are_exact() {
     }
 }
 
+/// A way of delivery, and the system calls at which it is killed: which, and how often one message may make them.
+#[derive(Clone, Copy)]
+struct Case {
+    agent: Agent,
+    spooled: bool,
+    /// Messages too long for a frame.
+    staged: bool,
+    calls: &'static [(&'static str, usize)],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Agent {
+    Maildir,
+    Lda,
+    Lmtp,
+}
+
+/// A delivery agent: it puts what it reads into a Maildir at its home.
+const AGENT: &str = r#"#!/bin/sh
+mkdir -p "$HOME/tmp" "$HOME/new" && cat >"$HOME/tmp/$$" && mv "$HOME/tmp/$$" "$HOME/new/$$.$(date +%s%N)"
+"#;
+
+impl Case {
+    fn delivery(self, setup: &Setup) -> String {
+        let aside = setup.aside();
+        let agent = match self.agent {
+            Agent::Maildir => "agent: maildir".to_owned(),
+            Agent::Lda => {
+                let path = aside.join("agent");
+                fs::write(&path, AGENT).expect("agent");
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("mode");
+                format!("agent: dovecot_lda\ndovecot_lda: {{path: {}}}", path.display())
+            }
+            Agent::Lmtp => {
+                let path = aside.join("lmtp");
+                let listener = UnixListener::bind(&path).expect("socket");
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).expect("mode");
+                let state = setup.state();
+                // It ends with the test.
+                thread::spawn(move || {
+                    for stream in listener.incoming().flatten() {
+                        let state = state.clone();
+                        thread::spawn(move || serve_lmtp(stream, &state));
+                    }
+                });
+                format!("agent: lmtp\nlmtp: {{socket: {}}}", path.display())
+            }
+        };
+        agent + if self.spooled { "\nacknowledge: spooled" } else { "" }
+    }
+
+    /// The number of the message for the `nth` moment: an agent is for recipients that exist.
+    fn number(self, nth: usize) -> usize {
+        match (self.agent, self.staged) {
+            (_, true) => nth * 20,
+            (Agent::Maildir, false) => nth,
+            (_, false) => nth * 5 + 3,
+        }
+    }
+}
+
+/// An LMTP server that puts what it reads into Maildirs, then says so for each recipient; none at the end.
+fn serve_lmtp(mut stream: UnixStream, state: &Path) -> Option<()> {
+    static FILES: AtomicUsize = AtomicUsize::new(0);
+    let mut reader = BufReader::new(stream.try_clone().ok()?);
+    let mut recipients: Vec<String> = Vec::new();
+    stream.write_all(b"220 hello\r\n").ok()?;
+    loop {
+        let mut line = String::new();
+        (reader.read_line(&mut line).ok()? > 0).then_some(())?;
+        let replies = match line.trim_end() {
+            "DATA" => {
+                stream.write_all(b"354 go\r\n").ok()?;
+                let mut text = String::new();
+                loop {
+                    let mut line = String::new();
+                    (reader.read_line(&mut line).ok()? > 0).then_some(())?;
+                    match line.as_str() {
+                        ".\r\n" => break,
+                        line => text += line.strip_prefix('.').unwrap_or(line),
+                    }
+                }
+                for recipient in &recipients {
+                    let (local, domain) = recipient.split_once('@')?;
+                    let new = state.join("mail").join(domain).join(local).join("new");
+                    fs::create_dir_all(&new).ok()?;
+                    let file = FILES.fetch_add(1, Ordering::SeqCst);
+                    fs::write(new.join(format!("{file}")), &text).ok()?;
+                }
+                recipients.drain(..).count()
+            }
+            line => {
+                let path = line.strip_prefix("RCPT TO:<").and_then(|rest| rest.split_once('>'));
+                recipients.extend(path.map(|(path, _)| path.to_owned()));
+                1
+            }
+        };
+        stream.write_all("250 2.0.0 ok\r\n".repeat(replies).as_bytes()).ok()?;
+    }
+}
+
 /// Kills delivery when it enters a system call for the `nth` time in one message: no moment is left out.
 #[test]
 fn killed_at_each_step() {
@@ -515,20 +637,43 @@ fn killed_at_each_step() {
     if !needs_root(NAME) {
         return;
     }
-    for delivery in ["agent: maildir", "agent: maildir\nacknowledge: spooled"] {
-        let killed: usize = thread::scope(|scope| {
-            let strace = &strace;
-            let all = CALLS.map(|(call, most)| scope.spawn(move || killed_in(delivery, strace, call, most)));
-            all.into_iter()
-                .map(|one| one.join().expect("a server of its own"))
-                .sum()
-        });
-        assert!(killed > 8, "{delivery}: only killed at {killed} steps");
+    for (agent, staged, calls) in [
+        (Agent::Maildir, false, CALLS),
+        (Agent::Maildir, true, STAGED),
+        (Agent::Lda, false, OF_LDA),
+        (Agent::Lda, true, OF_LDA),
+        (Agent::Lmtp, false, OF_LMTP),
+        (Agent::Lmtp, true, OF_LMTP),
+    ] {
+        for spooled in [false, true] {
+            let case = Case {
+                agent,
+                spooled,
+                staged,
+                calls,
+            };
+            let killed: usize = thread::scope(|scope| {
+                let strace = &strace;
+                let start = |(call, most): &(&'static str, usize)| {
+                    let (call, most) = (*call, *most);
+                    scope.spawn(move || killed_in(case, strace, call, most))
+                };
+                let all: Vec<_> = case.calls.iter().map(start).collect();
+                all.into_iter()
+                    .map(|one| one.join().expect("a server of its own"))
+                    .sum()
+            });
+            let least = if calls.len() > 4 { 8 } else { 2 };
+            println!("{agent:?}, spooled {spooled}, staged {staged}: killed at {killed} steps");
+            assert!(
+                killed > least,
+                "{agent:?}, spooled {spooled}, staged {staged}: only killed at {killed} steps"
+            );
+        }
     }
 }
 
-/// System calls of delivery, and how often one message may make them.
-const CALLS: [(&str, usize); 6] = [
+const CALLS: &[(&str, usize)] = &[
     ("openat", 3),
     ("write", 3),
     ("pwrite64", 5),
@@ -536,19 +681,25 @@ const CALLS: [(&str, usize); 6] = [
     ("fsync", 3),
     ("sendmsg", 4),
 ];
+const STAGED: &[(&str, usize)] = &[("pwrite64", 4), ("linkat", 2), ("fsync", 2), ("sendmsg", 3)];
+/// None that the agent makes, which is traced as well.
+const OF_LDA: &[(&str, usize)] = &[("pwrite64", 4), ("fsync", 2), ("sendmsg", 4)];
+const OF_LMTP: &[(&str, usize)] = &[("pwrite64", 4), ("sendmsg", 2), ("write", 3), ("sendto", 3)];
 
 /// All steps of one call, with a server of their own, as a helper that dies again and again comes back later and later;
 /// how often it was killed.
-fn killed_in(delivery: &str, strace: &PathBuf, call: &str, most: usize) -> usize {
-    let server = setup(Setup::new(), delivery).start();
+fn killed_in(case: Case, strace: &PathBuf, call: &str, most: usize) -> usize {
+    let setup = Setup::new();
+    let delivery = case.delivery(&setup);
+    let server = self::setup(setup, &delivery).start();
     let mut told = BTreeSet::new();
-    let killed = (1..=most).filter(|&nth| killed_at(&server, strace, call, nth, nth, &mut told));
+    let killed = (1..=most).filter(|&nth| killed_at(&server, strace, call, nth, case.number(nth), &mut told));
     let killed = killed.count();
     let _ = server.working_half("delivery");
     let state = server.state();
     assert!(wait_until(|| spooled(&state) == 0), "{}", server.said());
     let found = find(&state);
-    for number in 1..=most {
+    for number in (1..=most).map(|nth| case.number(nth)) {
         for mailbox in mailboxes(number) {
             let copies = found.copies.get(&(number, mailbox.to_owned())).copied().unwrap_or(0);
             let ids = found.ids.get(&number);

@@ -484,7 +484,10 @@ fn without_space_in_the_spool_the_sender_keeps_the_message() {
         return;
     }
     let directory = shared();
-    let path = agent(directory.path(), r#"cat >/dev/null; [ -e "$d/refuse" ] && exit 67; exit 75"#);
+    let path = agent(
+        directory.path(),
+        r#"cat >/dev/null; [ -e "$d/refuse" ] && exit 67; exit 75"#,
+    );
     let setup = setup(&["a", "b"], &lda(&path, "acknowledge: spooled"));
     let Some(small) = Small::mount(&setup.state(), "1m") else {
         common::skip(NAME, "cannot mount a file system");
@@ -508,12 +511,19 @@ fn without_space_in_the_spool_the_sender_keeps_the_message() {
     assert!(big.code == 452 && big.text().starts_with("4.3.1"), "staged: {big:?}");
     let filler = state.join("filler");
     let fill = || {
-        let mut file = fs::OpenOptions::new().create(true).append(true).open(&filler).expect("filler");
+        let mut file = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&filler)
+            .expect("filler");
         while file.write_all(&[0; 4096]).is_ok() {}
     };
     fill();
     let inline = client.deliver(FROM, &["a@example.com", "b@example.com"], &text("inline", 1_000));
-    assert!(inline.code == 452 && inline.text().starts_with("4.3.1"), "inline: {inline:?}");
+    assert!(
+        inline.code == 452 && inline.text().starts_with("4.3.1"),
+        "inline: {inline:?}"
+    );
     assert_eq!(entries("spool"), kept, "nothing of those that were refused stays");
     // The agent refuses for good now, and there is no room to keep what it refuses.
     fill();

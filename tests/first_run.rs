@@ -77,7 +77,12 @@ fn start(test: &str, setup: Setup) -> Option<Server> {
 fn assert_delivers_below(server: &Server, state: &Path) {
     let said = server.said();
     let mail = format!("mail goes to {}/mail/<domain>/<local part>/", state.display());
-    for words in ["listening on 127.0.0.1:8025", "listening on [::1]:8025", &mail, "example.com"] {
+    for words in [
+        "listening on 127.0.0.1:8025",
+        "listening on [::1]:8025",
+        &mail,
+        "example.com",
+    ] {
         assert!(said.contains(words), "no {words:?} in: {said}");
     }
     for address in LOOPBACKS {
@@ -165,7 +170,17 @@ fn roots_mail_goes_below_var_lib() {
     }
     let own = r#"mount --bind "$1" /var/lib && shift && exec "$@""#;
     let lib_name = lib.to_str().expect("UTF-8").to_owned();
-    let setup = setup.under(["unshare", "-m", "--propagation", "private", "sh", "-c", own, "sh", &lib_name]);
+    let setup = setup.under([
+        "unshare",
+        "-m",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        own,
+        "sh",
+        &lib_name,
+    ]);
     let Some(server) = start(name, setup.as_cloned(&home)) else {
         return;
     };

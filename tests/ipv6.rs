@@ -136,7 +136,8 @@ fn a_whole_network_is_one_source() {
 /// Listens on both families by one name, at a port that is free on both.
 fn by_name(name: &str) -> Server {
     let setup = Setup::new();
-    let free = |port: &u16| TcpListener::bind((LOOPBACK, *port)).is_ok() && TcpListener::bind(("0.0.0.0", *port)).is_ok();
+    let free =
+        |port: &u16| TcpListener::bind((LOOPBACK, *port)).is_ok() && TcpListener::bind(("0.0.0.0", *port)).is_ok();
     let port = std::iter::repeat_with(|| Setup::new().port()).take(50).find(free);
     let port = port.expect("a port that is free on both families");
     let text = format!(
@@ -150,7 +151,9 @@ fn by_name(name: &str) -> Server {
 /// What it says it listens on, in order.
 fn listening(server: &Server) -> Vec<String> {
     let said = server.said();
-    let lines = said.lines().filter_map(|line| line.strip_prefix("rsmtpd: listening on "));
+    let lines = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("rsmtpd: listening on "));
     lines.map(str::to_owned).collect()
 }
 
@@ -184,7 +187,10 @@ fn localhost_is_both_loopbacks_and_nothing_else() {
     }
     let server = by_name("localhost");
     let port = server.address().port();
-    assert_eq!(listening(&server), [format!("127.0.0.1:{port}"), format!("[::1]:{port}")]);
+    assert_eq!(
+        listening(&server),
+        [format!("127.0.0.1:{port}"), format!("[::1]:{port}")]
+    );
     assert_takes(&server, "127.0.0.1");
     assert_takes(&server, "::1");
     assert_eq!(server.mail("test@example.com").len(), 2);

@@ -381,7 +381,10 @@ fn crashes_throttle_forking() {
         }
         assert!(wait_until(|| alive().is_some_and(|worker| worker.pid != victim)));
         let waited = killed.elapsed();
-        assert!(waited >= least, "forked {waited:?} after crash {round}, {least:?} expected");
+        assert!(
+            waited >= least,
+            "forked {waited:?} after crash {round}, {least:?} expected"
+        );
         assert!(waited < least * 2 + PATIENCE / 4, "forked only after {waited:?}");
     }
     assert!(wait_until(|| server.connect().reply().code == 220), "it goes on");
@@ -639,7 +642,11 @@ fn a_long_list_of_recipients_is_shared() {
         });
         files.insert(found.unwrap_or_else(|| panic!("no shared mapping of {} octets in:\n{maps}", names.len())));
         let own = written(worker.pid);
-        assert!(own < names.len() / 2, "{own} octets of its own beside a list of {}", names.len());
+        assert!(
+            own < names.len() / 2,
+            "{own} octets of its own beside a list of {}",
+            names.len()
+        );
     }
     assert_eq!(files.len(), 1, "one file in all workers: {files:?}");
 }

@@ -263,7 +263,9 @@ fn several_privileged_listeners_of_both_families() {
     let setup = reachable(Setup::new());
     let free = |port: &u16| {
         let wildcards = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
-        wildcards.into_iter().all(|address| TcpListener::bind((address, *port)).is_ok())
+        wildcards
+            .into_iter()
+            .all(|address| TcpListener::bind((address, *port)).is_ok())
     };
     // Beyond those that other tests take, from the top.
     let mut ports = (600..700).rev().filter(free);
@@ -275,7 +277,10 @@ fn several_privileged_listeners_of_both_families() {
         (Ipv6Addr::LOCALHOST, second).into(),
         (Ipv4Addr::LOCALHOST, second).into(),
     ];
-    let mut text = format!("server_name: mail.example.com\nstate: {}\nlisteners:\n", setup.state().display());
+    let mut text = format!(
+        "server_name: mail.example.com\nstate: {}\nlisteners:\n",
+        setup.state().display()
+    );
     for socket in sockets {
         text += &format!("  - {{address: \"{}\", port: {}}}\n", socket.ip(), socket.port());
     }
@@ -284,10 +289,17 @@ fn several_privileged_listeners_of_both_families() {
     let by_name = processes(&server, 8);
     assert_eq!(assert_dropped(&by_name)["rsmtpd: worker"], USERS[0].1);
     for (count, socket) in (1..).zip(sockets) {
-        assert!(server.said().contains(&format!("listening on {socket}\n")), "{}", server.said());
+        assert!(
+            server.said().contains(&format!("listening on {socket}\n")),
+            "{}",
+            server.said()
+        );
         let stream = TcpStream::connect(socket).unwrap_or_else(|e| panic!("{socket}: {e}"));
         let mut client = Client::over(stream);
-        assert_eq!((client.reply().code, client.command("EHLO client.example").code), (220, 250));
+        assert_eq!(
+            (client.reply().code, client.command("EHLO client.example").code),
+            (220, 250)
+        );
         let reply = client.deliver("a@example.org", &["test@example.com"], b"Subject: x\r\n\r\ntext\r\n");
         assert_eq!(reply.code, 250, "{socket}: {reply:?}");
         assert_eq!(server.mail("test@example.com").len(), count);

@@ -513,7 +513,10 @@ fn a_hundred_reloads_under_load_lose_nothing() {
         assert!(text.contains(&workers), "{text}");
         server.setup().write("rsmtpd.yaml", &text);
         let enough = (round + 1) * MESSAGES / 100;
-        assert!(wait_until(|| taken.load(Ordering::SeqCst) >= enough), "the senders do not get on");
+        assert!(
+            wait_until(|| taken.load(Ordering::SeqCst) >= enough),
+            "the senders do not get on"
+        );
         // Every fourth time delivery has something to read as well.
         let writers = 4 + round / 4 % 5;
         server

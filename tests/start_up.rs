@@ -328,11 +328,19 @@ fn each_worker_has_its_limits() {
         let [_, own] = limits_of(nix::unistd::getpid().as_raw(), name);
         let limit = own.parse().map_or(limit, |own: u64| own.min(limit)).to_string();
         // A spare takes them on as it begins.
-        let all = || busy_and_spare().into_iter().map(|pid| limits_of(pid, name)).collect::<Vec<_>>();
+        let all = || {
+            busy_and_spare()
+                .into_iter()
+                .map(|pid| limits_of(pid, name))
+                .collect::<Vec<_>>()
+        };
         let bounded = || all().iter().all(|both| *both == [limit.as_str(); 2]);
         assert!(wait_until(bounded), "{name}: {limit} expected, {:?}", all());
         let [_, master] = limits_of(server.pid(), name);
-        assert!(master != limit || own == limit, "{name} is bounded for the master already");
+        assert!(
+            master != limit || own == limit,
+            "{name} is bounded for the master already"
+        );
     }
 }
 

@@ -218,7 +218,12 @@ fn no_profile_is_left_out() {
     let made: BTreeSet<&str> = text
         .split("    pub fn ")
         .skip(1)
-        .filter_map(|rest| rest.split_once('{')?.0.contains("-> Profile").then_some(rest.split_once('(')?.0))
+        .filter_map(|rest| {
+            rest.split_once('{')?
+                .0
+                .contains("-> Profile")
+                .then_some(rest.split_once('(')?.0)
+        })
         .collect();
     let own = fs::read_to_string(root().join("tests/systemd.rs")).expect("this file");
     let (_, looked_at) = own.split_once("fn lacking(").expect("the list");

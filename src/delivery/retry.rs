@@ -212,7 +212,9 @@ mod tests {
     fn waits_double_up_to_the_longest() {
         let waits = |first: u64, longest: u64| -> Vec<u64> {
             let [first, longest] = [first, longest].map(Duration::from_secs);
-            (0..9).map(|attempts| wait_after(attempts, first, longest).as_secs()).collect()
+            (0..9)
+                .map(|attempts| wait_after(attempts, first, longest).as_secs())
+                .collect()
         };
         assert_eq!(waits(60, 3_600), [60, 120, 240, 480, 960, 1_920, 3_600, 3_600, 3_600]);
         assert_eq!(waits(1, 1), [1; 9]);

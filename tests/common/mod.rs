@@ -358,7 +358,11 @@ impl Setup {
         if self.cloned {
             command.current_dir(root()).env_remove("XDG_STATE_HOME");
         } else {
-            command.arg("-c").arg(self.config()).args(&self.arguments).arg(subcommand);
+            command
+                .arg("-c")
+                .arg(self.config())
+                .args(&self.arguments)
+                .arg(subcommand);
             command.current_dir(self.directory.path());
         }
         command
