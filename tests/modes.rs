@@ -1,4 +1,5 @@
-//! The three modes as the README shows them: the very lines of its blocks, served by the real binary.
+//! The three modes as the README, the manual and the shipped worker.yaml show them: the very lines of their blocks, which are
+//! the same, served by the real binary.
 
 mod common;
 
@@ -8,6 +9,23 @@ use common::{Client, Server, Setup, root};
 use std::fs;
 use std::net::SocketAddr;
 
+/// The block of a mode in the shipped worker.yaml, no longer commented out.
+fn uncommented(mode: &str) -> Vec<String> {
+    let shipped = fs::read_to_string(root().join("config/worker.yaml")).expect("worker.yaml");
+    let chooses = format!("#   command_handler: {mode}");
+    let blocks = shipped
+        .split("\n#\n")
+        .filter(|block| block.lines().any(|line| line == chooses));
+    let blocks: Vec<&str> = blocks.collect();
+    assert_eq!(blocks.len(), 1, "worker.yaml does not show {mode} once");
+    let lines = blocks.iter().flat_map(|block| block.lines());
+    let shown = lines.skip_while(|line| !line.starts_with("#   "));
+    shown
+        .map_while(|line| line.strip_prefix("#   "))
+        .map(str::to_owned)
+        .collect()
+}
+
 /// The block of a mode: what it writes, by file, in order.
 fn files_of(mode: &str) -> Vec<(String, String)> {
     let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
@@ -16,6 +34,7 @@ fn files_of(mode: &str) -> Vec<(String, String)> {
     let block = entry.lines().skip_while(|line| !line.starts_with("      "));
     let lines: Vec<&str> = block.map_while(|line| line.strip_prefix("      ")).collect();
     assert!((2..=5).contains(&lines.len()), "{mode}: {lines:?}");
+    assert_eq!(uncommented(mode), lines, "worker.yaml");
     let manual = fs::read_to_string(root().join("man/rsmtpd.8")).expect("rsmtpd.8");
     let shown = format!("\n.Bd -literal -offset indent\n{}\n.Ed\n", lines.join("\n"));
     assert!(manual.contains(&shown), "rsmtpd.8 does not show\n{shown}");

@@ -9,6 +9,7 @@ use common::certificates::{self, ECDSA};
 use common::dns::{Dns, Says};
 use common::secure::{Secure, hear, say, starttls};
 use common::{Client, Server, Setup, skip, tool, wait_until};
+use rsmtpd::cli::from_python::DEVIATIONS;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -736,10 +737,98 @@ fn every_deviation_is_listed() {
         for words in ["mail_spool_dir is not used", "the last reply counts", "in general:"] {
             assert!(said.contains(words), "{words}: {said}");
         }
-        for (number, name, _) in FAULTS {
-            assert!(said.contains(&format!("  {number}. original: ")), "{number} {name}");
-        }
+        shows_every_one(&said);
     }
     let (success, said) = listed(&common::root().join("config"));
-    assert!(success && said.contains("  1. original: "), "{said}");
+    assert!(success, "{said}");
+    shows_every_one(&said);
+}
+
+fn shows_every_one(said: &str) {
+    for (one, number) in DEVIATIONS.iter().zip(1..) {
+        let (original, here, why) = (one.original, one.here, one.why);
+        let shown = format!("  {number}. original: {original}\n     here: {here}\n     why: {why}\n");
+        assert!(said.contains(&shown), "{shown}\n{said}");
+    }
+}
+
+/// Words by which the deviation that is about a fault can be told from all others: of what the original did, and of what
+/// happens here.
+const WORDS: [(u32, &str, &str); 30] = [
+    (1, "second message of a connection", "any number of messages"),
+    (2, "dots doubled", "taken out"),
+    (3, "a dot before a bare line feed", "only <CR><LF>.<CR><LF>"),
+    (4, "after a refused MAIL", "503"),
+    (5, "one recipient accepted for research", "quarantine"),
+    (6, "RSET, NOOP and HELP", "they work"),
+    (7, "<postmaster>, address literals", "understood"),
+    (8, "after STARTTLS it was offered again", "before TLS is forgotten"),
+    (9, "any part of the name", "whole labels"),
+    (10, "each line with 8-bit octets", "every octet"),
+    (11, "dovecot-lda was told the mailbox alone", "original recipient"),
+    (12, "SIZE above the limit", "552"),
+    (13, "nothing timed out", "limits for errors"),
+    (14, "more than 32 KiB", "500 for a command"),
+    (15, "cut off", "written whole"),
+    (16, "only IPv4", "both families"),
+    (17, "waited for name servers", "a process of its own asks"),
+    (18, "supplementary groups", "no process with user id 0"),
+    (19, "shared by all connections", "belongs to its connection"),
+    (20, "failed had no opinion", "451"),
+    (21, "faults in the messages of the log", "names handler, file, line"),
+    (22, "without a name were accepted", "501"),
+    (23, "552 closed", "may go on"),
+    (24, "sent ahead", "for every one"),
+    (25, "extensions that it could not carry", "what is carried"),
+    (26, "numbers or text", "one value"),
+    (27, "/var/tmp", "mode 0600"),
+    (28, "external filter", "not yet available"),
+    (29, "SPF softfail", "no opinion"),
+    (30, "three words anywhere", "RFC 3464"),
+];
+
+/// The same of those that are about no fault.
+const OTHERS: [(&str, &str); 18] = [
+    ("default port always replaced", "nothing else does"),
+    ("unknown arguments and keys", "file, line and column"),
+    ("a missing key fell back", "one default"),
+    ("~/.rsmtpd was never found", "that is an error"),
+    ("log_path and background", "they work"),
+    ("in one file for a whole disk", "by the logger"),
+    ("MAIL without FROM: and RCPT without TO: were answered 504", "501"),
+    ("STARTTLS without a certificate", "502"),
+    ("in another order each time, and BDAT", "CHUNKING"),
+    ("bare carriage returns and line feeds", "line_endings"),
+    ("a proxy that lost the server behind it answered 500", "421"),
+    ("ETRN and XFORWARD", "502 where the command is known, else 500"),
+    ("EHLO inside TLS", "asked anew"),
+    ("a proxy said nothing of its own", "XCLIENT"),
+    ("no chain file", "each is an error"),
+    ("maximum_message_size_in_mb of 0 or less meant 8 MiB", "1 to 1024"),
+    ("a key that stood twice", "it is an error"),
+    ("any class of any Python module", "any other is an error"),
+];
+
+#[test]
+fn every_deviation_is_about_what_it_says() {
+    let only = |words: &str| {
+        let found: Vec<_> = DEVIATIONS.iter().filter(|one| one.original.contains(words)).collect();
+        assert_eq!(found.len(), 1, "{words}: {found:?}");
+        found[0]
+    };
+    let about = |faults: &[u32], original: &str, here: &str| {
+        let one = only(original);
+        assert!(
+            one.faults == faults && one.here.contains(here) && !one.why.is_empty(),
+            "{faults:?}: {one:?}"
+        );
+    };
+    assert_eq!(DEVIATIONS.len(), WORDS.len() + OTHERS.len());
+    for ((number, original, here), (fault, name, _)) in WORDS.iter().zip(FAULTS) {
+        assert_eq!(number, fault, "{name}");
+        about(&[*number], original, here);
+    }
+    for (original, here) in OTHERS {
+        about(&[], original, here);
+    }
 }

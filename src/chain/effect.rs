@@ -18,9 +18,10 @@ pub enum Effect {
     /// From MAIL on: takes every header field of this name out of the message as it came.
     RemoveField(FieldName),
     /// The reply waits so long; of several the longest counts, four minutes at most. A message that was taken is
-    /// acknowledged without delay: the client might give up and send it again (RFC 1047).
+    /// acknowledged without delay: the client might give up and send it again (RFC 1047). Where the command goes to the
+    /// server behind a proxy it is the command that waits, and never goes there if the connection breaks meanwhile.
     Delay(Duration),
-    /// As [`Effect::Delay`], but the time passes between the octets of the reply, so long after each.
+    /// As [`Effect::Delay`], but the time passes between the octets of the reply, always, so long after each.
     Stutter(Duration),
     /// From MAIL on: puts a word on the message, for its line in the log.
     Label(String),

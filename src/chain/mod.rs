@@ -43,8 +43,8 @@ pub use logging::Logged;
 pub use opinion::{Evidence, Outcome};
 pub use outcome::{Message, Refusal, Taken};
 pub use ports::{
-    BackEndLost, BackEndPatience, BackEndPort, BackEndTls, BackEndWay, BodySink, DeliveryError, DeliveryPort, Nowhere,
-    Ports, RecordError, Records, ResolverPort, TlsPort,
+    BackEndLost, BackEndPatience, BackEndPort, BackEndTls, BackEndWay, BodySink, ClientGone, DeliveryError,
+    DeliveryPort, Nowhere, PausePort, Ports, RecordError, Records, ResolverPort, TlsPort,
 };
 pub use settings::Settings;
 

@@ -1,5 +1,5 @@
 //! What the conversation needs from its surroundings: the way to delivery, a place for the body, the server behind a
-//! proxy, the DNS, a way to TLS, the time.
+//! proxy, the DNS, a way to TLS, the time and its passing.
 
 use std::io;
 use std::time::Duration;
@@ -213,6 +213,26 @@ impl ResolverPort for Nowhere {
     }
 }
 
+impl PausePort for Nowhere {
+    fn pause(&mut self, _: Duration) -> Result<(), ClientGone> {
+        Ok(())
+    }
+}
+
+/// The client's connection broke while it waited; the session is over, and nobody is to hear of its command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientGone;
+
+/// The session's time.
+pub trait PausePort {
+    /// Lets time pass, less of it where the session or the daemon has to end before; what was answered before is not held
+    /// back with it.
+    ///
+    /// # Errors
+    /// There is nobody any more to go on for.
+    fn pause(&mut self, time: Duration) -> Result<(), ClientGone>;
+}
+
 /// The way to the keeper of private keys.
 pub trait TlsPort {
     /// Whether a handshake can begin: somebody is there who would sign.
@@ -236,6 +256,8 @@ pub struct Ports<'a> {
     pub records: &'a mut dyn Records,
     /// The way to a handshake.
     pub tls: &'a mut dyn TlsPort,
+    /// The session's time.
+    pub pause: &'a mut dyn PausePort,
     /// Unix time in microseconds.
     pub now: i64,
 }

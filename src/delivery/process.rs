@@ -1,7 +1,8 @@
 //! The working process: a dispatcher on the control channel, a fixed pool of threads on all doors.
 //!
 //! All writers share one epoll; a door is armed for one event at a time, so one message of it is under way at once
-//! and no thread is bound to a door. Slow agents have threads of their own ([`super::agents`]).
+//! and no thread is bound to a door. Slow agents have threads of their own ([`super::agents`]); while one of them has a
+//! message, its door is armed to see whether another is sent, so that two threads may hear of that one: none waits for it.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -264,14 +265,16 @@ fn write(shared: &Arc<Shared>, slot: &Slot) {
         }
         // Whoever sends before he has read an answer does not read; or that was to a worker which had the door before and
         // is gone. What is there now is not read here: its sender sees so, and goes to another door.
-        if socket::has_unread(&door.channel) {
+        if socket::has_unread(&door.channel) && socket::has_input(&door.channel) {
             shared.log(Level::Error, door.holder.note(Event::new("unread")));
             shared.close(&door);
             continue;
         }
-        match door.channel.receive() {
+        match door.channel.receive_nowait() {
             Ok((request, None)) => writer::serve(shared, slot, &door, request),
             Ok((_, Some(_))) => shared.close(&door),
+            // Another thread has it, and arms the door again.
+            Err(Fault::WouldBlock) => {}
             Err(fault) => {
                 if !matches!(fault, Fault::Closed) {
                     let event = door.holder.note(Event::new("door-broken"));

@@ -30,7 +30,7 @@ pub enum ToLogger {
     Sync,
 }
 
-/// At most [`TOGETHER`] lines; more are no value, and are not read.
+/// At most [`TOGETHER`] lines; more are no value.
 fn few<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(u8, String)>, D::Error> {
     struct Few;
     impl<'de> Visitor<'de> for Few {

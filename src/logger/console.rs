@@ -13,7 +13,8 @@ use nix::sys::stat::{SFlag, fstat};
 /// How long a reader may take to make room.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// So many octets find room where there is any (PIPE_BUF, pipe(7)).
+/// So many octets find room in a pipe or a socket where there is any (PIPE_BUF, pipe(7)); a terminal may take fewer, and
+/// its reader then be waited for.
 const PIECE: usize = 4096;
 
 /// What is known of the reader.

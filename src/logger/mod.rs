@@ -26,6 +26,7 @@ use allowance::Allowance;
 use crate::helper::{Seat, Turn};
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::{FromHelper, ToHelper};
+use crate::ipc::frame;
 use crate::ipc::log::ToLogger;
 use crate::ipc::record::{FromLogger, Record};
 use crate::log::{Event, Level};
@@ -51,6 +52,8 @@ struct Speaker {
     door: Door,
     /// The process that spoke last.
     pid: u32,
+    /// It said what is not understood: nothing of it counts any more, but of the next one.
+    is_muted: bool,
     records: records::Door,
     /// Of a worker's lines; those of other processes are as many as the work they do for all.
     allowance: Option<Allowance>,
@@ -62,10 +65,20 @@ impl Speaker {
         if let Some(sender) = sender.filter(|sender| *sender != self.pid) {
             self.is_gone(files, sink);
             self.pid = sender;
+            self.is_muted = false;
             self.records = records::Door::default();
             if let Some(allowance) = &mut self.allowance {
                 *allowance = Allowance::new(Instant::now());
             }
+        }
+    }
+
+    /// What it said is not understood.
+    fn mute(&mut self, why: &frame::Fault, sink: &mut Sink) {
+        if !std::mem::replace(&mut self.is_muted, true) {
+            let event = Event::new("not-understood").field("pid", self.pid);
+            let line = event.quoted("reason", why.to_string().as_bytes()).text();
+            sink.write(Level::Warning, std::process::id(), &line);
         }
     }
 
@@ -248,6 +261,7 @@ impl Logger {
             Speaker {
                 door,
                 pid: pid.unsigned_abs(),
+                is_muted: false,
                 records: records::Door::default(),
                 allowance: (worker != 0).then(|| Allowance::new(Instant::now())),
             },
@@ -275,14 +289,19 @@ impl Logger {
             let (said, sender) = match speaker.door.receive_signed_nowait() {
                 Ok(heard) => heard,
                 Err(Fault::WouldBlock) => return taken > 0,
-                Err(fault) => {
-                    self.left(number, Some(fault).filter(|fault| !matches!(fault, Fault::Closed)));
+                // Whose it was, nobody knows.
+                Err(Fault::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                    (Err(frame::Fault::TooLong), None)
+                }
+                Err(_) => {
+                    self.left(number);
                     return taken > 0;
                 }
             };
             speaker.is_now(sender, &mut self.files, &mut self.sink);
             taken += 1;
             match said {
+                _ if speaker.is_muted => {}
                 Ok(ToLogger::Line { level, text }) => speaker.write(self.threshold, level, &text, &mut self.sink),
                 Ok(ToLogger::Lines(lines)) => {
                     taken += lines.len().saturating_sub(1);
@@ -292,30 +311,19 @@ impl Logger {
                 }
                 Ok(ToLogger::Record(record)) => speaker.record(record, &mut self.files, &mut self.sink),
                 Ok(ToLogger::Sync) => speaker.answer(),
-                Err(fault) => {
-                    self.left(number, Some(fault.into()));
-                    return true;
-                }
+                // Another may have the door after it, and is to be heard.
+                Err(fault) => speaker.mute(&fault, &mut self.sink),
             }
         }
         self.ready.insert(number);
         true
     }
 
-    /// A speaker is gone, or no longer heard for this reason.
-    fn left(&mut self, number: usize, why: Option<Fault>) {
+    /// A speaker is gone.
+    fn left(&mut self, number: usize) {
         let Some(mut speaker) = self.speakers.remove(&number) else {
             return;
         };
-        if let Some(why) = why {
-            let mut event = Event::new("door-closed");
-            // Of what could not even be received nobody knows who sent it.
-            if matches!(why, Fault::Frame(_)) {
-                event = event.field("pid", speaker.pid);
-            }
-            let line = event.quoted("reason", why.to_string().as_bytes()).text();
-            self.sink.write(Level::Warning, std::process::id(), &line);
-        }
         speaker.is_gone(&mut self.files, &mut self.sink);
     }
 }
@@ -441,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn who_says_too_much_at_once_is_heard_no_longer_and_named() {
+    fn who_says_too_much_at_once_is_heard_no_longer_and_named_but_the_next_one_is() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         let (mut logger, doors) = logger(&path, &[7, 8]);
@@ -449,18 +457,23 @@ mod tests {
         logger.speakers.get_mut(&0).unwrap().pid = 4_000_000;
         let many = ToLogger::Lines(vec![(Level::Info as u8, String::new()); TOGETHER + 1]);
         doors[0].send_nowait(&many, &[]).unwrap();
+        socket::send_frame(&doors[0], &vec![1; frame::MAXIMUM + 1], &[]).unwrap();
+        doors[0].send_nowait(&together(), &[]).unwrap();
         doors[1].send_nowait(&together(), &[]).unwrap();
         for speaker in 0..2 {
             logger.hear_speaker(speaker);
         }
+        // The signature of the next one differs.
+        logger.speakers.get_mut(&0).unwrap().pid = 4_000_001;
+        doors[0].send_nowait(&together(), &[]).unwrap();
+        logger.hear_speaker(0);
         logger.sink.flush();
-        assert!(doors[0].send_nowait(&together(), &[]).is_err(), "closed");
         let text = std::fs::read_to_string(&path).unwrap();
         let (first, others) = text.split_once('\n').unwrap();
         let pid = std::process::id();
-        let wanted = format!(" warning rsmtpd[{pid}]: event=door-closed pid={pid} reason=\"frame is malformed\"");
+        let wanted = format!(" warning rsmtpd[{pid}]: event=not-understood pid={pid} reason=\"frame is malformed\"");
         assert!(first.ends_with(&wanted), "{first}");
-        assert_eq!(others.lines().count(), TOGETHER, "{text}");
+        assert_eq!(others.lines().count(), 2 * TOGETHER, "{text}");
     }
 
     #[test]

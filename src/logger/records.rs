@@ -1,7 +1,7 @@
 //! Files of records: appended to as workers ask, in directories that were opened at the start and nowhere else.
 //!
-//! Nothing that a worker says is believed but the size that a file may have: names are flat, files ours and not the log. A record is in its file whole or not
-//! at all. What cannot be written is lost, and said to whoever asks.
+//! Nothing that a worker says is believed but the size that a file may have: names are flat, files ours and not the log. A
+//! record is in its file whole or not at all. What cannot be written is lost, and said to whoever asks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;

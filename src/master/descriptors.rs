@@ -14,6 +14,14 @@ pub const MASTER_DESCRIPTORS: RawFd = socket::FIRST_CONTROL;
 /// Workers on their way are lent descriptors below this: the master needs two more to make what another one is to have.
 pub(super) const LENT: RawFd = socket::FIRST_SHARED - 2;
 
+/// Descriptors numbered as shared that each worker has of its own: its Link, its voice, two doors.
+const OF_EACH_WORKER: RawFd = 4;
+
+/// Whether a worker that has all shared numbers up to this one finds room for those of its own.
+pub(super) fn leaves_room(fd: &impl AsRawFd) -> bool {
+    fd.as_raw_fd() + OF_EACH_WORKER < socket::CLIENT_FD
+}
+
 /// Whether the sandbox lets nobody give this descriptor another number.
 pub(super) fn is_fixed(fd: &OwnedFd) -> bool {
     (socket::FIRST_SHARED..socket::FIRST_CONTROL).contains(&fd.as_raw_fd())
@@ -60,6 +68,17 @@ pub(super) fn raised_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 mod tests {
     use super::*;
     use crate::sys::{in_full_master, process::Ended};
+
+    #[test]
+    fn a_worker_finds_room_behind_the_last_shared_number() {
+        let (end, _other) = socket::seqpacket_pair().unwrap();
+        let numbered = |number| socket::duplicate_at_least(&end, number).unwrap();
+        let last = numbered(58);
+        if last.as_raw_fd() == 58 {
+            assert!(leaves_room(&last));
+        }
+        assert!(!leaves_room(&numbered(59)));
+    }
 
     #[test]
     fn pairs_are_had_where_the_low_numbers_are_used_up() {

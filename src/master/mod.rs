@@ -202,7 +202,7 @@ impl Master {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 other => other?,
             }
-            // Deaths first: delivery is to see one before it has an answer for whoever died.
+            // Deaths first, as far as they are known: delivery is to see one before it has an answer for whoever died.
             if events.iter().any(|event| event.token() == SIGNALS) {
                 self.hear_signals();
             }

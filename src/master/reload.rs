@@ -17,7 +17,7 @@ use crate::sys::socket;
 use crate::worker::refuse;
 use crate::worker::served::Served;
 
-use super::descriptors::{MASTER_DESCRIPTORS, raised};
+use super::descriptors::{MASTER_DESCRIPTORS, leaves_room, raised};
 use super::{Master, pool_sizes, start_keeper, startup};
 
 /// How long the master waits for the keeper; spares serve meanwhile.
@@ -45,8 +45,8 @@ impl Listener {
         }
         let closer = socket::duplicate_at_least(&fd, MASTER_DESCRIPTORS).map_err(refused)?;
         let fd = socket::move_fd_at_least(fd, socket::FIRST_SHARED).map_err(refused)?;
-        if fd.as_raw_fd() >= socket::CLIENT_FD {
-            return Err("too many addresses to listen on".into());
+        if !leaves_room(&fd) {
+            return Err("too many addresses to listen on: expected at most 28".into());
         }
         Ok(Listener {
             named,

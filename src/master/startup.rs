@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ use crate::sys::{arena, detach, process, sandbox, signals, socket};
 use nix::fcntl::AtFlags;
 
 use super::Ready;
-use super::descriptors::{MASTER_DESCRIPTORS, raised_pair};
+use super::descriptors::{MASTER_DESCRIPTORS, leaves_room, raised_pair};
 use super::helpers::{Helper, Helpers};
 use super::workers::{REUSED, SIGNALS};
 use super::{start_broker, start_delivery, start_keeper};
@@ -51,8 +51,6 @@ pub struct Misconfigured(String);
 /// Descriptors of one process beside those of its workers: its own, those of workers that are being forked, files under
 /// way.
 const DESCRIPTORS: u64 = 256;
-/// Descriptors numbered as shared that each worker has beside listeners: its Link, its voice, two doors.
-const OF_EACH_WORKER: i32 = 4;
 /// Processes of a user beside its workers: helpers, and agents under way.
 const PROCESSES: u64 = 16;
 
@@ -137,7 +135,7 @@ pub fn start(served: Served, directory: OwnedFd, plan: &Plan) -> Result<Ready> {
 /// user.
 fn inotify(directory: &OwnedFd) -> Option<Inotify> {
     let found = config::reports_changes(directory.as_fd()).then(|| Inotify::new(MASTER_DESCRIPTORS).ok())??;
-    (found.sign().as_raw_fd() + OF_EACH_WORKER < socket::CLIENT_FD).then_some(found)
+    leaves_room(&found.sign()).then_some(found)
 }
 
 /// What the master and the workers may read: the configuration, and the files that it names to be read with it.
@@ -181,8 +179,10 @@ fn bind(served: &Served) -> Result<(Vec<OwnedFd>, Vec<OwnedFd>, Vec<SocketAddr>)
             socket::listen(address, socket::BACKLOG).with_context(|| format!("cannot listen on {address}"))?;
         addresses.push(socket::local_addr(&listener)?);
         let listener = socket::move_fd_at_least(listener, socket::FIRST_SHARED)?;
-        if listener.as_raw_fd() >= socket::CLIENT_FD {
-            bail!(Misconfigured("too many addresses to listen on".to_owned()));
+        if !leaves_room(&listener) {
+            bail!(Misconfigured(
+                "too many addresses to listen on: expected at most 28".to_owned()
+            ));
         }
         closers.push(socket::duplicate_at_least(&listener, MASTER_DESCRIPTORS)?);
         listeners.push(listener);

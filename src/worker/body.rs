@@ -124,11 +124,17 @@ impl Delivery {
             }
         };
         let mut offers = 1;
+        let (id, recipients) = (commit.id.clone(), commit.recipients.len());
         loop {
             match door.commit(commit) {
                 // One replacement may follow the other while we wait for our turn on a busy machine.
                 Err(Error::Untaken(untaken)) if offers < OFFERS => commit = *untaken,
-                Err(error) => return Err(DeliveryError::new(error.to_string())),
+                // What came while we gave up counts; the door is closed then, which delivery sees.
+                Err(error) => {
+                    return door
+                        .late(&id, recipients)
+                        .map_err(|_| DeliveryError::new(error.to_string()));
+                }
                 Ok(outcome) => {
                     self.door = Some(door);
                     return Ok(outcome);

@@ -36,8 +36,10 @@ use super::transport::{Heard, Transport};
 
 mod header;
 mod secure;
+mod waiting;
 use header::Front;
 use secure::Keys;
+use waiting::Waiting;
 
 /// Size of the read buffer in octets; only pages that are read into cost anything.
 const BUFFER: usize = 64 * 1024;
@@ -96,6 +98,8 @@ struct Talk<'a> {
     begins_with_tls: bool,
     deadlines: Deadlines,
     out: Vec<u8>,
+    /// Why there is no client any more: its connection broke while a command was delayed.
+    lost: Option<io::Error>,
     link: &'a Link,
     log: &'a Log,
     in_body: bool,
@@ -163,6 +167,7 @@ fn prepare<'a>(
         begins_with_tls: served.tls(ends.listener) == ListenerTls::Implicit,
         deadlines: Deadlines::new(served.patience(), Instant::now()),
         out: Vec::with_capacity(1024),
+        lost: None,
         link,
         log,
         in_body: false,
@@ -302,6 +307,13 @@ impl Talk<'_> {
     fn with_ports<T>(&mut self, call: impl FnOnce(&mut Conversation<'_>, &mut Ports<'_>) -> T) -> T {
         let mut port = Rc::clone(&self.delivery);
         let mut resolver = Rc::clone(&self.broker);
+        let mut waiting = Waiting {
+            transport: &mut self.transport,
+            deadlines: &mut self.deadlines,
+            out: &mut self.out,
+            link: self.link,
+            lost: &mut self.lost,
+        };
         let mut ports = Ports {
             delivery: &mut port,
             body: &mut self.staging,
@@ -309,6 +321,7 @@ impl Talk<'_> {
             resolver: &mut resolver,
             records: &mut self.recorder,
             tls: &mut self.keys,
+            pause: &mut waiting,
             now: now_micros(),
         };
         call(&mut self.conversation, &mut ports)
@@ -317,6 +330,9 @@ impl Talk<'_> {
     /// Does what the conversation wants; a reason when it wants to end.
     fn act(&mut self, action: Action) -> io::Result<Option<&'static str>> {
         self.log.lines(action.log);
+        if let Some(error) = self.lost.take() {
+            return Err(error);
+        }
         self.report_client();
         if let Some(reply) = action.reply {
             trace_reply(self.log, &self.conversation.session().id, &reply);
@@ -373,25 +389,22 @@ impl Talk<'_> {
         Ok(())
     }
 
-    /// Lets time pass, unless the session's is over or the master wants to end.
-    fn pause(&mut self, time: Duration) -> io::Result<()> {
-        let until = (Instant::now() + time).min(self.deadlines.end());
-        while Instant::now() < until && self.link.order() != Order::Leave {
-            if self.transport.pause(until)? == Heard::Master {
-                self.link.listen();
-            }
+    fn waiting(&mut self) -> Waiting<'_> {
+        Waiting {
+            transport: &mut self.transport,
+            deadlines: &mut self.deadlines,
+            out: &mut self.out,
+            link: self.link,
+            lost: &mut self.lost,
         }
-        self.deadlines.answered(Instant::now());
-        Ok(())
+    }
+
+    fn pause(&mut self, time: Duration) -> io::Result<()> {
+        self.waiting().pass(time)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if !self.out.is_empty() {
-            self.transport.write(&self.out, self.deadlines.next())?;
-            self.out.clear();
-            self.deadlines.answered(Instant::now());
-        }
-        Ok(())
+        self.waiting().flush()
     }
 
     /// As [`Talk::flush`] before the end.

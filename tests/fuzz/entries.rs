@@ -655,6 +655,7 @@ macro_rules! ports {
             resolver: &mut Nowhere,
             records: &mut Lost,
             tls: $signer,
+            pause: &mut Nowhere,
             now: $now,
         }
     };

@@ -258,4 +258,44 @@ mod tests {
         assert_eq!(text.matches("] __OPEN__").count(), 1, "{text}");
         assert_eq!(text.matches("< 220 ").count(), 2, "{text}");
     }
+    /// A record of what a server in front says is told apart from one of what a proxy's header says.
+    #[test]
+    fn records_say_that_xclient_named_the_client() {
+        let log = "{handler: transaction_log, with: {log_path: /l, format: jsonl}}";
+        let list = format!("__OPEN__: [{{handler: greeting}}, {log}]\nEHLO: [{{handler: hello}}, {log}]");
+        let mut peer = Peer::in_front_of(&list);
+        codes(&mut peer, &[("EHLO front.example", "250"), (LINE, "220")]);
+        codes(&mut peer, &[("EHLO spike.example", "250"), ("STARTTLS", "220")]);
+        codes(&mut peer, &[("EHLO front.example", "250")]);
+        let (_, text) = peer.records();
+        let mark = r#","via":"192.0.2.7:4711","xclient":true,"#;
+        let marked = |line: &str| {
+            let spike = line.contains(r#""peer":"198.51.100.9:4712""#);
+            assert_eq!(line.contains(mark), spike, "{line}");
+            assert_eq!(line.contains("xclient\""), spike, "{line}");
+            spike
+        };
+        let all: Vec<bool> = text.lines().map(marked).collect();
+        assert!(all.len() > 6 && all.contains(&true), "{text}");
+        assert!(!all[0] && !all[all.len() - 1], "{text}");
+    }
+
+    #[test]
+    fn a_proxy_s_header_is_no_xclient() {
+        use crate::smtp::proxy_header::{Version, parse, write};
+        let log = "{handler: transaction_log, with: {log_path: /l, format: jsonl}}";
+        let wire = write(
+            Version::V2,
+            "198.51.100.1:7".parse().unwrap(),
+            "192.0.2.25:25".parse().unwrap(),
+        );
+        let header = parse(&wire).unwrap().unwrap().0;
+        let mut peer = Peer::behind(header, &format!("NOOP: [{{handler: noop}}, {log}]"));
+        codes(&mut peer, &[("NOOP", "250")]);
+        let (_, text) = peer.records();
+        assert!(
+            text.contains(r#""via":"192.0.2.7:4711""#) && !text.contains("xclient"),
+            "{text}"
+        );
+    }
 }

@@ -284,7 +284,7 @@ impl<'c> Conversation<'c> {
     pub fn close(&mut self, reason: &str, records: &mut dyn Records) -> Summary {
         let chain = self.chain;
         let (mut delivery, mut body, mut back_end, mut resolver) = (Nowhere, Nowhere, Nowhere, Nowhere);
-        let mut tls = Nowhere;
+        let (mut tls, mut pause) = (Nowhere, Nowhere);
         let ports = &mut Ports {
             delivery: &mut delivery,
             body: &mut body,
@@ -292,6 +292,7 @@ impl<'c> Conversation<'c> {
             resolver: &mut resolver,
             records,
             tls: &mut tls,
+            pause: &mut pause,
             now: self.now,
         };
         let reason = if self.quit { "quit" } else { reason };

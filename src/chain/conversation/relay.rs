@@ -1,6 +1,7 @@
 //! A session that is relayed to another server: its replies are the answers to whatever the chain has nothing against.
 //!
-//! What the protocol itself refuses, and what a handler refuses, the other server never hears of. The octets of a
+//! What the protocol itself refuses, and what a handler refuses, the other server never hears of; what a handler delays,
+//! it hears of when the time is over, unless the client's connection broke. The octets of a
 //! message go there as they come; its end only when everybody here agreed, and where somebody did not the connection
 //! is closed, so that the message never ends. A lost back end is 421, and the log says how far the session was.
 
@@ -15,7 +16,7 @@ use crate::chain::effect::Effect;
 use crate::chain::error::HandlerError;
 use crate::chain::handler::Passing;
 use crate::chain::outcome::relayed;
-use crate::chain::ports::Ports;
+use crate::chain::ports::{ClientGone, Ports};
 use crate::ipc::delivery::{Body, Commit};
 use crate::log::Level;
 use crate::session::{Exchange, Transaction, Verdict};
@@ -127,7 +128,21 @@ impl<'c> Conversation<'c> {
         }
     }
 
+    /// What handlers want to be delayed the other server hears of when the time is over, rather than the client of the
+    /// reply.
+    fn hold_back(&mut self, ports: &mut Ports<'_>) -> Result<(), ClientGone> {
+        let delay = std::mem::take(&mut self.hold.delay);
+        if delay.is_zero() {
+            return Ok(());
+        }
+        ports.pause.pause(delay)
+    }
+
     fn pass_on(&mut self, link: &'c Link, what: Passing, exchange: Option<&Exchange>, ports: &mut Ports<'_>) -> Answer {
+        if self.hold_back(ports).is_err() {
+            ports.back_end.give_up();
+            return (Verdict::Drop, None, Next::Close);
+        }
         let stage = match what {
             Passing::Client => Stage::Open,
             Passing::Command => exchange.map_or(Stage::Other, |exchange| stage_of(&exchange.command.verb)),

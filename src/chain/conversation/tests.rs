@@ -1,12 +1,14 @@
 //! Dialogues with fake ports: no sockets, the real receiver.
 
+use std::cell::RefCell;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::*;
 use crate::chain::{
-    BackEndLost, BackEndPort, BackEndTls, BackEndWay, BodySink, Chain, DeliveryError, DeliveryPort, Found, RecordError,
-    ResolverPort, TlsPort, configured, registry,
+    BackEndLost, BackEndPort, BackEndTls, BackEndWay, BodySink, Chain, ClientGone, DeliveryError, DeliveryPort, Found,
+    PausePort, RecordError, ResolverPort, TlsPort, configured, registry,
 };
 use crate::config::{ChainFile, Fault, Part};
 use crate::ipc::broker::{Answer, Question};
@@ -90,6 +92,8 @@ struct FakeBackEnd {
     /// An extension that it has no more.
     lacks: &'static str,
     said: Vec<String>,
+    /// As of [`FakePauses`].
+    order: Rc<RefCell<Vec<String>>>,
     text: Vec<u8>,
     taken: Vec<Vec<u8>>,
     /// Beginnings of lines, `OPEN` and `END`, and the replies to them; 0 is none.
@@ -99,6 +103,7 @@ struct FakeBackEnd {
 impl FakeBackEnd {
     fn answer(&mut self, line: &str, usual: u16) -> Result<Reply, BackEndLost> {
         self.said.push(line.to_owned());
+        self.order.borrow_mut().push(line.to_owned());
         let told = self.told.iter().find(|(start, _)| line.starts_with(start));
         match told.map_or(usual, |(_, code)| *code) {
             0 => {
@@ -169,6 +174,22 @@ impl BackEndPort for FakeBackEnd {
     fn give_up(&mut self) {
         self.open = false;
         self.text.clear();
+    }
+}
+
+/// Time that passes at once, and what the back end had heard by then.
+#[derive(Default)]
+struct FakePauses {
+    /// What happened: pauses as `pause SECONDS`, and what the back end heard.
+    order: Rc<RefCell<Vec<String>>>,
+    /// The client leaves while it waits.
+    left: bool,
+}
+
+impl PausePort for FakePauses {
+    fn pause(&mut self, time: Duration) -> Result<(), ClientGone> {
+        self.order.borrow_mut().push(format!("pause {}", time.as_secs()));
+        if self.left { Err(ClientGone) } else { Ok(()) }
     }
 }
 
@@ -263,6 +284,24 @@ fn build(text: &str, files: &[(&'static str, &str)]) -> (Chain, Vec<Fault>) {
     (chain, faults)
 }
 
+/// A chain that relays, with an entry in front that delays MAIL.
+pub(crate) fn relaying_slowly() -> Chain {
+    let text = "__DEFAULT__: [{handler: proxy}]\nMAIL: [{handler: proxy}]\n";
+    let mut faults = Vec::new();
+    let file = ChainFile::parse("chain.yaml", text, &registry::names(), &mut faults).expect("YAML");
+    let mut chain = Chain::build(&file, &Default::default(), &directory(), &mut faults);
+    assert_eq!(faults, []);
+    let judge = |_: &crate::chain::Context<'_>| {
+        Ok(crate::chain::Outcome::none().with(crate::chain::Effect::Delay(Duration::from_secs(200))))
+    };
+    verdicts::prepend(
+        &mut chain,
+        "MAIL",
+        verdicts::link("slow", crate::chain::Mode::Enforce, judge),
+    );
+    chain
+}
+
 fn place(mailbox: &str) -> Mailbox {
     Mailbox {
         domain: "example.com".into(),
@@ -280,6 +319,7 @@ pub(crate) struct Peer {
     resolver: FakeResolver,
     pub(crate) records: FakeRecords,
     keeper: FakeKeeper,
+    pauses: FakePauses,
     closed: bool,
     greeting: String,
     log: Vec<String>,
@@ -296,6 +336,7 @@ macro_rules! ports {
             resolver: &mut $peer.resolver,
             records: &mut $peer.records,
             tls: &mut $peer.keeper,
+            pause: &mut $peer.pauses,
             now: $now,
         }
     };
@@ -334,6 +375,13 @@ impl Peer {
         assert_eq!(faults, []);
         let change = |limits: &mut Limits| (limits.xclient, limits.starttls) = (true, true);
         Peer::prepared(chain, change, |peer| peer.conversation.may_introduce())
+    }
+
+    /// Behind a proxy with this header, connected to the chains of a file, which stand in place of the standard ones.
+    pub(crate) fn behind(header: crate::smtp::proxy_header::Header, text: &str) -> Peer {
+        let (chain, faults) = build(text, &[]);
+        assert_eq!(faults, []);
+        Peer::prepared(chain, |_| {}, |peer| peer.conversation.proxied(header))
     }
 
     /// Connected to the chains of a file and no others, whose handlers have these files.
@@ -391,11 +439,13 @@ impl Peer {
             resolver: FakeResolver::default(),
             records: FakeRecords::default(),
             keeper: FakeKeeper::default(),
+            pauses: FakePauses::default(),
             closed: false,
             greeting: String::new(),
             log: Vec::new(),
             held: Vec::new(),
         };
+        peer.back_end.order = Rc::clone(&peer.pauses.order);
         prepare(&mut peer);
         let action = peer.conversation.open(&mut ports!(peer, 1_700_000_000_000_000));
         peer.greeting = peer.act(action);
@@ -516,6 +566,7 @@ impl Peer {
             resolver: &mut self.resolver,
             records: &mut self.records,
             tls: &mut self.keeper,
+            pause: &mut self.pauses,
             now: 1_700_000_001_000_000,
         };
         self.conversation.insecure(failure, &mut ports);

@@ -20,6 +20,8 @@ pub(super) struct Facts {
     peer: String,
     /// Who is at the other end of the connection, where that is not the client.
     via: Option<String>,
+    /// Whether XCLIENT said who the client is.
+    xclient: bool,
     transaction: u32,
     /// Version, cipher suite and the name that the client asked for.
     tls: Option<(&'static str, String, Option<String>)>,
@@ -34,6 +36,7 @@ impl Facts {
             session: session.id.clone(),
             peer: session.peer.to_string(),
             via: session.is_introduced().then(|| session.introduced.via.to_string()),
+            xclient: session.introduced.attributes.is_some(),
             transaction: session.transaction.as_ref().map_or(0, |transaction| transaction.number),
             tls: session
                 .tls
@@ -57,6 +60,9 @@ impl Object {
         object.text("peer", &facts.peer);
         if let Some(via) = &facts.via {
             object.text("via", via);
+        }
+        if facts.xclient {
+            object.boolean("xclient", true);
         }
         if facts.transaction > 0 {
             object.number("tx", u64::from(facts.transaction));
@@ -324,7 +330,7 @@ fn evidence(evidence: &Evidence) -> String {
     object.end()
 }
 
-/// A piece of a text, dot-stuffing removed.
+/// A piece of a text as the client sent it, behind so many octets of it.
 pub(super) fn data(facts: &Facts, at: i64, offset: u64, octets: &[u8]) -> Vec<u8> {
     let mut object = Object::event("data", facts, at);
     object.number("offset", offset);

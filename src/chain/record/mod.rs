@@ -27,7 +27,7 @@ use crate::smtp::command::Verb;
 use crate::smtp::receiver::Piece;
 use crate::smtp::reply::Reply;
 
-/// Octets of a text in one record, so that no encoding of it is longer than a frame takes.
+/// Octets of a text in one event at most.
 const TEXT: usize = PIECE / 2;
 
 /// The local time zone, found by the master's first chain; workers could read no file of it.
@@ -318,7 +318,25 @@ struct Text {
     log: Log,
     file: Target,
     facts: json::Facts,
+    /// Octets that the client has sent of it.
     offset: u64,
+}
+
+impl Text {
+    /// An event for what was sent, or a few for much of it. Nothing of it is kept: beyond the events there is never more
+    /// than one copy, of [`TEXT`] octets.
+    fn write_jsonl(&mut self, [before, now]: [&[u8]; 2], records: &mut dyn Records) {
+        let room = TEXT.saturating_sub(before.len());
+        let (head, rest) = now.split_at_checked(room).unwrap_or((now, &[]));
+        let first = [before, head].concat();
+        for text in std::iter::once(first.as_slice()).chain(rest.chunks(TEXT)) {
+            if !text.is_empty() {
+                let line = json::data(&self.facts, records.now(), self.offset, text);
+                self.file.append(&line, records);
+                self.offset = self.offset.saturating_add(text.len() as u64);
+            }
+        }
+    }
 }
 
 impl BodyReader for Text {
@@ -326,13 +344,7 @@ impl BodyReader for Text {
         match self.log.config.format {
             // As the original, which knew nothing of transparency: the lines that the client sent.
             Format::Classic => piece.sent.iter().for_each(|part| self.file.append(part, records)),
-            Format::Jsonl if self.log.which.commands() => {
-                for text in piece.octets.chunks(TEXT) {
-                    let line = json::data(&self.facts, records.now(), self.offset, text);
-                    self.file.append(&line, records);
-                    self.offset = self.offset.saturating_add(text.len() as u64);
-                }
-            }
+            Format::Jsonl if self.log.which.commands() => self.write_jsonl(piece.sent, records),
             Format::Jsonl => {}
         }
     }

@@ -108,6 +108,118 @@ fn classic_texts_are_as_the_client_sent_them_and_delivery_gets_the_message() {
     assert!(shown.contains("BDAT 3 LAST\r\n\n\n."), "{shown:?}");
 }
 
+/// The octets of the JSON string that begins behind its quotation mark: of UTF-8 text, or of base64.
+fn unquoted(value: &str, is_base64: bool) -> Vec<u8> {
+    let end = value
+        .match_indices('"')
+        .find(|(at, _)| value[..*at].bytes().rev().take_while(|octet| *octet == b'\\').count() % 2 == 0)
+        .unwrap()
+        .0;
+    let value = &value[..end];
+    if is_base64 {
+        let digit = |c: u8| match c {
+            b'A'..=b'Z' => c - b'A',
+            b'a'..=b'z' => c - b'a' + 26,
+            b'0'..=b'9' => c - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => panic!("{value}"),
+        };
+        let digits: Vec<u8> = value.trim_end_matches('=').bytes().map(digit).collect();
+        let group = |group: &[u8]| {
+            let bits = group.iter().fold(0_u32, |bits, digit| bits << 6 | u32::from(*digit));
+            let octets = (bits << (6 * (4 - group.len()))).to_be_bytes();
+            octets[1..group.len()].to_vec()
+        };
+        return digits.chunks(4).flat_map(group).collect();
+    }
+    let (mut units, mut rest) = (Vec::new(), value.chars());
+    while let Some(c) = rest.next() {
+        if c != '\\' {
+            units.push(c as u16);
+            continue;
+        }
+        units.push(match rest.next().unwrap() {
+            'n' => 10,
+            'r' => 13,
+            't' => 9,
+            'u' => u16::from_str_radix(&rest.by_ref().take(4).collect::<String>(), 16).unwrap(),
+            other => other as u16,
+        });
+    }
+    String::from_utf16(&units).unwrap().into_bytes()
+}
+
+/// The text in the records of one transaction, put together by their offsets.
+fn recorded(text: &str, transaction: u32) -> Vec<u8> {
+    let mut all = Vec::new();
+    let of_it = format!(",\"tx\":{transaction},\"offset\":");
+    for line in text.lines().filter(|line| line.contains("\"event\":\"data\"")) {
+        let Some((_, rest)) = line.split_once(&of_it) else {
+            continue;
+        };
+        let (offset, rest) = rest.split_once(",\"text").unwrap();
+        assert_eq!(offset.parse(), Ok(all.len()), "{line}");
+        let octets = match rest.strip_prefix("_base64\":\"") {
+            Some(value) => unquoted(value, true),
+            None => unquoted(rest.strip_prefix("\":\"").unwrap(), false),
+        };
+        assert!((1..=TEXT).contains(&octets.len()), "{}", octets.len());
+        all.extend(octets);
+    }
+    all
+}
+
+#[test]
+fn jsonl_texts_are_as_the_client_sent_them() {
+    let entry = "{handler: transaction_log, with: {log_path: /l, format: jsonl}}";
+    let texts: [&[u8]; 3] = [
+        b"Subject: gr\xfc\xdfe\r\n\r\n..a\r\n.b\r\nc\nd\re\r\n\"\\\t\0\r\n...\r\n",
+        "\n.\r\nx \u{fc} \u{1f4e7}\r\n".as_bytes(),
+        b"..\r\n",
+    ];
+    for size in [1, 2, 7, 1000] {
+        let mut peer = Peer::only(&chain(entry), &[]);
+        peer.say("EHLO client.example");
+        for (sent, number) in texts.iter().zip(1..) {
+            peer.begin(&["user"]);
+            peer.say("DATA");
+            let mut reply = String::new();
+            for part in [*sent, b".\r\n"].concat().chunks(size) {
+                reply += &peer.send(part);
+            }
+            assert!(reply.starts_with("250 "), "{reply}");
+            let (_, text) = peer.records();
+            let shown = format!("{size}: {text}");
+            assert_eq!(recorded(&text, number), *sent, "{shown}");
+        }
+    }
+    // Chunks as well, one behind the other.
+    let mut peer = Peer::only(&chain(entry), &[]);
+    peer.say("EHLO client.example");
+    peer.begin(&["user"]);
+    peer.send(b"BDAT 8\r\n.a\r\n.\r\n\rBDAT 4 LAST\r\n\n\n.\xff");
+    assert_eq!(recorded(&peer.records().1, 1), b".a\r\n.\r\n\r\n\n.\xff");
+}
+
+#[test]
+fn what_is_too_big_is_not_recorded_without_end() {
+    let entry = "{handler: transaction_log, with: {log_path: /l, format: jsonl}}";
+    let mut peer = Peer::only(&chain(entry), &[]);
+    peer.say("EHLO client.example");
+    peer.begin(&["user"]);
+    peer.say("DATA");
+    let line = b"..345678\r\n";
+    for _ in 0..1000 {
+        peer.send(line);
+    }
+    assert!(peer.send(b".\r\n").starts_with("552 "));
+    let kept = recorded(&peer.records().1, 1);
+    // The limit is of the message's octets, of which each of these lines has one less than was sent.
+    assert!((1000..=1200).contains(&kept.len()), "{}", kept.len());
+    assert_eq!(kept, line.repeat(1000)[..kept.len()]);
+}
+
 #[test]
 fn every_line_of_jsonl_is_an_object_with_raw_octets() {
     let mut peer = dialogue("{handler: transaction_log, with: {log_path: /l, format: jsonl}}");

@@ -444,3 +444,110 @@ fn another_back_end_keeps_what_was_promised_or_is_lost() {
     peer.back_end.lacks = "8BITMIME";
     assert!(peer.say("MAIL FROM:<a@b.example>").starts_with("250 "));
 }
+
+/// A proxy with a handler in front that looks at everything.
+fn behind_a_judge(mode: crate::chain::Mode, judge: super::verdicts::Judge) -> Peer {
+    let (mut chain, faults) = built(PROXY);
+    assert_eq!(faults, [""; 0]);
+    super::verdicts::prepend(&mut chain, "__DEFAULT__", super::verdicts::link("judge", mode, judge));
+    Peer::prepared(chain, |limits| limits.maximum_errors = 50, |_| {})
+}
+
+fn slowly(_: &crate::chain::Context<'_>) -> Result<crate::chain::Outcome, crate::chain::HandlerError> {
+    let outcome = crate::chain::Outcome::none().with(Effect::Delay(Duration::from_secs(3)));
+    Ok(outcome.with(Effect::Stutter(Duration::from_secs(1))))
+}
+
+/// The order of what happened so far, in short; forgotten then.
+fn order(peer: &Peer) -> Vec<String> {
+    let all = std::mem::take(&mut *peer.pauses.order.borrow_mut());
+    all.into_iter()
+        .map(|one| one.split(" FROM:").next().unwrap_or_default().to_owned())
+        .collect()
+}
+
+#[test]
+fn what_is_delayed_the_back_end_hears_of_afterwards() {
+    let mut peer = behind_a_judge(crate::chain::Mode::Enforce, slowly);
+    assert_eq!(order(&peer)[..2], ["pause 3", "OPEN"]);
+    for (said, heard) in [
+        ("EHLO client.example", "EHLO client.example"),
+        ("MAIL FROM:<a@b.example>", "MAIL"),
+        ("RCPT TO:<c@d.example>", "RCPT TO:<c@d.example>"),
+        ("DATA", "DATA"),
+    ] {
+        assert!(!peer.say(said).is_empty());
+        assert_eq!(order(&peer), ["pause 3", heard], "{said}");
+    }
+    // Once: the reply does not wait again, but what slows its octets down is about the reply.
+    let only_slow = Hold {
+        delay: Duration::ZERO,
+        stutter: Duration::from_secs(1),
+    };
+    assert!(peer.held.len() == 5 && peer.held.iter().all(|hold| *hold == only_slow));
+    // What was taken is acknowledged at once (RFC 1047).
+    assert!(peer.send(b"x\r\n.\r\n").starts_with("250 "));
+    assert_eq!(order(&peer), ["END"]);
+    assert_eq!(peer.held.last(), Some(&Hold::default()));
+    assert!(peer.say("QUIT").starts_with("221 "));
+    assert_eq!(order(&peer), ["pause 3", "QUIT"]);
+}
+
+#[test]
+fn a_chunk_that_is_delayed_the_back_end_hears_of_afterwards() {
+    let mut peer = behind_a_judge(crate::chain::Mode::Enforce, slowly);
+    for line in [
+        "EHLO client.example",
+        "MAIL FROM:<a@b.example>",
+        "RCPT TO:<c@d.example>",
+    ] {
+        peer.say(line);
+    }
+    order(&peer);
+    assert!(peer.send(b"BDAT 3\r\nx\r\n").starts_with("250 "));
+    assert_eq!(order(&peer), ["pause 3", "DATA"]);
+    // The last one's time passes before the back end is told of the end, for which nobody waits then.
+    assert!(peer.send(b"BDAT 3 LAST\r\ny\r\n").starts_with("250 "));
+    assert_eq!(order(&peer), ["pause 3", "END"]);
+    assert!(peer.held.iter().all(|hold| hold.delay.is_zero()));
+    assert_eq!(peer.back_end.taken, [b"x\r\ny\r\n".to_vec()]);
+}
+
+#[test]
+fn what_is_refused_or_only_observed_the_back_end_is_not_kept_from() {
+    let refuse: super::verdicts::Judge = |context| {
+        let mail = context.stage() == crate::chain::decision::Stage::Mail;
+        let outcome = if mail {
+            super::verdicts::reject(crate::session::At::Now)
+        } else {
+            crate::chain::Outcome::none()
+        };
+        Ok(outcome.with(Effect::Delay(Duration::from_secs(3))))
+    };
+    let mut peer = behind_a_judge(crate::chain::Mode::Enforce, refuse);
+    peer.say("EHLO client.example");
+    order(&peer);
+    assert!(peer.say("MAIL FROM:<>").starts_with("550 "));
+    assert_eq!(order(&peer), [""; 0], "the back end hears nothing, and the reply waits");
+    assert_eq!(peer.held.last().map(|hold| hold.delay), Some(Duration::from_secs(3)));
+
+    let mut peer = behind_a_judge(crate::chain::Mode::Observe, refuse);
+    peer.say("EHLO client.example");
+    order(&peer);
+    assert!(peer.say("MAIL FROM:<>").starts_with("250 back end on MAIL"));
+    assert_eq!(order(&peer), ["MAIL"]);
+    assert!(log_has(&peer, "event=observed") && log_has(&peer, "by=judge verdict=reject"));
+}
+
+#[test]
+fn the_back_end_hears_nothing_of_a_client_that_left_meanwhile() {
+    let mut peer = behind_a_judge(crate::chain::Mode::Enforce, slowly);
+    peer.say("EHLO client.example");
+    peer.say("MAIL FROM:<a@b.example>");
+    order(&peer);
+    peer.pauses.left = true;
+    assert_eq!(peer.say("RCPT TO:<c@d.example>"), "");
+    assert!(peer.is_closed() && !peer.back_end.open);
+    assert_eq!(order(&peer), ["pause 3"]);
+    assert!(!log_has(&peer, "event=back-end-lost"));
+}
