@@ -62,7 +62,7 @@ fn ordinary(test: &str) -> Option<(Setup, PathBuf)> {
 
 /// Starts it, unless somebody else took the port just now.
 fn start(test: &str, setup: Setup) -> Option<Server> {
-    match setup.start_as_cloned() {
+    match setup.start_cloned() {
         Ok(server) => Some(server),
         Err(said) if said.contains("in use") => {
             skip(test, "port 8025 was taken meanwhile");
@@ -126,7 +126,7 @@ fn mail_goes_below_the_users_state() {
         return;
     }
     let Some((setup, home)) = ordinary(name) else { return };
-    let Some(server) = start(name, setup.as_cloned(&home)) else {
+    let Some(server) = start(name, setup.cloned_by(&home)) else {
         return;
     };
     assert_delivers_below(&server, &home.join(".local/state/rsmtpd"));
@@ -140,7 +140,7 @@ fn xdg_state_home_comes_before_the_home() {
         return;
     }
     let Some((setup, home)) = ordinary(name) else { return };
-    let mut setup = setup.as_cloned(&home);
+    let mut setup = setup.cloned_by(&home);
     let elsewhere = home.join("elsewhere");
     setup.variable("XDG_STATE_HOME", elsewhere.to_str().expect("UTF-8"));
     let Some(server) = start(name, setup) else { return };
@@ -181,7 +181,7 @@ fn roots_mail_goes_below_var_lib() {
         "sh",
         &lib_name,
     ]);
-    let Some(server) = start(name, setup.as_cloned(&home)) else {
+    let Some(server) = start(name, setup.cloned_by(&home)) else {
         return;
     };
     let said = server.said();

@@ -268,7 +268,7 @@ impl Setup {
 
     /// Starts the binary in the checkout without any argument, as `cargo run` does: the shipped configuration and its port
     /// count, nothing of this setup but its environment. `home` is the user's; XDG_STATE_HOME is unset until it is set.
-    pub fn as_cloned(mut self, home: &Path) -> Setup {
+    pub fn cloned_by(mut self, home: &Path) -> Setup {
         self.cloned = true;
         self.port = SHIPPED_PORT;
         self.variable("HOME", home.to_str().expect("UTF-8"));
@@ -375,7 +375,7 @@ impl Setup {
     }
 
     /// Starts the server at the shipped configuration's port; what it said when it did not.
-    pub fn start_as_cloned(self) -> Result<Server, String> {
+    pub fn start_cloned(self) -> Result<Server, String> {
         Server::launch(self).map_err(|failed| failed.1)
     }
 
