@@ -10,7 +10,7 @@ use super::listener::{Listener, ListenerTls, address, listener, network};
 use super::section::{Field, Section};
 
 /// How many sockets there may be: workers have as many descriptor numbers for them.
-const LISTENERS_MAX: usize = 30;
+const LISTENERS_MAX: usize = 28;
 
 /// The settings of the daemon as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
