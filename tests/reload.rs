@@ -516,7 +516,8 @@ fn a_hundred_reloads_under_load_lose_nothing() {
     for round in 0..100 {
         // Each time the file says something else, and the senders have gone on meanwhile.
         let workers = format!("max: {}, per_source: 0", 900 + round);
-        let text = daemon.replace("per_source: 0", &workers) + &format!("grace_time: {}s\n", 60 + round);
+        // No key that delivery reads: who meets a replacement with each of eight offers is told 451.
+        let text = daemon.replace("per_source: 0", &workers);
         assert!(text.contains(&workers), "{text}");
         server.setup().write("rsmtpd.yaml", &text);
         let enough = (round + 1) * MESSAGES / 100;
