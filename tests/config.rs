@@ -426,6 +426,10 @@ fn recipients_file_aliases_and_catch_all() {
     );
     assert_eq!(recipients.lookup("anna", ""), Lookup::ForeignDomain);
     assert_eq!(recipients.lookup("anna", "example.com"), Lookup::ForeignDomain);
+    let all = "*@example.net, team@example.org, 3 of example.org in users.txt";
+    assert_eq!(recipients.summary(3), all);
+    assert_eq!(recipients.summary(2), "*@example.net, team@example.org and 3 more");
+    assert_eq!(recipients.summary(1), "*@example.net and 4 more");
 }
 
 /// Lists that have not changed are not read again, and large ones by the master alone.

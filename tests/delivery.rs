@@ -614,38 +614,107 @@ fn a_250_comes_after_the_disk() {
             let mut client = server.hello();
             assert_eq!(code(&mut client, &["a@example.com"]).0, 250, "mailbox made");
             server.await_mail("a@example.com", 1);
-            let directory = shared();
-            let trace = directory.path().join("trace");
-            let mut tracer = Command::new(&strace)
-                .args([
-                    "-f",
-                    "-y",
-                    "-qq",
-                    "-e",
-                    "trace=write,linkat,fsync,fdatasync,sendmsg,sendto",
-                ])
-                .args(["-p", &server.working_half("delivery").to_string(), "-o"])
-                .arg(&trace)
-                .spawn()
-                .expect("strace");
-            let traced = || fs::read_to_string(&trace).unwrap_or_default();
-            let half = server.working_half("delivery");
-            assert!(wait_until(
-                || fs::read_to_string(format!("/proc/{half}/status")).is_ok_and(|text| !text.contains("TracerPid:\t0"))
-            ));
-            thread::sleep(Duration::from_millis(300)); // strace attaches to thread after thread
-            assert_eq!(code(&mut client, &["a@example.com"]).0, 250);
-            server.await_mail("a@example.com", 2);
-            assert!(wait_until(|| traced().contains("linkat")));
-            let _ = nix::sys::signal::kill(
-                nix::unistd::Pid::from_raw(i32::try_from(tracer.id()).expect("pid")),
-                nix::sys::signal::Signal::SIGINT,
+            let trace = traced(
+                &strace,
+                &server,
+                "write,linkat,fsync,fdatasync,sendmsg,sendto",
+                "linkat",
+                || {
+                    assert_eq!(code(&mut client, &["a@example.com"]).0, 250);
+                    server.await_mail("a@example.com", 2);
+                },
             );
-            let _ = tracer.wait();
-            check_order(&traced(), memory);
+            check_order(&trace, memory);
             drop((client, server, small));
         }
     }
+}
+
+/// The calls of the delivery process while `act` runs, until one of them is `last`.
+fn traced(strace: &Path, server: &Server, calls: &str, last: &str, act: impl FnOnce()) -> String {
+    let directory = shared();
+    let trace = directory.path().join("trace");
+    let half = server.working_half("delivery");
+    let mut tracer = Command::new(strace)
+        .args(["-f", "-y", "-qq", "-e", &format!("trace={calls}")])
+        .args(["-p", &half.to_string(), "-o"])
+        .arg(&trace)
+        .spawn()
+        .expect("strace");
+    let read = || fs::read_to_string(&trace).unwrap_or_default();
+    assert!(wait_until(|| is_traced(half)), "strace has not attached to each thread");
+    act();
+    assert!(wait_until(|| read().contains(last)), "{last}:\n{}", read());
+    let _ = nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(i32::try_from(tracer.id()).expect("pid")),
+        nix::sys::signal::Signal::SIGINT,
+    );
+    let _ = tracer.wait();
+    read()
+}
+
+/// Whether each thread of the process has a tracer.
+fn is_traced(process: i32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).expect("process");
+    threads.flatten().all(|thread| {
+        let status = fs::read_to_string(thread.path().join("status"));
+        status.is_ok_and(|text| !text.contains("TracerPid:\t0\n"))
+    })
+}
+
+/// That an agent is about to have the message is on disk before it runs, and what came of it before the 250, or before
+/// the spool counts on it: otherwise a power loss would hide that a message may be there twice.
+#[test]
+fn an_agents_run_is_on_disk_before_and_after() {
+    const NAME: &str = "delivery::an_agents_run_is_on_disk_before_and_after";
+    let Some(strace) = tool(NAME, "strace") else { return };
+    if !needs_root(NAME) {
+        return;
+    }
+    for (acknowledge, last) in [("delivered", "\"C\", 1, 0)"), ("spooled", ".body")] {
+        let directory = shared();
+        let path = agent(directory.path(), r#"cat >>"$d/in""#);
+        let server = setup(&["a"], &lda(&path, &format!("acknowledge: {acknowledge}"))).start();
+        let mut client = server.hello();
+        let there = |count| {
+            let text = fs::read_to_string(directory.path().join("in")).unwrap_or_default();
+            text.matches("Subject: hello").count() == count
+        };
+        let calls = "pwrite64,fdatasync,execve,sendmsg,sendto,unlink,unlinkat";
+        let trace = traced(&strace, &server, calls, last, || {
+            assert_eq!(code(&mut client, &["a@example.com"]).0, 250);
+            assert!(wait_until(|| there(1)), "not delivered");
+        });
+        check_record(&trace, acknowledge == "delivered");
+    }
+}
+
+/// record → sync → agent → record → sync → answer, or the entry's removal. The record is the thread's own before a 250, and
+/// the entry's after.
+fn check_record(trace: &str, answered: bool) {
+    let calls: Vec<&str> = trace.lines().collect();
+    let is_record = |line: &str| line.contains("/spool/") && line.contains("/spool/journal/") == answered;
+    let is = |line: &str, call: &str| line.contains(&format!(" {call}(")) && is_record(line);
+    let run = calls.iter().position(|line| line.contains("execve(")).expect("agent");
+    let (before, after) = calls.split_at(run);
+    let order = |part: &[&str]| {
+        let written = part.iter().rposition(|line| is(line, "pwrite64"))?;
+        part.iter().skip(written).position(|line| is(line, "fdatasync"))
+    };
+    assert!(order(before).is_some(), "not on disk before the agent:\n{trace}");
+    let end = if answered {
+        ["sendmsg(", "sendto("]
+    } else {
+        ["unlink(", "unlinkat("]
+    };
+    let mut ends = after
+        .iter()
+        .enumerate()
+        .filter(|(_, line)| end.iter().any(|call| line.contains(call)));
+    // lines of the log are sent before the answer
+    let end = if answered { ends.next_back() } else { ends.next() };
+    let after = &after[..end.expect("end").0];
+    assert!(order(after).is_some(), "not on disk after the agent:\n{trace}");
 }
 
 /// bytes → name → sync (the name's too) → answer, for the thread that linked first.

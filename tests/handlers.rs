@@ -59,7 +59,7 @@ fn listed(section: &str, file: &str) -> Option<Vec<(String, String)>> {
 /// Whether the text ends with `Default VALUE.`, in mark-up or in words.
 fn says_default(text: &str, value: &str) -> bool {
     let value = if value.is_empty() { "none" } else { value };
-    let plain = text.replace("\n", " ").replace("\\-", "-");
+    let plain = text.replace("\n", " ").replace("\\-", "-").replace("\\&", "");
     plain.ends_with(&format!("Default .Ql {value} .")) || plain.ends_with(&format!("Default {value}."))
 }
 

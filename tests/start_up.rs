@@ -97,7 +97,7 @@ fn addresses() {
 }
 
 #[test]
-fn as_many_listeners_as_may_be_work() {
+fn twenty_eight_listeners_work() {
     let setup = setup();
     let port = TcpListener::bind("127.0.0.1:0")
         .and_then(|l| l.local_addr())
@@ -187,22 +187,126 @@ fn users() {
     if !common::needs_root("start_up::users") {
         return;
     }
-    let unknown = setup().arguments(["--user", "no-such-user"]);
-    assert_refuses(
-        "user",
-        &unknown,
-        CONFIG,
-        &["user: expected an existing user", "no-such-user"],
+    for (case, arguments, said) in [
+        (
+            "user",
+            &["--user", "no-such-user"][..],
+            "command line: user: expected an existing user, found \"no-such-user\"",
+        ),
+        (
+            "root",
+            &["--user", "root"],
+            "command line: user: expected an unprivileged user, found \"root\"",
+        ),
+        (
+            "group",
+            &["--user", "nobody", "--group", "no-such-group"],
+            "command line: group: expected an existing group, found \"no-such-group\"",
+        ),
+        (
+            "root's group",
+            &["--user", "nobody", "--group", "root"],
+            "command line: group: expected an unprivileged group, found \"root\"",
+        ),
+    ] {
+        assert_refuses(case, &setup().arguments(arguments), CONFIG, &[said]);
+    }
+    for (file, name, said) in ACCOUNTS {
+        let mut named = setup();
+        named.set(file, "user", name);
+        assert_refuses(file, &named, CONFIG, &[&placed(&named, file, said)]);
+    }
+}
+
+/// What a file may not name, with what is said of it.
+const ACCOUNTS: [(&str, &str, &str); 4] = [
+    (
+        "rsmtpd.yaml",
+        "no-such-user",
+        "user: expected an existing user, found \"no-such-user\"",
+    ),
+    (
+        "rsmtpd.yaml",
+        "root",
+        "user: expected an unprivileged user, found \"root\"",
+    ),
+    (
+        "delivery.yaml",
+        "no-such-user",
+        "user: expected an existing user, found \"no-such-user\"",
+    ),
+    (
+        "delivery.yaml",
+        "root",
+        "user: expected an unprivileged user, found \"root\"",
+    ),
+];
+
+/// `said` with the position of the value of `user`.
+fn placed(setup: &Setup, file: &str, said: &str) -> String {
+    let text = std::fs::read_to_string(setup.config().join(file)).expect("file");
+    let line = text.lines().position(|line| line.starts_with("user: ")).expect("user") + 1;
+    format!("{file}:{line}:7: {said}")
+}
+
+/// The first lines say where mail goes, and for whom: a few by name, a catch-all, a list by its number, and how many more.
+#[test]
+fn the_first_lines_say_where_mail_goes_and_for_whom() {
+    let served = setup();
+    let names: String = ('a'..='e').map(|name| format!("      - {name}\n")).collect();
+    served.write("users.txt", "anna\nzoe\n");
+    served.write(
+        "simple_recipient_validator.yaml",
+        &format!(
+            "domains:\n  example.com:\n    recipients:\n{names}      - gone: {{enabled: no}}\n  example.net:\n    \
+             recipients:\n      - '*': {{deliver_to: a@example.com}}\n  example.org:\n    recipients_file: users.txt\n  \
+             example.edu: {{}}\n  example.info: {{recipients: [x]}}\n"
+        ),
     );
-    let root = setup().arguments(["--user", "root"]);
-    assert_refuses("root", &root, CONFIG, &["no role may run as root", "\"root\""]);
-    let unknown = setup().arguments(["--user", "nobody", "--group", "no-such-group"]);
-    assert_refuses("group", &unknown, CONFIG, &["existing group", "no-such-group"]);
-    let group = setup().arguments(["--user", "nobody", "--group", "root"]);
-    assert_refuses("root's group", &group, CONFIG, &["no role may run as root"]);
-    let mut unknown = setup();
-    unknown.set("delivery.yaml", "user", "no-such-user");
-    assert_refuses("delivery", &unknown, CONFIG, &["delivery.yaml: user", "no-such-user"]);
+    let mut server = served.start();
+    let said = server.said();
+    let mail = format!(
+        "rsmtpd: mail goes to {}/mail/<domain>/<local part>/\n",
+        server.setup().state().display()
+    );
+    let whom = "rsmtpd: recipients: a@example.com, b@example.com, c@example.com, d@example.com, e@example.com, \
+                postmaster@example.edu and 4 more\n";
+    assert!(said.contains(&format!("{mail}{whom}")), "{said}");
+}
+
+/// Whoever runs it, `check` says what a start as root would end with.
+#[test]
+fn check_knows_the_accounts() {
+    for (file, name, said) in ACCOUNTS {
+        let mut named = setup();
+        named.set(file, "user", name);
+        let (status, out, err) = check(&named);
+        assert_eq!((status, out.as_str()), (Some(78), ""), "{err}");
+        assert_eq!(err.lines().next(), Some(placed(&named, file, said).as_str()), "{err}");
+    }
+    let mut group = setup();
+    group.set("delivery.yaml", "user", "nobody");
+    group.set("delivery.yaml", "group", "no-such-group");
+    let (status, _, err) = check(&group);
+    assert_eq!(status, Some(78), "{err}");
+    assert!(
+        err.contains(":8: group: expected an existing group, found \"no-such-group\""),
+        "{err}"
+    );
+    assert_eq!(check(&setup()).0, Some(0), "the usual users may be missing");
+}
+
+/// How `check` of it ends and what it says.
+fn check(setup: &Setup) -> (Option<i32>, String, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_rsmtpd"));
+    let ended = command
+        .arg("-c")
+        .arg(setup.config())
+        .arg("check")
+        .output()
+        .expect("started");
+    let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+    (ended.status.code(), text(&ended.stdout), text(&ended.stderr))
 }
 
 /// Runs `work` as on a kernel that has none of these calls: here and in all that is started from here.

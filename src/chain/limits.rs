@@ -17,7 +17,8 @@ pub struct Limits {
     pub maximum_unknown_commands: u32,
     /// Commands since the last message accepted that bring none nearer; beyond them 421 4.7.0.
     pub maximum_harmless_commands: u32,
-    /// `Received` fields of a message; beyond them 554 5.4.6.
+    /// `Received` fields from which on a message is a loop (RFC 5321 §6.3): 554 5.4.6, whoever it is for. That refuses
+    /// postmaster's mail as well, since a loop is a matter of the message's form, like syntax and size, and of no policy.
     pub maximum_received: u32,
     /// Whether parameters of MAIL and RCPT that are not offered are ignored, instead of refused with 555.
     pub tolerate_unadvertised_params: bool,

@@ -1,10 +1,12 @@
-//! `rsmtpd check`: every fault of every file, as `file:line:column: key: expected …, found …`.
+//! `rsmtpd check`: every fault of every file, as `file:line:column: key: expected …, found …`, and of the accounts that they
+//! name: whoever runs it hears what a start as root would say.
 
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use crate::chain::{configured, registry};
 use crate::config::{self, Configuration, Faults};
+use crate::master::accounts;
 
 use super::{Failure, exit};
 
@@ -13,10 +15,18 @@ pub fn run(config: Option<&Path>) -> Result<(), Failure> {
     let directory = directory(config)?;
     let faults = |found| faults(Some(&directory), &found);
     let every = Configuration::chain_names(&directory);
-    let (configuration, _) = configured::load(&directory, &every).map_err(faults)?;
+    let (configuration, _, mut found) = configured::read(&directory, &every).map_err(faults)?;
+    let (unusable, missing) = accounts::judge(&configuration.daemon, &configuration.delivery);
+    found.0.extend(unusable);
+    if !found.0.is_empty() {
+        return Err(faults(found));
+    }
     let mut text = String::new();
     let notes = configuration.notes.iter().map(ToString::to_string);
-    for note in notes.chain(configuration.unread(&directory, &registry::names())) {
+    for note in notes
+        .chain(missing)
+        .chain(configuration.unread(&directory, &registry::names()))
+    {
         text.push_str(&format!("note: {note}\n"));
     }
     text.push_str(&format!("{}: no faults\n", directory.display()));

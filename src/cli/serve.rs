@@ -16,6 +16,9 @@ use crate::worker::served::Served;
 
 use super::{Failure, Overrides, check, exit};
 
+/// How many recipients the first lines name.
+const RECIPIENTS: usize = 6;
+
 /// Serves until a signal ends it.
 pub fn run(config: Option<&Path>, overrides: &Overrides) -> Result<(), Failure> {
     // Nothing is passed by number: what the caller left open would take our numbers, and last as long as we do.
@@ -134,8 +137,7 @@ fn announce(ready: &Ready) {
     }
     let _ = writeln!(text, "rsmtpd: mail goes to {}", ready.destination);
     let recipients = ready.served.recipients();
-    let domains: Vec<&str> = recipients.domains().collect();
-    let _ = writeln!(text, "rsmtpd: recipients of {}", domains.join(", "));
+    let _ = writeln!(text, "rsmtpd: recipients: {}", recipients.summary(RECIPIENTS));
     // One that begins with SMTP.
     let is_plain = |listener: &usize| {
         !ready.served.is_for_proxies(*listener) && ready.served.tls(*listener) != config::ListenerTls::Implicit

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::listener::{Listener, ListenerTls, address, listener, network};
+use super::place::Place;
 use super::section::{Field, Section};
 
 /// How many sockets there may be: workers have as many descriptor numbers for them.
@@ -23,8 +24,12 @@ pub struct Daemon {
     pub listeners: Vec<Listener>,
     /// `user`: service user of master and workers when started as root. Default `rsmtpd`.
     pub user: String,
+    /// Where `user` stands, unless the command line or the default says it.
+    pub user_place: Option<Place>,
     /// `group`: its group. Default: the user's own.
     pub group: Option<String>,
+    /// Where `group` stands.
+    pub group_place: Option<Place>,
     /// `background`: leave the terminal after start. Default no.
     pub background: bool,
     /// `server_name`: our name in greetings and trace fields (RFC 5321 4.3.1). Default: the machine's host name.
@@ -157,7 +162,9 @@ impl Default for Daemon {
             port: 8025,
             listeners: Vec::new(),
             user: "rsmtpd".to_owned(),
+            user_place: None,
             group: None,
+            group_place: None,
             background: false,
             server_name: None,
             log_path: None,
@@ -219,6 +226,8 @@ impl Daemon {
         }
         section.read("user", &mut daemon.user, account);
         section.read_option("group", &mut daemon.group, account);
+        daemon.user_place = section.get("user").map(|field| field.place());
+        daemon.group_place = section.get("group").map(|field| field.place());
         section.read("background", &mut daemon.background, Field::boolean);
         section.read_option("server_name", &mut daemon.server_name, server_name);
         section.read_option("log_path", &mut daemon.log_path, Field::path);

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::daemon::account;
+use super::place::Place;
 use super::section::{Field, Section};
 
 /// Settings of the delivery process.
@@ -13,8 +14,12 @@ pub struct Delivery {
     pub agent: Agent,
     /// `user`: whom the delivery process runs as when started as root; owner of the mail. Default `rsmtpd-mail`.
     pub user: String,
+    /// Where `user` stands, unless the default says it.
+    pub user_place: Option<Place>,
     /// `group`: its group. Default: the user's own.
     pub group: Option<String>,
+    /// Where `group` stands.
+    pub group_place: Option<Place>,
     /// `acknowledge`: what the 250 after the data waits for. Default delivered.
     pub acknowledge: Acknowledge,
     /// `writers`: threads that store messages at once, 1 to 64. Default 8.
@@ -88,7 +93,9 @@ impl Default for Delivery {
         Delivery {
             agent: Agent::Maildir,
             user: "rsmtpd-mail".to_owned(),
+            user_place: None,
             group: None,
+            group_place: None,
             acknowledge: Acknowledge::Delivered,
             writers: 8,
             lda_jobs: 4,
@@ -127,6 +134,8 @@ impl Delivery {
         });
         section.read("user", &mut delivery.user, account);
         section.read_option("group", &mut delivery.group, account);
+        delivery.user_place = section.get("user").map(|field| field.place());
+        delivery.group_place = section.get("group").map(|field| field.place());
         section.read("acknowledge", &mut delivery.acknowledge, |f| {
             f.choice(&[("delivered", Acknowledge::Delivered), ("spooled", Acknowledge::Spooled)])
         });

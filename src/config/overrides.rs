@@ -37,9 +37,11 @@ impl Overrides {
         }
         if let Some(user) = &self.user {
             daemon.user.clone_from(user);
+            (daemon.user_place, daemon.group_place) = (None, None);
             daemon.group = None;
         }
         if let Some(group) = &self.group {
+            daemon.group_place = None;
             daemon.group = Some(group.clone());
         }
         daemon.background |= self.background;

@@ -149,9 +149,24 @@ impl Recipients {
         self.domains.get(&canonical(domain)).map(|domain| domain.name.as_str())
     }
 
-    /// The domains as configured, in lower case.
-    pub fn domains(&self) -> impl Iterator<Item = &str> {
-        self.domains.values().map(|domain| domain.name.as_str())
+    /// Who receives mail, for people, in the order of domains and names: at most `most` of them, and how many more there
+    /// are. A catch-all is `*@domain`, a list is one with the number of its names.
+    pub fn summary(&self, most: usize) -> String {
+        let mut said = Vec::new();
+        let mut more = 0;
+        for domain in self.domains.values() {
+            for (text, count) in domain.receivers(most - said.len().min(most)) {
+                if text.is_empty() || said.len() == most {
+                    more += count;
+                } else {
+                    said.push(text);
+                }
+            }
+        }
+        if more > 0 {
+            return format!("{} and {more} more", said.join(", "));
+        }
+        said.join(", ")
     }
 
     /// The domain of `<Postmaster>` without one, as configured.
@@ -161,6 +176,31 @@ impl Recipients {
 }
 
 impl DomainRecipients {
+    /// Who receives mail here, as text and how many that are; text for the first `most` entries alone. A domain that names
+    /// nobody has its postmaster.
+    fn receivers(&self, most: usize) -> Vec<(String, usize)> {
+        let enabled = self.recipients.iter().filter(|(_, entry)| entry.enabled);
+        let mut names: Vec<&str> = enabled.map(|(name, _)| name.as_str()).collect();
+        if names.is_empty() && self.catch_all.is_none() && self.list.is_none() {
+            names.push("postmaster");
+        }
+        names.sort_unstable();
+        let beyond = names.len().saturating_sub(most);
+        names.truncate(most);
+        let mut all: Vec<(String, usize)> = names.iter().map(|name| (format!("{name}@{}", self.name), 1)).collect();
+        if beyond > 0 {
+            all.push((String::new(), beyond));
+        }
+        if self.catch_all.as_ref().is_some_and(|all| all.enabled) {
+            all.push((format!("*@{}", self.name), 1));
+        }
+        if let Some(list) = &self.list {
+            let count = list.table.len();
+            all.push((format!("{count} of {} in {}", self.name, list.file), count));
+        }
+        all
+    }
+
     /// `local` in lower case.
     fn lookup(&self, local: &str) -> Lookup {
         if let Some(found) = self.named(local, None) {
@@ -271,6 +311,16 @@ impl Table {
 
     fn bytes(&self) -> &[u8] {
         (*self.bytes).as_ref()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.bytes().iter().filter(|byte| **byte == b'\n').count()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.bytes().is_empty()
     }
 
     /// The spelling of the table for a local part in lower case.

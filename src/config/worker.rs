@@ -31,7 +31,8 @@ pub struct Worker {
     /// `maximum_harmless_commands`: commands, between two messages accepted, that bring none nearer (NOOP, RSET, EHLO and the
     /// like), 100 to 1000000; then 421. Default 1000.
     pub maximum_harmless_commands: u32,
-    /// `maximum_received`: Received fields a message may bring, 100 to 1000. Default 100 (RFC 5321 6.3).
+    /// `maximum_received`: Received fields from which on a message is refused as a loop, 100 to 1000. Default 100 (RFC 5321
+    /// 6.3).
     pub maximum_received: usize,
     /// `command_timeout`: wait for the whole next command, 1s to 1h. Default 5m (RFC 5321 4.5.3.2.7).
     pub command_timeout: Duration,

@@ -34,8 +34,17 @@ impl Message<'_> {
     }
 }
 
-/// Told of each recipient before an agent tries it, and of the result after.
-pub(super) type Record<'a> = dyn FnMut(usize, Option<&RecipientResult>) -> io::Result<()> + 'a;
+/// One step of an attempt, for the record; recipients by index.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Step<'a> {
+    /// An agent is about to have the message for these.
+    Begins(&'a [usize]),
+    /// What came of it for this one.
+    Ended(usize, &'a RecipientResult),
+}
+
+/// Told of each step; what an agent may do that cannot be undone must be on disk when this returns from its beginning.
+pub(super) type Record<'a> = dyn FnMut(Step<'_>) -> io::Result<()> + 'a;
 
 /// Fields in front of all others: Return-Path (RFC 5321 4.4) and Delivered-To.
 fn head(commit: &Commit, recipient: &Recipient) -> Vec<u8> {
@@ -61,14 +70,15 @@ pub(super) fn deliver(
     }
     if let Agent::DovecotLda { path, userdb, home } = &shared.settings.agent {
         let each = which.iter().map(|&index| {
-            let result = record(index, None).and_then(|()| run_lda(shared, message, index, path, *userdb, home));
+            let result =
+                record(Step::Begins(&[index])).and_then(|()| run_lda(shared, message, index, path, *userdb, home));
             let result = result.unwrap_or_else(|error| unusable(shared, message, &error));
             finish(shared, message, index, &result, record);
             result
         });
         return each.collect();
     }
-    let begun = which.iter().try_for_each(|&index| record(index, None));
+    let begun = record(Step::Begins(which));
     let results = match (begun, &shared.settings.agent) {
         (Err(error), _) => vec![unusable(shared, message, &error); which.len()],
         (Ok(()), Agent::Lmtp { socket }) => over_lmtp(shared, connection, socket, message, which),
@@ -99,7 +109,7 @@ fn finish(
     result: &RecipientResult,
     record: &mut Record<'_>,
 ) {
-    if let Err(error) = record(index, Some(result)) {
+    if let Err(error) = record(Step::Ended(index, result)) {
         let event = Event::new("unrecorded").word("id", &message.commit.id);
         shared.log(Level::Critical, event.word("reason", &error.to_string()));
     }

@@ -122,7 +122,8 @@ impl Drop for Unnamed {
     }
 }
 
-fn sync_directory(path: &Path) -> io::Result<()> {
+/// Syncs the directory that `path` is in.
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(directory) => File::open(directory)?.sync_all(),
         None => Ok(()),

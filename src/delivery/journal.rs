@@ -1,9 +1,10 @@
 //! What a thread is about to make visible for one message, so that a kill can be told from success at the next start.
 //!
-//! A slot is one small file, overwritten in place, never synced: a killed process leaves its pages to the kernel, and
-//! after a power loss the boot identifier differs and nothing whole is undone, only told. As long as a message is
-//! *open* every file that appeared for it is undone at the next start, since nobody was told 250; agents cannot be
-//! undone, so each attempt is recorded before and after, and told.
+//! A slot is one small file, overwritten in place. As long as a message is *open* every file that appeared for it is
+//! undone at the next start, since nobody was told 250; of these the slot is not synced: a killed process leaves its pages
+//! to the kernel, and after a power loss the boot identifier differs and nothing whole is undone, only told. Agents cannot
+//! be undone, so each attempt is recorded before and after, and told; of these it is synced, before the agent begins and
+//! before the answer, so that a power loss does not hide them.
 
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
@@ -34,6 +35,8 @@ pub(super) struct Slot {
 struct Note {
     text: Vec<u8>,
     files: Vec<PathBuf>,
+    /// Whether an agent had the message: its end is synced before the answer.
+    agents: bool,
 }
 
 /// This boot's identifier.
@@ -62,8 +65,15 @@ impl Slot {
         let directory = directory(state);
         file::make_directory(&directory)?;
         for number in 0..10_000 {
-            let file = open(&directory.join(number.to_string()), true)?;
+            let path = directory.join(number.to_string());
+            let is_new = !path.exists();
+            let file = open(&path, true)?;
             if file.try_lock().is_ok() {
+                if is_new {
+                    // what is synced later is the file's bytes alone
+                    file.sync_all()?;
+                    file::sync_directory(&path)?;
+                }
                 let (boot, note) = (boot_id(), RefCell::default());
                 return Ok(Slot { file, boot, note });
             }
@@ -75,7 +85,7 @@ impl Slot {
     pub(super) fn begin(&self, id: &str) {
         *self.note.borrow_mut() = Note {
             text: format!("{}\n{id}\n", self.boot).into_bytes(),
-            files: Vec::new(),
+            ..Note::default()
         };
     }
 
@@ -91,13 +101,20 @@ impl Slot {
         self.write(&note.text)
     }
 
-    /// Notes that an agent begins to work for the recipient, or how it ended.
-    pub(super) fn agent(&self, recipient: &str, delivered: Option<bool>) -> io::Result<()> {
-        let letter = match delivered {
-            None => "T",
-            Some(true) => "D",
-            Some(false) => "N",
-        };
+    /// Notes that an agent begins to work for these recipients; on disk when this returns.
+    pub(super) fn agent_begins(&self, recipients: &[String]) -> io::Result<()> {
+        let mut note = self.note.borrow_mut();
+        note.agents = true;
+        for recipient in recipients {
+            note.text.extend_from_slice(format!("T {recipient}\n").as_bytes());
+        }
+        self.write(&note.text)?;
+        self.file.sync_data()
+    }
+
+    /// Notes how an agent ended for the recipient; on disk with what is noted next, [`Slot::done`] at the latest.
+    pub(super) fn agent_ended(&self, recipient: &str, delivered: bool) -> io::Result<()> {
+        let letter = if delivered { "D" } else { "N" };
         let mut note = self.note.borrow_mut();
         note.text
             .extend_from_slice(format!("{letter} {recipient}\n").as_bytes());
@@ -119,15 +136,20 @@ impl Slot {
         self.file.write_all_at(head, 0)
     }
 
-    /// Records that all that appeared is on disk and stays.
+    /// Records that all that appeared is on disk and stays; durably if an agent had the message.
     pub(super) fn done(&self) -> io::Result<()> {
-        self.file.write_all_at(&[DONE], 0)
+        self.file.write_all_at(&[DONE], 0)?;
+        if self.note.borrow().agents {
+            self.file.sync_data()?;
+        }
+        Ok(())
     }
 
     /// Records that nothing is open any more: the worker has been told, or the spool's own record says it.
     pub(super) fn close(&self) {
         let mut note = self.note.borrow_mut();
         note.files.clear();
+        note.agents = false;
         let end = note.text.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(1);
         let end = end.map_or(0, |(at, _)| at + 1);
         note.text.truncate(end);
@@ -179,6 +201,8 @@ struct Found {
     files: Vec<PathBuf>,
     /// Recipients that an agent had, and whether its success was recorded.
     agents: Vec<(String, bool)>,
+    /// A power loss came into the writing: what can be read is told, and nothing undone.
+    torn: bool,
 }
 
 fn read(file: &File) -> Option<Found> {
@@ -187,15 +211,13 @@ fn read(file: &File) -> Option<Found> {
     let (then, rest) = head.split_first()?;
     let (length, sum) = rest.split_at_checked(8)?;
     let length = usize::try_from(u64::from_le_bytes(length.try_into().ok()?)).ok()?;
-    if length as u64 > file.metadata().ok()?.len() {
-        return None;
-    }
-    let mut text = vec![0; length];
+    let written = usize::try_from(file.metadata().ok()?.len()).ok()?.saturating_sub(HEAD);
+    let mut text = vec![0; length.min(written)];
     file.read_exact_at(&mut text, HEAD as u64).ok()?;
-    if names::checksum(&text) != u64::from_le_bytes(sum.try_into().ok()?) {
-        return None;
-    }
-    let text = String::from_utf8(text).ok()?;
+    let torn = text.len() != length || names::checksum(&text) != u64::from_le_bytes(sum.try_into().ok()?);
+    // each line is ended: what is not was cut off
+    text.truncate(text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1));
+    let text = String::from_utf8_lossy(&text);
     let mut lines = text.lines();
     let mut found = Found {
         then: *then,
@@ -203,17 +225,19 @@ fn read(file: &File) -> Option<Found> {
         id: lines.next()?.to_owned(),
         files: Vec::new(),
         agents: Vec::new(),
+        torn,
     };
     for line in lines {
-        match line.split_once(' ')? {
-            ("F", path) => found.files.push(PathBuf::from(path)),
-            ("T", recipient) => found.agents.push((recipient.to_owned(), false)),
-            (letter, recipient) => {
+        match line.split_once(' ') {
+            Some(("F", path)) => found.files.push(PathBuf::from(path)),
+            Some(("T", recipient)) => found.agents.push((recipient.to_owned(), false)),
+            Some((letter @ ("D" | "N"), recipient)) => {
                 found.agents.retain(|(other, _)| other != recipient);
                 if letter == "D" {
                     found.agents.push((recipient.to_owned(), true));
                 }
             }
+            _ => found.torn = true,
         }
     }
     Some(found)
@@ -237,6 +261,9 @@ impl Found {
             };
             let event = interrupted("agent").word("rcpt", recipient);
             tell(event.quoted("note", note.as_bytes()));
+        }
+        if self.torn {
+            return tell(interrupted("record").quoted("note", b"damaged: may be delivered without a 250"));
         }
         if self.files.is_empty() {
             return;
@@ -318,11 +345,10 @@ mod tests {
     fn each_agents_end_is_told() {
         let state = tempfile::tempdir().unwrap();
         let slot = open_slot(state.path(), "m1", &[]);
-        slot.agent("a@x", None).unwrap();
-        slot.agent("a@x", Some(true)).unwrap();
-        slot.agent("b@x", None).unwrap();
-        slot.agent("b@x", Some(false)).unwrap();
-        slot.agent("c@x", None).unwrap();
+        slot.agent_begins(&["a@x".into(), "b@x".into()]).unwrap();
+        slot.agent_ended("a@x", true).unwrap();
+        slot.agent_ended("b@x", false).unwrap();
+        slot.agent_begins(&["c@x".into()]).unwrap();
         drop(slot);
         let lines = logged(state.path());
         assert_eq!(lines.len(), 2, "{lines:?}");
@@ -352,5 +378,64 @@ mod tests {
         drop(slot);
         assert!(logged(state.path())[0].contains("boot=earlier removed=1"));
         assert!(state.path().join("one").exists() && !state.path().join("two").exists());
+    }
+
+    #[test]
+    fn an_agents_run_is_told_after_another_boot() {
+        let state = tempfile::tempdir().unwrap();
+        let mut slot = Slot::take(state.path()).unwrap();
+        slot.boot = "earlier".into();
+        slot.begin("m1");
+        slot.agent_begins(&["a@x".into()]).unwrap();
+        slot.agent_ended("a@x", true).unwrap();
+        slot.agent_begins(&["b@x".into()]).unwrap();
+        drop(slot);
+        let lines = logged(state.path());
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(
+            lines[0].contains("event=interrupted id=m1 at=agent rcpt=a@x note=\"delivered"),
+            "{lines:?}"
+        );
+        assert!(
+            lines[1].contains("event=interrupted id=m1 at=agent rcpt=b@x note=\"the agent may"),
+            "{lines:?}"
+        );
+
+        let mut slot = Slot::take(state.path()).unwrap();
+        slot.boot = "earlier".into();
+        slot.begin("m2");
+        slot.agent_begins(&["a@x".into()]).unwrap();
+        slot.agent_ended("a@x", true).unwrap();
+        slot.done().unwrap();
+        drop(slot);
+        assert!(logged(state.path())[0].contains("event=interrupted id=m2 at=answer"));
+    }
+
+    #[test]
+    fn a_record_that_a_power_loss_tore_is_told_and_undoes_nothing() {
+        let state = tempfile::tempdir().unwrap();
+        for keep in [HEAD as u64 + 60, 5_000, u64::MAX] {
+            let mut slot = open_slot(state.path(), "m1", &["one"]);
+            slot.boot = "earlier".into();
+            slot.begin("m1");
+            let many: Vec<String> = (0..500).map(|n| format!("r{n}@example.org")).collect();
+            slot.agent_begins(&many).unwrap();
+            let length = slot.file.metadata().unwrap().len();
+            if keep < length {
+                slot.file.set_len(keep).unwrap();
+            } else {
+                slot.file.write_all_at(b"\xff\0", length - 100).unwrap();
+            }
+            drop(slot);
+            let lines = logged(state.path());
+            let told = lines.last().unwrap();
+            assert!(
+                told.contains("event=interrupted id=m1 at=record note=\"damaged"),
+                "{keep}: {told}"
+            );
+            assert!(lines[0].contains("rcpt=r0@example.org "), "{keep}: {lines:?}");
+            assert!(!lines.iter().any(|line| line.contains("rcpt=r2@ex ")), "{lines:?}");
+            assert!(state.path().join("one").exists());
+        }
     }
 }

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use crate::ipc::delivery::{Disposition, Recipient, RecipientResult};
 use crate::log::{Event, Level};
 
-use super::agents::{Message, deliver, maildir as into_maildir};
+use super::agents::{Message, Step, deliver, maildir as into_maildir};
 use super::content::Source;
 use super::journal::Slot;
 use super::shared::Shared;
 use super::spool::{Entry, Fresh, State};
-use super::{lmtp, maildir, spool};
+use super::{Agent, lmtp, maildir, spool};
 
 /// Finds what is due: at the start, when somebody asks, and as time passes.
 pub(super) fn watch(shared: &Arc<Shared>) {
@@ -129,12 +129,22 @@ fn attempt(
         end: None,
     };
     slot.begin(&entry.id);
-    deliver(shared, slot, connection, &message, &real, &mut |index, result| {
-        if result.is_some() {
+    deliver(shared, slot, connection, &message, &real, &mut |step| match step {
+        Step::Begins(which) => {
+            for &index in which {
+                entry.set_state(index, State::Trying)?;
+            }
+            if shared.settings.agent == Agent::Maildir {
+                // the slot undoes it
+                return Ok(());
+            }
+            entry.sync()
+        }
+        Step::Ended(index, result) => {
             // from here on the entry's own record counts: what appeared must not be undone once it says so
             slot.close();
+            entry.set_state(index, state_after(result))
         }
-        entry.set_state(index, state_after(result))
     });
     for &index in &soft {
         entry.set_state(index, State::Trying)?;
@@ -142,7 +152,7 @@ fn attempt(
     let kept = into_maildir(shared, slot, maildir::QUARANTINE, &message, &soft);
     slot.close();
     for (&index, result) in soft.iter().zip(&kept) {
-        entry.set_state(index, state_after(Some(result)))?;
+        entry.set_state(index, state_after(result))?;
     }
     Ok(())
 }
@@ -195,12 +205,11 @@ fn give_up_on(shared: &Shared, slot: &Slot, entry: &Entry, never: &[usize]) -> i
     Ok(())
 }
 
-fn state_after(result: Option<&RecipientResult>) -> State {
+fn state_after(result: &RecipientResult) -> State {
     match result {
-        None => State::Trying,
-        Some(RecipientResult::Temporary { .. }) => State::Waiting,
-        Some(RecipientResult::Permanent { .. }) => State::Refused,
-        Some(_) => State::Delivered,
+        RecipientResult::Temporary { .. } => State::Waiting,
+        RecipientResult::Permanent { .. } => State::Refused,
+        _ => State::Delivered,
     }
 }
 

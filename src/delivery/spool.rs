@@ -299,6 +299,14 @@ impl Entry {
         self.body.try_clone()
     }
 
+    /// Waits until what was recorded is on disk.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.envelope.sync_data()
+    }
+
     /// Records a recipient's state; durably when it is final.
     ///
     /// # Errors
@@ -314,7 +322,7 @@ impl Entry {
         Ok(())
     }
 
-    /// Records how many attempts there were and when the next one is due.
+    /// Records durably how many attempts there were and when the next one is due.
     ///
     /// # Errors
     /// What the disk says.
@@ -323,7 +331,8 @@ impl Entry {
         let mut bytes = [0; 12];
         bytes[..4].copy_from_slice(&attempts.to_le_bytes());
         bytes[4..].copy_from_slice(&next.to_le_bytes());
-        self.envelope.write_all_at(&bytes, 12)
+        self.envelope.write_all_at(&bytes, 12)?;
+        self.sync()
     }
 
     /// Removes the entry.

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 
-use crate::ipc::delivery::{Body, Commit, Disposition, FromDelivery, Outcome, RecipientResult, ToDelivery};
+use crate::ipc::delivery::{Body, Commit, Disposition, FromDelivery, Outcome, Recipient, RecipientResult, ToDelivery};
 use crate::log::{Event, Level};
 
-use super::agents::{self, Message};
+use super::agents::{self, Message, Step};
 use super::client::PATIENCE;
 use super::content::Source;
 use super::door::{Door, Holder, held};
@@ -233,8 +233,8 @@ fn results(
         let new = if shared.settings.acknowledge == Acknowledge::Spooled {
             spooled(shared, slot, message, &real, stored)
         } else {
-            let new = agents::deliver(shared, slot, lmtp, message, &real, &mut |index, result| {
-                note(shared, slot, commit, index, result)
+            let new = agents::deliver(shared, slot, lmtp, message, &real, &mut |step| {
+                note(shared, slot, commit, step)
             });
             settle(shared, slot, message, &real, new, stored)
         };
@@ -262,19 +262,16 @@ fn results(
 }
 
 /// Notes an agent's attempt; of our own files the slot knows already.
-fn note(
-    shared: &Arc<Shared>,
-    slot: &Slot,
-    commit: &Commit,
-    index: usize,
-    result: Option<&RecipientResult>,
-) -> io::Result<()> {
-    match commit.recipients.get(index) {
-        Some(recipient) if shared.settings.agent != Agent::Maildir => slot.agent(
-            &recipient.address(),
-            result.map(|result| *result == RecipientResult::Delivered),
-        ),
-        _ => Ok(()),
+fn note(shared: &Shared, slot: &Slot, commit: &Commit, step: Step<'_>) -> io::Result<()> {
+    if shared.settings.agent == Agent::Maildir {
+        return Ok(());
+    }
+    let address = |&index: &usize| commit.recipients.get(index).map(Recipient::address);
+    match step {
+        Step::Begins(which) => slot.agent_begins(&which.iter().filter_map(address).collect::<Vec<_>>()),
+        Step::Ended(index, result) => address(&index).map_or(Ok(()), |recipient| {
+            slot.agent_ended(&recipient, *result == RecipientResult::Delivered)
+        }),
     }
 }
 

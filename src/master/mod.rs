@@ -3,6 +3,7 @@
 //! It may assume that every helper is ready and that root is gone for good. It must never parse a client's
 //! octets, hold a key or a table that grows with the traffic beyond its bounds, or start a thread.
 
+pub mod accounts;
 mod conduct;
 mod descriptors;
 mod ending;

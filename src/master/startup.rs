@@ -26,6 +26,7 @@ use crate::sys::{arena, detach, process, sandbox, signals, socket};
 use nix::fcntl::AtFlags;
 
 use super::Ready;
+use super::accounts::Named;
 use super::descriptors::{MASTER_DESCRIPTORS, leaves_room, raised_pair};
 use super::helpers::{Helper, Helpers};
 use super::workers::{REUSED, SIGNALS};
@@ -201,27 +202,21 @@ impl Users {
         }
         let owner = fs::metadata(state).ok().filter(|m| m.uid() != 0);
         let mut invented = false;
-        let mut pick = |key: &str, name: &str, usual: &str, group: Option<&str>| -> Result<Option<Identity>> {
-            let found = account(key, name, group)?;
-            if found.is_none() && name != usual {
-                bail!(Misconfigured(format!(
-                    "{key}: expected an existing user, found {name:?}"
-                )));
-            }
+        let mut named = |named: &Named<'_>| -> Result<Option<Identity>> {
+            let found = named.find().with_context(|| format!("{named}: looking it up"))?;
+            let found = found.map_err(|fault| Misconfigured(fault.to_string()))?;
             invented |= found.is_none();
             Ok(found)
         };
-        let settings = served.delivery();
-        let service = pick("user", &served.daemon.user, "rsmtpd", served.daemon.group.as_deref())?;
-        let logger = pick("user of the logger", "rsmtpd-log", "rsmtpd-log", None)?;
-        let broker = pick("user of the broker", "rsmtpd-broker", "rsmtpd-broker", None)?;
-        let delivery = pick(
-            "delivery.yaml: user",
-            &settings.user,
-            "rsmtpd-mail",
-            settings.group.as_deref(),
-        )?;
-        let keeper = pick("user of the keeper", "rsmtpd-keeper", "rsmtpd-keeper", None)?;
+        let service = named(&Named::service(&served.daemon))?;
+        let delivery = named(&Named::delivery(served.delivery()))?;
+        let mut usual = |name: &str| -> Result<Option<Identity>> {
+            let found = privilege::lookup_user(name).with_context(|| format!("looking up the user {name:?}"))?;
+            invented |= found.is_none();
+            Ok(found)
+        };
+        let (logger, broker) = (usual("rsmtpd-log")?, usual("rsmtpd-broker")?);
+        let keeper = usual("rsmtpd-keeper")?;
         // Without a user of its own, delivery goes on as whom it was when it made the directory.
         let delivery = delivery.or_else(|| owner.as_ref().map(|m| Identity::numeric(m.uid(), m.gid())));
         let found = [&service, &logger, &delivery, &broker, &keeper];
@@ -398,22 +393,4 @@ fn make_log_file(path: &Path, user: &Identity) -> Result<()> {
 /// What the logger reads: the time zone.
 fn log_reads() -> Vec<PathBuf> {
     vec!["/etc/localtime".into(), "/usr/share/zoneinfo".into()]
-}
-
-/// The account of this name, with `group` in place of its own; none when there is no such account.
-fn account(key: &str, name: &str, group: Option<&str>) -> Result<Option<Identity>> {
-    let found = privilege::lookup_user(name).with_context(|| format!("{key}: looking up the user {name:?}"))?;
-    let Some(mut identity) = found else {
-        return Ok(None);
-    };
-    if let Some(group) = group {
-        let found = privilege::lookup_group(group).with_context(|| format!("{key}: looking up the group {group:?}"))?;
-        let Some(found) = found else {
-            bail!(Misconfigured(format!(
-                "{key}: expected an existing group beside it, found {group:?}"
-            )));
-        };
-        identity.gid = found;
-    }
-    Ok(Some(identity))
 }

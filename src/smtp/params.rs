@@ -160,6 +160,9 @@ fn size(value: Option<&str>, limit: u64) -> Result<u64, Fault> {
     }
 }
 
+/// 501 for BINARYMIME as for any other value: RFC 3030 §3 forbids clients to say it where it is not offered, so that to us
+/// it is a bad argument and no parameter that we know and lack, which RFC 5321 §4.2.3 has 504 for. Of those there is none:
+/// what a parameter that we take may say in its own RFC, we take.
 fn body(value: Option<&str>) -> Result<Body, Fault> {
     let value = value.unwrap_or_default();
     if value.eq_ignore_ascii_case("7BIT") {

@@ -61,7 +61,8 @@ impl Conversation<'_> {
             self.body_concluded(&reply, ports);
             return self.act(Some(reply), Next::Command);
         }
-        if received > self.limits.maximum_received {
+        // For postmaster as well: a loop is a matter of the message's form, and would never end there either.
+        if received >= self.limits.maximum_received {
             let reply = Reply::new(554, Some(Status::LOOP), "too many hops, this message is looping");
             return self.body_refused(Some(reply), Next::Command, ports);
         }
@@ -350,7 +351,8 @@ struct Settled {
 }
 
 /// Turns the decision into copies and an answer. Soft and trap recipients are kept whatever was decided; postmaster is
-/// refused by nobody; a recipient's own verdict concerns its copy only.
+/// refused by no verdict (the message's form, as its size and whether it loops, was judged before); a recipient's own
+/// verdict concerns its copy only.
 fn settle(transaction: &Transaction, ran: &Ran) -> Settled {
     let decision = &ran.decision;
     let keep_copy = ran.effects().any(|effect| *effect == Effect::KeepCopy);

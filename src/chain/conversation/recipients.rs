@@ -30,7 +30,8 @@ impl<'c> Conversation<'c> {
         }
         let ok = Reply::new(250, Some(Status::RECIPIENT_OK), "recipient OK");
         let (mut verdict, mut reply, mut next) = self.answer_or_relay(links, exchange, ran, &ok, ports);
-        // RFC 5321 §4.5.1: no policy refuses postmaster where the mailbox is ours.
+        // RFC 5321 §4.5.1: no policy refuses postmaster where the mailbox is ours. A message may still be refused for its
+        // form, at its end: for its size, its line endings, or as a loop (§6.3).
         let exempt = recipient.as_ref().is_some_and(Recipient::is_postmaster) && !mailboxes.is_empty() && !relayed;
         if exempt && !verdict.is_positive() && exchange.fault.is_none() {
             (verdict, reply, next) = (Verdict::Accept, Some(ok), Next::Command);
