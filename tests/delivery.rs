@@ -475,6 +475,71 @@ impl Drop for Small {
     }
 }
 
+/// A 250 that waits for nothing but the spool needs room there: without, the sender keeps the message, and nothing of it
+/// stays. What is in the spool already stays there when there is no room in `failed/`, and goes there once there is.
+#[test]
+fn without_space_in_the_spool_the_sender_keeps_the_message() {
+    const NAME: &str = "delivery::without_space_in_the_spool_the_sender_keeps_the_message";
+    if !needs_root(NAME) {
+        return;
+    }
+    let directory = shared();
+    let path = agent(
+        directory.path(),
+        r#"cat >/dev/null; [ -e "$d/refuse" ] && exit 67; exit 75"#,
+    );
+    let setup = setup(&["a", "b"], &lda(&path, "acknowledge: spooled"));
+    let Some(small) = Small::mount(&setup.state(), "1m") else {
+        common::skip(NAME, "cannot mount a file system");
+        return;
+    };
+    let mut server = setup.start();
+    let state = server.setup().state();
+    let mut client = server.hello();
+    let text = |name: &str, lines: usize| {
+        let head = format!("Subject: {name}\r\n\r\n");
+        [head.as_bytes(), &b"0123456789abcdef\r\n".repeat(lines)].concat()
+    };
+    let entries = |tree: &str| {
+        let found = fs::read_dir(state.join(tree)).into_iter().flatten().flatten();
+        found.filter(|entry| entry.path().is_file()).count()
+    };
+    assert_eq!(client.deliver(FROM, &["a@example.com"], &text("kept", 2_000)).code, 250);
+    let kept = entries("spool");
+    assert!(kept > 0, "deferred");
+    let big = client.deliver(FROM, &["a@example.com"], &text("big", 100_000));
+    assert!(big.code == 452 && big.text().starts_with("4.3.1"), "staged: {big:?}");
+    let filler = state.join("filler");
+    let fill = || {
+        let mut file = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&filler)
+            .expect("filler");
+        while file.write_all(&[0; 4096]).is_ok() {}
+    };
+    fill();
+    let inline = client.deliver(FROM, &["a@example.com", "b@example.com"], &text("inline", 1_000));
+    assert!(
+        inline.code == 452 && inline.text().starts_with("4.3.1"),
+        "inline: {inline:?}"
+    );
+    assert_eq!(entries("spool"), kept, "nothing of those that were refused stays");
+    // The agent refuses for good now, and there is no room to keep what it refuses.
+    fill();
+    fs::write(directory.path().join("refuse"), "").expect("refuse");
+    let told = |said: &str| said.contains("event=spool-failed");
+    assert!(wait_until(|| told(&server.said())), "{}", server.said());
+    assert_eq!((entries("spool"), entries("failed")), (kept, 0), "{}", server.said());
+    fs::remove_file(&filler).expect("removed");
+    let moved = wait_until(|| entries("spool") == 0 && entries("failed") > 0);
+    assert!(moved, "{}", server.said());
+    let list = spool(&mut server, &["list"]).1;
+    assert!(list.lines().count() == 1 && list.contains("failed"), "{list}");
+    drop((client, server));
+    drop(small);
+}
+
 #[test]
 fn without_space_the_sender_keeps_the_message() {
     const NAME: &str = "delivery::without_space_the_sender_keeps_the_message";

@@ -5,7 +5,7 @@ mod common;
 use common::{Server, Setup, wait_until};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -119,9 +119,15 @@ fn ten_thousand_idle_connections_are_held() {
     assert!(pss.is_none_or(|kib| kib <= most), "{pss:?} KiB of {most}");
     assert!(!server.said().contains("event=fork-failed"), "{}", server.said());
     // Each is still served.
-    for stream in idle.iter().step_by(1000) {
-        use std::io::Write;
-        let mut stream = stream;
+    for mut stream in &idle {
+        stream.write_all(b"NOOP\r\n").expect("write");
+    }
+    for mut stream in &idle {
+        let mut octets = [0; 512];
+        let length = stream.read(&mut octets).expect("reply");
+        assert!(octets[..length].starts_with(b"250 "), "{:?}", &octets[..length]);
+    }
+    for mut stream in idle.iter().step_by(100) {
         stream.write_all(b"QUIT\r\n").expect("write");
         let mut text = String::new();
         stream.read_to_string(&mut text).expect("reply");

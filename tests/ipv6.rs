@@ -132,3 +132,83 @@ fn a_whole_network_is_one_source() {
     });
     test.join().expect("the test in its network");
 }
+
+/// Listens on both families by one name, at a port that is free on both.
+fn by_name(name: &str) -> Server {
+    let setup = Setup::new();
+    let free =
+        |port: &u16| TcpListener::bind((LOOPBACK, *port)).is_ok() && TcpListener::bind(("0.0.0.0", *port)).is_ok();
+    let port = std::iter::repeat_with(|| Setup::new().port()).take(50).find(free);
+    let port = port.expect("a port that is free on both families");
+    let text = format!(
+        "address: \"{name}\"\nport: {port}\nserver_name: mail.example.com\nstate: {}\n",
+        setup.state().display()
+    );
+    let first = if name == "*" { [0, 0, 0, 0] } else { [127, 0, 0, 1] };
+    Server::start_with(setup, &text, SocketAddr::from((first, port)))
+}
+
+/// What it says it listens on, in order.
+fn listening(server: &Server) -> Vec<String> {
+    let said = server.said();
+    let lines = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("rsmtpd: listening on "));
+    lines.map(str::to_owned).collect()
+}
+
+/// A message through this address.
+fn assert_takes(server: &Server, address: &str) {
+    let address: std::net::IpAddr = address.parse().expect("address");
+    let there = SocketAddr::new(address, server.address().port());
+    let stream = TcpStream::connect(there).unwrap_or_else(|e| panic!("{there}: {e}; {}", server.said()));
+    let mut client = greeted(Client::over(stream));
+    let hello = client.command("EHLO client.example");
+    // A client over IPv4 is one, whichever socket it came by.
+    let peer = if address.is_ipv4() { "(127.0.0." } else { "(::1 port " };
+    assert!(hello.code == 250 && hello.text().contains(peer), "{hello:?}");
+    let reply = client.deliver("a@example.org", &["test@example.com"], MESSAGE);
+    assert_eq!(reply.code, 250, "{there}: {reply:?}");
+}
+
+/// Whether this machine has IPv6; otherwise `test` is named as skipped.
+fn has_ipv6(test: &str) -> bool {
+    let has = TcpListener::bind((LOOPBACK, 0)).is_ok();
+    if !has {
+        common::skip(test, "this machine has no IPv6");
+    }
+    has
+}
+
+#[test]
+fn localhost_is_both_loopbacks_and_nothing_else() {
+    if !has_ipv6("ipv6::localhost_is_both_loopbacks_and_nothing_else") {
+        return;
+    }
+    let server = by_name("localhost");
+    let port = server.address().port();
+    assert_eq!(
+        listening(&server),
+        [format!("127.0.0.1:{port}"), format!("[::1]:{port}")]
+    );
+    assert_takes(&server, "127.0.0.1");
+    assert_takes(&server, "::1");
+    assert_eq!(server.mail("test@example.com").len(), 2);
+    // Another address of this machine.
+    let elsewhere = TcpStream::connect(("127.0.0.2", port)).map_err(|error| error.kind());
+    assert_eq!(elsewhere.err(), Some(std::io::ErrorKind::ConnectionRefused));
+}
+
+#[test]
+fn a_star_is_every_address_of_both_families() {
+    if !has_ipv6("ipv6::a_star_is_every_address_of_both_families") {
+        return;
+    }
+    let server = by_name("*");
+    let port = server.address().port();
+    assert_eq!(listening(&server), [format!("0.0.0.0:{port}"), format!("[::]:{port}")]);
+    for address in ["127.0.0.1", "127.0.0.2", "::1"] {
+        assert_takes(&server, address);
+    }
+    assert_eq!(server.mail("test@example.com").len(), 3);
+}

@@ -356,6 +356,40 @@ fn spares_that_are_killed_are_replaced() {
     }
 }
 
+/// Whoever makes workers crash must not make the master fork all the time: it waits, longer each time, and whoever comes
+/// meanwhile reads why.
+#[test]
+fn crashes_throttle_forking() {
+    const PAUSES: [u64; 6] = [100, 200, 400, 800, 1000, 1000];
+    let server = pool("min_spare: 1, max_spare: 1").start();
+    await_busy(&server, 0);
+    for (round, least) in PAUSES.into_iter().map(Duration::from_millis).enumerate() {
+        let alive = || workers(&server).into_iter().find(|worker| worker.state != 'Z');
+        let mut victim = None;
+        assert!(wait_until(|| {
+            victim = alive();
+            victim.is_some()
+        }));
+        let victim = victim.map_or(0, |worker| worker.pid);
+        let killed = Instant::now();
+        kill(Pid::from_raw(victim), Signal::SIGKILL).expect("the worker is there");
+        server.await_said("event=worker-crashed", round + 1);
+        if round + 1 == PAUSES.len() {
+            let reply = server.connect().reply();
+            let refused = reply.code == 421 && reply.text() == FULL;
+            assert!(refused || killed.elapsed() > least, "{reply:?}");
+        }
+        assert!(wait_until(|| alive().is_some_and(|worker| worker.pid != victim)));
+        let waited = killed.elapsed();
+        assert!(
+            waited >= least,
+            "forked {waited:?} after crash {round}, {least:?} expected"
+        );
+        assert!(waited < least * 2 + PATIENCE / 4, "forked only after {waited:?}");
+    }
+    assert!(wait_until(|| server.connect().reply().code == 220), "it goes on");
+}
+
 #[test]
 fn connections_in_one_worker_leak_nothing_into_the_next() {
     let server = pool("min_spare: 1, max_spare: 1, max: 1, connections_per_worker: 5").start();
@@ -557,6 +591,64 @@ fn nothing_is_left_behind_by_a_thousand_connections() {
             .collect::<Vec<_>>()
     };
     assert!(wait_until(|| left().is_empty()), "{:?}", left());
+}
+
+/// How much writable memory a process has that is no file's, in octets: its own, and what it has inherited.
+fn written(pid: i32) -> usize {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("smaps");
+    let (mut writable, mut sum) = (false, 0);
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["Anonymous:", kib, _] if writable => sum += kib.parse::<usize>().expect("a number") << 10,
+            [place, rights, ..] if place.contains('-') => writable = rights.starts_with("rw"),
+            _ => {}
+        }
+    }
+    assert!(sum > 0, "{text}");
+    sum
+}
+
+/// A long list of recipients is in memory once, whatever the number of workers: each has it mapped, none has a copy.
+#[test]
+fn a_long_list_of_recipients_is_shared() {
+    const NAMES: usize = 500_000;
+    if !common::needs_root("pool::a_long_list_of_recipients_is_shared") {
+        return;
+    }
+    let setup = pool("min_spare: 4, max_spare: 4");
+    let names: String = (0..NAMES).map(|number| format!("name.{number:010}\n")).collect();
+    setup.write("users.txt", &names);
+    let recipients = "domains:\n  example.com:\n    recipients_file: users.txt\n";
+    setup.write("simple_recipient_validator.yaml", recipients);
+    let server = setup.start();
+    let mut client = server.hello();
+    assert_eq!(client.command("MAIL FROM:<a@example.org>").code, 250);
+    for (number, code) in [(0, 250), (NAMES / 2, 250), (NAMES - 1, 250), (NAMES, 550)] {
+        let reply = client.command(&format!("RCPT TO:<Name.{number:010}@example.com>"));
+        assert_eq!(reply.code, code, "{reply:?}");
+    }
+    assert!(wait_until(|| workers(&server).len() == 5), "{:?}", workers(&server));
+    let mut files = BTreeSet::new();
+    for worker in workers(&server) {
+        // Address, rights, offset, device, inode, name.
+        let maps = fs::read_to_string(format!("/proc/{}/maps", worker.pid)).expect("maps");
+        let found = maps.lines().find_map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let (from, to) = words.first()?.split_once('-')?;
+            let [from, to] = [from, to].map(|place| usize::from_str_radix(place, 16).unwrap_or(0));
+            let list = words.get(5)?.starts_with("/memfd:") && to - from == names.len().next_multiple_of(4096);
+            (list && words.get(1) == Some(&"r--s")).then(|| words[3..5].join(" "))
+        });
+        files.insert(found.unwrap_or_else(|| panic!("no shared mapping of {} octets in:\n{maps}", names.len())));
+        let own = written(worker.pid);
+        assert!(
+            own < names.len() / 2,
+            "{own} octets of its own beside a list of {}",
+            names.len()
+        );
+    }
+    assert_eq!(files.len(), 1, "one file in all workers: {files:?}");
 }
 
 /// How many spares there are, and all descriptors of master, logger and delivery; none where that is not shown.

@@ -15,6 +15,7 @@ use common::processes::Process;
 use common::{Client, Server, Setup, needs_root, tool, wait_until};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
@@ -246,6 +247,63 @@ fn each_service_user_has_its_role() {
     assert_eq!(users["rsmtpd: broker"], 48_615);
     assert_delivers(&server, 48_613);
     assert!(!server.said().contains("missing"), "{}", server.said());
+}
+
+/// Several listeners that only root may bind, of both families: all are bound before root is gone, and each is served by
+/// workers that have nothing of it.
+#[test]
+fn several_privileged_listeners_of_both_families() {
+    let name = "privileges::several_privileged_listeners_of_both_families";
+    if !namespaces(name) {
+        return;
+    }
+    if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
+        return common::skip(name, "this machine has no IPv6");
+    }
+    let setup = reachable(Setup::new());
+    let free = |port: &u16| {
+        let wildcards = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
+        wildcards
+            .into_iter()
+            .all(|address| TcpListener::bind((address, *port)).is_ok())
+    };
+    // Beyond those that other tests take, from the top.
+    let mut ports = (600..700).rev().filter(free);
+    let (first, second) = (ports.next().expect("a port"), ports.next().expect("another"));
+    let sockets: [SocketAddr; 5] = [
+        (Ipv4Addr::LOCALHOST, first).into(),
+        (Ipv6Addr::LOCALHOST, first).into(),
+        (Ipv4Addr::new(127, 0, 0, 2), first).into(),
+        (Ipv6Addr::LOCALHOST, second).into(),
+        (Ipv4Addr::LOCALHOST, second).into(),
+    ];
+    let mut text = format!(
+        "server_name: mail.example.com\nstate: {}\nlisteners:\n",
+        setup.state().display()
+    );
+    for socket in sockets {
+        text += &format!("  - {{address: \"{}\", port: {}}}\n", socket.ip(), socket.port());
+    }
+    setup.write("hello.yaml", "look_up: yes\n");
+    let server = Server::start_with(with_accounts(setup, &USERS), &text, sockets[4]);
+    let by_name = processes(&server, 8);
+    assert_eq!(assert_dropped(&by_name)["rsmtpd: worker"], USERS[0].1);
+    for (count, socket) in (1..).zip(sockets) {
+        assert!(
+            server.said().contains(&format!("listening on {socket}\n")),
+            "{}",
+            server.said()
+        );
+        let stream = TcpStream::connect(socket).unwrap_or_else(|e| panic!("{socket}: {e}"));
+        let mut client = Client::over(stream);
+        assert_eq!(
+            (client.reply().code, client.command("EHLO client.example").code),
+            (220, 250)
+        );
+        let reply = client.deliver("a@example.org", &["test@example.com"], b"Subject: x\r\n\r\ntext\r\n");
+        assert_eq!(reply.code, 250, "{socket}: {reply:?}");
+        assert_eq!(server.mail("test@example.com").len(), count);
+    }
 }
 
 /// A getent(1) of a directory service: it knows two accounts, and the first numbers of the dynamic range.

@@ -496,6 +496,9 @@ fn send(address: SocketAddr, number: usize, stop: &AtomicBool, taken: &AtomicUsi
     }
 }
 
+/// How many messages are sent at least while all is read again a hundred times.
+const MESSAGES: usize = 1_000;
+
 #[test]
 fn a_hundred_reloads_under_load_lose_nothing() {
     let mut setup = Setup::new();
@@ -509,7 +512,19 @@ fn a_hundred_reloads_under_load_lose_nothing() {
         })
         .collect();
     let began = Instant::now();
+    let daemon = server.setup().read("rsmtpd.yaml");
     for round in 0..100 {
+        // Each time the file says something else, and the senders have gone on meanwhile.
+        let workers = format!("max: {}, per_source: 0", 900 + round);
+        // No key that delivery reads: who meets a replacement with each of eight offers is told 451.
+        let text = daemon.replace("per_source: 0", &workers);
+        assert!(text.contains(&workers), "{text}");
+        server.setup().write("rsmtpd.yaml", &text);
+        let enough = (round + 1) * MESSAGES / 100;
+        assert!(
+            wait_until(|| taken.load(Ordering::SeqCst) >= enough),
+            "the senders do not get on"
+        );
         // Every fourth time delivery has something to read as well.
         let writers = 4 + round / 4 % 5;
         server
@@ -526,7 +541,10 @@ fn a_hundred_reloads_under_load_lose_nothing() {
     let mail = server.mail("test@example.com");
     let ids: BTreeSet<String> = mail.iter().filter_map(|message| id_of(message)).collect();
     assert_eq!((mail.len(), ids.len()), (sent, sent));
-    assert!(sent >= 40, "{sent}");
+    assert!(sent >= MESSAGES, "{sent}");
+    // The last one counts.
+    server.signal(Signal::SIGUSR1);
+    server.await_said(" max=999 ", 1);
     assert_eq!(server.said().matches("event=reloaded").count(), 100);
     for never in ["crashed", "worker-failed", "helper-died", "not-renewed", "not-told"] {
         assert!(!server.said().contains(never), "{never}:\n{}", server.said());

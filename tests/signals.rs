@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::{Client, PATIENCE, Server, Setup, run, wait_until};
 use nix::sys::signal::{Signal, kill};
@@ -105,6 +105,48 @@ fn status(server: &mut Server) -> String {
     let (success, said) = run(&mut status, b"");
     assert!(success, "{said}");
     said
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.expect("a clock that is set").as_secs()
+}
+
+/// What waits is counted, and the oldest is told by the time at which it was taken.
+#[test]
+fn status_tells_what_is_in_the_spool() {
+    let setup = Setup::new();
+    let nobody = setup.aside().join("nobody-listens");
+    let delivery = format!(
+        "agent: lmtp\nlmtp: {{socket: {}}}\nacknowledge: spooled\nretry: {{first: 1h, longest: 1h}}\n",
+        nobody.display()
+    );
+    setup.write("delivery.yaml", &delivery);
+    let mut server = setup.start();
+    assert!(status(&mut server).contains("spool=0 oldest=none failed=0"));
+    let mut client = server.hello();
+    let mut deliver = || {
+        let before = now();
+        let reply = client.deliver("a@example.org", &["test@example.com"], b"Subject: x\r\n\r\nx\r\n");
+        assert_eq!(reply.code, 250, "{reply:?}");
+        before..=now()
+    };
+    let oldest = |said: &str, count: usize| -> u64 {
+        let (_, rest) = said
+            .split_once(&format!("spool={count} oldest="))
+            .unwrap_or_else(|| panic!("{count} in the spool expected: {said}"));
+        let word = rest.split_whitespace().next().unwrap_or_default();
+        word.parse().unwrap_or_else(|_| panic!("no time: {word}"))
+    };
+    let first = deliver();
+    let since = oldest(&status(&mut server), 1);
+    assert!(first.contains(&since), "{since} is not in {first:?}");
+    // The oldest stays the oldest, once the clock shows another second.
+    assert!(wait_until(|| now() > since));
+    let second = deliver();
+    assert!(!second.contains(&since), "{since} is in {second:?}");
+    assert_eq!(oldest(&status(&mut server), 2), since);
 }
 
 #[test]

@@ -399,6 +399,55 @@ fn whole_or_off_says_nothing() {
     }
 }
 
+/// The soft and hard limit of this name in /proc/PID/limits.
+fn limits_of(pid: i32, name: &str) -> [String; 2] {
+    let text = fs::read_to_string(format!("/proc/{pid}/limits")).expect("limits");
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let mut words = line.unwrap_or_else(|| panic!("no {name} in {text}")).split_whitespace();
+    [(); 2].map(|()| words.next().unwrap_or_default().to_owned())
+}
+
+/// What the layer of each worker bounds, with a client and without.
+#[test]
+fn each_worker_has_its_limits() {
+    let mut setup = setup();
+    setup.set("worker.yaml", "maximum_message_size_in_mb", "3");
+    let workers = "{min_spare: 2, max_spare: 2}";
+    setup.set("rsmtpd.yaml", "workers", workers);
+    let server = setup.start();
+    let _client = server.hello();
+    let busy_and_spare = || server.children(server.pid(), "rsmtpd: worker");
+    assert!(wait_until(|| busy_and_spare().len() == 3), "{:?}", busy_and_spare());
+    // The file may be twice the largest message, for what is added to it. Descriptors end where the master's begin.
+    let expected = [
+        ("Max core file size", 0),
+        ("Max file size", 6 << 20),
+        ("Max address space", 512 << 20),
+        ("Max cpu time", 600),
+        ("Max processes", 0),
+        ("Max open files", 64),
+    ];
+    for (name, limit) in expected {
+        // One that the tests themselves were given is not raised.
+        let [_, own] = limits_of(nix::unistd::getpid().as_raw(), name);
+        let limit = own.parse().map_or(limit, |own: u64| own.min(limit)).to_string();
+        // A spare takes them on as it begins.
+        let all = || {
+            busy_and_spare()
+                .into_iter()
+                .map(|pid| limits_of(pid, name))
+                .collect::<Vec<_>>()
+        };
+        let bounded = || all().iter().all(|both| *both == [limit.as_str(); 2]);
+        assert!(wait_until(bounded), "{name}: {limit} expected, {:?}", all());
+        let [_, master] = limits_of(server.pid(), name);
+        assert!(
+            master != limit || own == limit,
+            "{name} is bounded for the master already"
+        );
+    }
+}
+
 fn assert_delivers(server: &Server) {
     let mut client = server.hello();
     let reply = client.deliver("a@example.org", &["test@example.com"], b"Subject: x\r\n\r\nx\r\n");

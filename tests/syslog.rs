@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -86,7 +86,15 @@ for n in null zero random urandom; do : > $d/$n && mount --bind /dev/$n $d/$n ||
 mount --rbind $d /dev || exit 1
 exec \"$@\"";
 
-fn server(test: &str) -> Option<(Server, std::path::PathBuf, Syslog)> {
+/// With a syslog daemon that reads.
+fn server(test: &str) -> Option<(Server, PathBuf, Syslog)> {
+    let (setup, path, _manager) = setup(test)?;
+    let syslog = Syslog::asleep(&path).awake();
+    Some((setup.start(), path, syslog))
+}
+
+/// To be started with syslog as its destination; where the daemon's socket has to be; and the service manager's.
+fn setup(test: &str) -> Option<(Setup, PathBuf, UnixDatagram)> {
     if !needs_root(test) {
         return None;
     }
@@ -100,16 +108,14 @@ fn server(test: &str) -> Option<(Server, std::path::PathBuf, Syslog)> {
     let dev = setup.aside().join("dev");
     fs::create_dir(&dev).expect("directory");
     let path = dev.join("log");
-    let syslog = Syslog::asleep(&path).awake();
     let dev = dev.to_str().expect("UTF-8").to_owned();
     let unshare = unshare.to_str().expect("UTF-8").to_owned();
     let mut setup = setup.under([&*unshare, "-m", "sh", "-c", WRAPPER, "sh", &dev]);
     // Under a service manager lines go to syslog.
     let notify = setup.aside().join("notify");
-    let _manager = UnixDatagram::bind(&notify).expect("socket");
+    let manager = UnixDatagram::bind(&notify).expect("socket");
     setup.variable("NOTIFY_SOCKET", notify.to_str().expect("UTF-8"));
-    let server = setup.start();
-    Some((server, path, syslog))
+    Some((setup, path, manager))
 }
 
 fn deliver(server: &Server, count: usize) {
@@ -179,4 +185,35 @@ fn a_syslog_daemon_that_sleeps() {
     );
     deliver(&server, 1);
     awake.await_said("event=delivered");
+}
+
+/// Nobody listens at the start: lines go to standard error, and to the daemon once there is one.
+#[test]
+fn a_syslog_daemon_that_comes_late() {
+    let Some((setup, path, _manager)) = setup("syslog::comes_late") else {
+        return;
+    };
+    assert!(!path.exists());
+    let server = setup.start();
+    server.await_said("event=listening", 1);
+    deliver(&server, 1);
+    server.await_said("event=delivered", 1);
+    let syslog = Syslog::asleep(&path).awake();
+    assert!(
+        wait_until(|| {
+            deliver(&server, 1);
+            syslog.said().contains("event=delivered")
+        }),
+        "{}",
+        syslog.said()
+    );
+    // Nothing goes both ways.
+    let before = server.said();
+    deliver(&server, 1);
+    let mail = server.mail("test@example.com").len();
+    assert!(wait_until(|| {
+        let told = |said: &str| said.matches("event=delivered").count();
+        told(&syslog.said()) + told(&server.said()) >= mail
+    }));
+    assert_eq!(server.said(), before);
 }

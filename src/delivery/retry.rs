@@ -163,11 +163,8 @@ fn conclude(shared: &Shared, slot: &Slot, mut entry: Entry) -> io::Result<()> {
     let age = u64::try_from(spool::now() - entry.spooled_at).unwrap_or(0);
     let give_up = age >= settings.give_up.as_secs();
     if !give_up && entry.states.iter().any(|state| is_open(*state)) {
-        let doubled = settings
-            .retry_first
-            .saturating_mul(1 << entry.attempts.min(16))
-            .min(settings.retry_most);
-        let next = spool::now() + i64::try_from(doubled.as_secs()).unwrap_or(3_600);
+        let wait = wait_after(entry.attempts, settings.retry_first, settings.retry_most);
+        let next = spool::now() + i64::try_from(wait.as_secs()).unwrap_or(3_600);
         return entry.schedule(entry.attempts + 1, next);
     }
     let states = entry.states.iter().enumerate();
@@ -179,6 +176,11 @@ fn conclude(shared: &Shared, slot: &Slot, mut entry: Entry) -> io::Result<()> {
         give_up_on(shared, slot, &entry, &never)?;
     }
     entry.remove()
+}
+
+/// How long to wait after an attempt that came after `attempts` others: `first`, then twice as long each time, up to `longest`.
+fn wait_after(attempts: u32, first: Duration, longest: Duration) -> Duration {
+    first.saturating_mul(1 << attempts.min(16)).min(longest)
 }
 
 /// Into `failed/` with what nobody will ever get.
@@ -208,5 +210,26 @@ fn state_after(result: &RecipientResult) -> State {
         RecipientResult::Temporary { .. } => State::Waiting,
         RecipientResult::Permanent { .. } => State::Refused,
         _ => State::Delivered,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_longest() {
+        let waits = |first: u64, longest: u64| -> Vec<u64> {
+            let [first, longest] = [first, longest].map(Duration::from_secs);
+            (0..9)
+                .map(|attempts| wait_after(attempts, first, longest).as_secs())
+                .collect()
+        };
+        assert_eq!(waits(60, 3_600), [60, 120, 240, 480, 960, 1_920, 3_600, 3_600, 3_600]);
+        assert_eq!(waits(1, 1), [1; 9]);
+        let day = Duration::from_secs(86_400);
+        for attempts in [16, 17, 63, 64, u32::MAX] {
+            assert_eq!(wait_after(attempts, Duration::from_secs(2), day), day);
+        }
     }
 }

@@ -121,6 +121,9 @@ pub fn binary() -> OsString {
 /// Names a release build to be tested in the place of the tests' own.
 pub const RELEASE: &str = "RSMTPD_BINARY";
 
+/// Where the shipped configuration listens.
+pub const SHIPPED_PORT: u16 = 8025;
+
 /// A configuration directory: the shipped one with test recipients, on a
 /// free port, with its own state directory.
 pub struct Setup {
@@ -129,6 +132,8 @@ pub struct Setup {
     low: bool,
     /// Not waited for a greeting of 220 at the start.
     silent: bool,
+    /// Started as from a fresh clone.
+    cloned: bool,
     state: Option<PathBuf>,
     launcher: Vec<OsString>,
     arguments: Vec<OsString>,
@@ -159,6 +164,7 @@ impl Setup {
             port: 0,
             low: false,
             silent: false,
+            cloned: false,
             state: None,
             launcher: Vec::new(),
             arguments: Vec::new(),
@@ -260,6 +266,15 @@ impl Setup {
         self
     }
 
+    /// Starts the binary in the checkout without any argument, as `cargo run` does: the shipped configuration and its port
+    /// count, nothing of this setup but its environment. `home` is the user's; XDG_STATE_HOME is unset until it is set.
+    pub fn cloned_by(mut self, home: &Path) -> Setup {
+        self.cloned = true;
+        self.port = SHIPPED_PORT;
+        self.variable("HOME", home.to_str().expect("UTF-8"));
+        self
+    }
+
     /// Puts a program and its arguments in front, which ends in an exec of what follows.
     pub fn under<T: Into<OsString>>(mut self, launcher: impl IntoIterator<Item = T>) -> Setup {
         self.launcher = launcher.into_iter().map(Into::into).collect();
@@ -339,19 +354,29 @@ impl Setup {
         let binary = binary();
         let mut words = self.launcher.iter().chain([&binary]);
         let mut command = Command::new(words.next().expect("at least the binary"));
+        command.args(words);
+        if self.cloned {
+            command.current_dir(root()).env_remove("XDG_STATE_HOME");
+        } else {
+            command
+                .arg("-c")
+                .arg(self.config())
+                .args(&self.arguments)
+                .arg(subcommand);
+            command.current_dir(self.directory.path());
+        }
         command
-            .args(words)
-            .arg("-c")
-            .arg(self.config())
-            .args(&self.arguments)
-            .arg(subcommand)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .env_remove("NOTIFY_SOCKET")
             .envs(self.environment.clone())
-            .current_dir(self.directory.path())
             .process_group(0);
         command
+    }
+
+    /// Starts the server at the shipped configuration's port; what it said when it did not.
+    pub fn start_cloned(self) -> Result<Server, String> {
+        Server::launch(self).map_err(|failed| failed.1)
     }
 
     /// Starts the server and waits until it greets.

@@ -103,14 +103,40 @@ fn judge(expected: Expected, ratio: f64, ours: f64) -> (String, bool) {
         () if fits => "met",
         () => "**missed**",
     };
-    (format!("{text}: {word}"), fits || value.is_nan())
+    // What was not measured compares with nothing, so it does not fit.
+    (format!("{text}: {word}"), fits)
 }
 
-/// Prints all; whether every expectation was met.
+/// Prints all; whether every expectation was measured and met.
 pub fn print(servers: &[String], all: &[Rounds]) -> bool {
     let ours = servers.iter().position(|name| name == "rsmtpd");
     println!("\n| scenario | figure | {} | ratio | expected |", servers.join(" | "));
     println!("|---|---|{}---:|---|", "---:|".repeat(servers.len()));
     let missed = all.iter().filter(|rounds| !rounds.print(ours)).count();
     missed == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_measured_is_not_met() {
+        let all = [
+            Expected::RatioAtLeast(2.0),
+            Expected::RatioAtMost(2.0),
+            Expected::OursAtMost(2.0),
+            Expected::OursAtLeast(2.0),
+        ];
+        for expected in all {
+            let (text, fits) = judge(expected, f64::NAN, f64::NAN);
+            assert!(!fits && text.ends_with("not measured"), "{text}");
+            assert!(judge(expected, 2.0, 2.0).1, "the bound itself is met");
+        }
+        assert!(!judge(Expected::RatioAtLeast(2.0), 1.9, 9.0).1);
+        assert!(!judge(Expected::RatioAtMost(2.0), 2.1, 0.0).1);
+        assert!(!judge(Expected::OursAtMost(2.0), 0.0, 2.1).1);
+        assert!(!judge(Expected::OursAtLeast(2.0), 9.0, 1.9).1);
+        assert!(judge(Expected::Nothing, f64::NAN, f64::NAN).1);
+    }
 }
