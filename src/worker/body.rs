@@ -20,10 +20,13 @@ use crate::ipc::link::Role;
 
 use super::link::Link;
 
-/// How often one message is offered, each time through another door. Only what surely was not taken is offered again.
-const OFFERS: u32 = 8;
-/// By how much longer we wait each time; the sum is about a second.
+/// How often one message is offered, each time through another door. Only what surely was not taken is offered again. As
+/// many replacements of delivery as may follow each other while somebody reloads again and again.
+const OFFERS: u32 = 40;
+/// By how much longer we wait each time, up to [`LONGEST_PAUSE`]; the sum is about ten seconds, of the ten minutes
+/// that a client waits (RFC 5321 §4.5.3.2.6).
 const PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// The doors: one that the master has lent, if so, for messages that travel whole; and one of our own, opened for the
 /// first message that the other does not take, and again when delivery was restarted or replaced in between.
@@ -181,7 +184,7 @@ impl Delivery {
 
 /// Lets time pass before a message is offered again; none the first time, when another process is there already.
 fn pause(offers: u32) {
-    std::thread::sleep(PAUSE * (offers - 1));
+    std::thread::sleep((PAUSE * (offers - 1)).min(LONGEST_PAUSE));
 }
 
 /// Copies `length` octets by plain reads and writes, which the sandbox has.

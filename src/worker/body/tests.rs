@@ -185,7 +185,7 @@ fn what_may_have_been_taken_is_never_offered_twice() {
 
 #[test]
 fn offering_ends() {
-    let (outcome, doors) = hand_over(10, vec![GONE; 20]);
+    let (outcome, doors) = hand_over(10, vec![GONE; 2 * OFFERS as usize]);
     assert!(outcome.is_err());
     assert_eq!(doors, OFFERS as usize);
 }
