@@ -416,7 +416,7 @@ impl Peer {
             maximum_errors: 6,
             maximum_unknown_commands: 2,
             maximum_harmless_commands: 1000,
-            maximum_received: 2,
+            maximum_received: 3,
             tolerate_unadvertised_params: false,
             starttls: false,
             xclient: false,
