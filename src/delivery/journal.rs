@@ -4,7 +4,7 @@
 //! undone at the next start, since nobody was told 250; of these the slot is not synced: a killed process leaves its pages
 //! to the kernel, and after a power loss the boot identifier differs and nothing whole is undone, only told. Agents cannot
 //! be undone, so each attempt is recorded before and after, and told; of these it is synced, before the agent begins and
-//! before the answer, so that a power loss does not hide them.
+//! once more before the answer, so that a power loss does not hide them.
 
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
@@ -35,8 +35,8 @@ pub(super) struct Slot {
 struct Note {
     text: Vec<u8>,
     files: Vec<PathBuf>,
-    /// Whether an agent had the message: its end is synced before the answer.
-    agents: bool,
+    /// Whether an agent had something of the message whose end is not on disk yet.
+    unsynced: bool,
 }
 
 /// This boot's identifier.
@@ -104,21 +104,31 @@ impl Slot {
     /// Notes that an agent begins to work for these recipients; on disk when this returns.
     pub(super) fn agent_begins(&self, recipients: &[String]) -> io::Result<()> {
         let mut note = self.note.borrow_mut();
-        note.agents = true;
         for recipient in recipients {
             note.text.extend_from_slice(format!("T {recipient}\n").as_bytes());
         }
         self.write(&note.text)?;
-        self.file.sync_data()
+        self.file.sync_data()?;
+        note.unsynced = false;
+        Ok(())
     }
 
-    /// Notes how an agent ended for the recipient; on disk with what is noted next, [`Slot::done`] at the latest.
+    /// Notes how an agent ended for the recipient; on disk with the next one's beginning, or by [`Slot::sync`].
     pub(super) fn agent_ended(&self, recipient: &str, delivered: bool) -> io::Result<()> {
         let letter = if delivered { "D" } else { "N" };
         let mut note = self.note.borrow_mut();
         note.text
             .extend_from_slice(format!("{letter} {recipient}\n").as_bytes());
+        note.unsynced = true;
         self.write(&note.text)
+    }
+
+    /// Sees to it that what is noted of agents is on disk: before the answer.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        if std::mem::take(&mut self.note.borrow_mut().unsynced) {
+            self.file.sync_data()?;
+        }
+        Ok(())
     }
 
     fn write(&self, text: &[u8]) -> io::Result<()> {
@@ -136,20 +146,16 @@ impl Slot {
         self.file.write_all_at(head, 0)
     }
 
-    /// Records that all that appeared is on disk and stays; durably if an agent had the message.
+    /// Records that all that appeared is on disk and stays. Who is killed from here on leaves it so; what a power loss
+    /// leaves is told as if the answer might not have been sent.
     pub(super) fn done(&self) -> io::Result<()> {
-        self.file.write_all_at(&[DONE], 0)?;
-        if self.note.borrow().agents {
-            self.file.sync_data()?;
-        }
-        Ok(())
+        self.file.write_all_at(&[DONE], 0)
     }
 
     /// Records that nothing is open any more: the worker has been told, or the spool's own record says it.
     pub(super) fn close(&self) {
         let mut note = self.note.borrow_mut();
         note.files.clear();
-        note.agents = false;
         let end = note.text.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(1);
         let end = end.map_or(0, |(at, _)| at + 1);
         note.text.truncate(end);
@@ -254,10 +260,10 @@ impl Found {
             return;
         }
         for (recipient, delivered) in &self.agents {
-            let note = if *delivered {
-                "delivered, the answer was not sent"
-            } else {
-                "the agent may have succeeded"
+            let note = match (delivered, same_boot) {
+                (true, true) => "delivered, the answer was not sent",
+                (true, false) => "delivered, the answer may not have been sent",
+                (false, _) => "the agent may have succeeded",
             };
             let event = interrupted("agent").word("rcpt", recipient);
             tell(event.quoted("note", note.as_bytes()));

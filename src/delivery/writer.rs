@@ -181,8 +181,10 @@ fn conclude(shared: &Arc<Shared>, slot: &Slot, job: &Job, mut results: Vec<Recip
         results.fill(reason);
     }
     outcome::shorten(&mut results);
+    // a disk's time is not to pass while nobody else can be answered
+    let synced = slot.sync();
     let answering = held(&shared.answering);
-    if let Err(error) = slot.done() {
+    if let Err(error) = synced.and_then(|()| slot.done()) {
         slot.undo(state);
         results.fill(agents::write_failed(shared, &job.commit, "journal", &error));
     }
