@@ -20,8 +20,8 @@ use crate::ipc::link::Role;
 
 use super::link::Link;
 
-/// How often one message is offered, each time through another door. Only what surely was not taken is offered again. As
-/// many replacements of delivery as may follow each other while somebody reloads again and again.
+/// How often one message is offered, each time through another door, or a file asked for. Only what surely was not taken is
+/// offered again. As many replacements of delivery as may follow each other while somebody reloads again and again.
 const OFFERS: u32 = 40;
 /// By how much longer we wait each time, up to [`LONGEST_PAUSE`]; the sum is about ten seconds, of the ten minutes
 /// that a client waits (RFC 5321 §4.5.3.2.6).
@@ -73,8 +73,7 @@ impl Delivery {
     }
 
     /// A file for a body; 452 territory when there is no space.
-    fn begin(&mut self) -> io::Result<File> {
-        let mut offers = 1;
+    fn begin(&mut self, offers: &mut Offers) -> io::Result<File> {
         loop {
             let door = self.door()?;
             match door.begin(0) {
@@ -83,21 +82,19 @@ impl Delivery {
                     return Ok(file);
                 }
                 // A delivery process that was replaced or died just now: nothing is lost yet.
-                Err(Error::Channel(Fault::Closed)) if offers < OFFERS => {}
+                Err(Error::Channel(Fault::Closed)) if offers.again() => {}
                 Err(Error::Full) => return Err(io::ErrorKind::StorageFull.into()),
                 Err(other) => return Err(io::Error::other(other)),
             }
-            pause(offers);
-            offers += 1;
         }
     }
 
     /// A body that does not fit into a frame beside its envelope goes to a file, as a longer one does.
-    fn room_for(&mut self, mut commit: Commit) -> io::Result<Commit> {
+    fn room_for(&mut self, mut commit: Commit, offers: &mut Offers) -> io::Result<Commit> {
         if let Body::Inline(bytes) = &commit.body
             && bytes.len() + commit.envelope_octets() > frame::MAXIMUM
         {
-            let mut file = self.begin()?;
+            let mut file = self.begin(offers)?;
             file.write_all(bytes)?;
             commit.body = Body::Staged {
                 length: bytes.len() as u64,
@@ -110,7 +107,8 @@ impl Delivery {
     /// After a failure the door is given up: its answers would belong to the wrong message.
     fn commit(&mut self, commit: Commit) -> Result<Outcome, DeliveryError> {
         let failed = |error: io::Error| DeliveryError::new(error.to_string());
-        let mut commit = self.room_for(commit).map_err(failed)?;
+        let mut offers = Offers::default();
+        let mut commit = self.room_for(commit, &mut offers).map_err(failed)?;
         if let (Body::Inline(_), Some(door)) = (&commit.body, self.lent.take()) {
             match self.commit_over_lent(door, commit) {
                 Err(Error::Untaken(untaken)) => commit = *untaken,
@@ -126,13 +124,13 @@ impl Delivery {
                 self.door().map_err(failed)?
             }
         };
-        let mut offers = 1;
         let (id, recipients) = (commit.id.clone(), commit.recipients.len());
         loop {
             match door.commit(commit) {
                 // One replacement may follow the other while we wait for our turn on a busy machine.
-                Err(Error::Untaken(untaken)) if offers < OFFERS => commit = *untaken,
-                // What came while we gave up counts; the door is closed then, which delivery sees.
+                Err(Error::Untaken(untaken)) if offers.again() => commit = *untaken,
+                // What came while we gave up counts. The door closes when we return: what is answered between the two is
+                // delivered although the client reads 451, as where a kill falls there (RFC 1047).
                 Err(error) => {
                     return door
                         .late(&id, recipients)
@@ -143,9 +141,7 @@ impl Delivery {
                     return Ok(outcome);
                 }
             }
-            pause(offers);
-            offers += 1;
-            door = self.another(&commit.body).map_err(failed)?;
+            door = self.another(&commit.body, &mut offers).map_err(failed)?;
         }
     }
 
@@ -170,21 +166,35 @@ impl Delivery {
     }
 
     /// A door for a message that the one before surely has not taken, with the body behind it.
-    fn another(&mut self, body: &Body) -> io::Result<Client> {
+    fn another(&mut self, body: &Body, offers: &mut Offers) -> io::Result<Client> {
         let Body::Staged { length } = *body else {
             return self.door();
         };
         let before = self.staged.take().ok_or(io::ErrorKind::NotConnected)?;
-        let copied = self.begin().and_then(|mut after| copy(&before, &mut after, length));
+        let copied = self
+            .begin(offers)
+            .and_then(|mut after| copy(&before, &mut after, length));
         self.staged = Some(before);
         copied?;
         Ok(self.door.take().ok_or(io::ErrorKind::NotConnected)?)
     }
 }
 
-/// Lets time pass before a message is offered again; none the first time, when another process is there already.
-fn pause(offers: u32) {
-    std::thread::sleep((PAUSE * (offers - 1)).min(LONGEST_PAUSE));
+/// How often one message was offered, in vain.
+#[derive(Debug, Default)]
+struct Offers(u32);
+
+impl Offers {
+    /// Whether it may be offered once more. Lets time pass before that; none the first time, when another process is there
+    /// already.
+    fn again(&mut self) -> bool {
+        let more = self.0 + 1 < OFFERS;
+        if more {
+            std::thread::sleep((PAUSE * self.0).min(LONGEST_PAUSE));
+            self.0 += 1;
+        }
+        more
+    }
 }
 
 /// Copies `length` octets by plain reads and writes, which the sandbox has.
@@ -238,7 +248,7 @@ impl Staging {
         if let Store::Memory(bytes) = &mut self.store {
             let held = std::mem::take(bytes);
             self.store = Store::File {
-                file: self.delivery.borrow_mut().begin()?,
+                file: self.delivery.borrow_mut().begin(&mut Offers::default())?,
                 length: held.len() as u64,
                 held,
             };
