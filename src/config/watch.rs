@@ -31,13 +31,12 @@ pub struct Unchanged {
 }
 
 /// File systems that report each change to every process of the machine. Elsewhere (NFS, FUSE and the like) others may
-/// change files.
-const REPORTING: [FsType; 7] = [
+/// change files, and under overlayfs those below it.
+const REPORTING: [FsType; 6] = [
     statfs::EXT4_SUPER_MAGIC, // ext2 and ext3, too
     statfs::XFS_SUPER_MAGIC,
     statfs::BTRFS_SUPER_MAGIC,
     statfs::TMPFS_MAGIC,
-    statfs::OVERLAYFS_SUPER_MAGIC,
     statfs::F2FS_SUPER_MAGIC,
     FsType(0x2fc1_2fc1), // ZFS
 ];

@@ -192,6 +192,8 @@ impl Master {
         loop {
             let now = Instant::now();
             if let Some(status) = self.ended(now) {
+                // Whoever still lives is not to believe a watch that ends with us.
+                self.sources.table().set_watch(0);
                 return Ok(status);
             }
             if now >= self.overseen {
