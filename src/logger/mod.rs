@@ -73,13 +73,17 @@ impl Speaker {
         }
     }
 
-    /// What it said is not understood.
-    fn mute(&mut self, why: &frame::Fault, sink: &mut Sink) {
-        if !std::mem::replace(&mut self.is_muted, true) {
-            let event = Event::new("not-understood").field("pid", self.pid);
-            let line = event.quoted("reason", why.to_string().as_bytes()).text();
-            sink.write(Level::Warning, std::process::id(), &line);
-        }
+    /// What was said is not understood: it is not heard any more, if it is known who it was.
+    fn mute(&mut self, sender: Option<u32>, why: &frame::Fault, sink: &mut Sink) {
+        let event = Event::new("not-understood");
+        let event = match sender {
+            Some(_) if std::mem::replace(&mut self.is_muted, true) => return,
+            None if !self.allowance.as_mut().is_none_or(Allowance::admit) => return,
+            Some(pid) => event.field("pid", pid),
+            None => event,
+        };
+        let line = event.quoted("reason", why.to_string().as_bytes()).text();
+        sink.write(Level::Warning, std::process::id(), &line);
     }
 
     /// The process says no more: tells what was lost of it.
@@ -312,7 +316,7 @@ impl Logger {
                 Ok(ToLogger::Record(record)) => speaker.record(record, &mut self.files, &mut self.sink),
                 Ok(ToLogger::Sync) => speaker.answer(),
                 // Another may have the door after it, and is to be heard.
-                Err(fault) => speaker.mute(&fault, &mut self.sink),
+                Err(fault) => speaker.mute(sender, &fault, &mut self.sink),
             }
         }
         self.ready.insert(number);
