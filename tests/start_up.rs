@@ -191,22 +191,22 @@ fn users() {
         (
             "user",
             &["--user", "no-such-user"][..],
-            "command line: user: expected an existing user, found \"no-such-user\"",
+            "command line: --user: expected an existing user, found \"no-such-user\"",
         ),
         (
             "root",
             &["--user", "root"],
-            "command line: user: expected an unprivileged user, found \"root\"",
+            "command line: --user: expected an unprivileged user, found \"root\"",
         ),
         (
             "group",
             &["--user", "nobody", "--group", "no-such-group"],
-            "command line: group: expected an existing group, found \"no-such-group\"",
+            "command line: --group: expected an existing group, found \"no-such-group\"",
         ),
         (
             "root's group",
             &["--user", "nobody", "--group", "root"],
-            "command line: group: expected an unprivileged group, found \"root\"",
+            "command line: --group: expected an unprivileged group, found \"root\"",
         ),
     ] {
         assert_refuses(case, &setup().arguments(arguments), CONFIG, &[said]);

@@ -24,7 +24,7 @@ pub struct Daemon {
     pub listeners: Vec<Listener>,
     /// `user`: service user of master and workers when started as root. Default `rsmtpd`.
     pub user: String,
-    /// Where `user` stands, unless the command line or the default says it.
+    /// Where `user` stands, unless the default says it.
     pub user_place: Option<Place>,
     /// `group`: its group. Default: the user's own.
     pub group: Option<String>,

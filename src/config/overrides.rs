@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Daemon, LogLevel};
+use super::{Daemon, LogLevel, Place};
 
 /// Values of the command line; what is not given leaves the file's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,11 +37,11 @@ impl Overrides {
         }
         if let Some(user) = &self.user {
             daemon.user.clone_from(user);
-            (daemon.user_place, daemon.group_place) = (None, None);
+            (daemon.user_place, daemon.group_place) = (Some(Place::option("--user")), None);
             daemon.group = None;
         }
         if let Some(group) = &self.group {
-            daemon.group_place = None;
+            daemon.group_place = Some(Place::option("--group"));
             daemon.group = Some(group.clone());
         }
         daemon.background |= self.background;

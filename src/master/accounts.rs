@@ -84,15 +84,16 @@ impl<'a> Named<'a> {
         Ok(Ok(Some(identity)))
     }
 
-    /// A fault of `key` at its place; where no file says it, the default or the command line does.
+    /// A fault of `key` at its place; what nobody says is the default of the file.
     fn fault(&self, key: &str, message: &str) -> Fault {
-        let is_user = key == "user";
-        let place = if is_user { self.user_place } else { self.group_place };
-        let is_default = is_user && self.user == self.usual;
-        let file = if is_default { self.file } else { "command line" };
+        let place = if key == "user" {
+            self.user_place
+        } else {
+            self.group_place
+        };
         place.map_or_else(
             || Fault {
-                file: file.to_owned(),
+                file: self.file.to_owned(),
                 line: 0,
                 column: 0,
                 key: key.to_owned(),
