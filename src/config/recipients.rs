@@ -181,7 +181,8 @@ impl DomainRecipients {
     fn receivers(&self, most: usize) -> Vec<(String, usize)> {
         let enabled = self.recipients.iter().filter(|(_, entry)| entry.enabled);
         let mut names: Vec<&str> = enabled.map(|(name, _)| name.as_str()).collect();
-        if names.is_empty() && self.catch_all.is_none() && self.list.is_none() {
+        let catch_all = self.catch_all.as_ref().is_some_and(|all| all.enabled);
+        if names.is_empty() && !catch_all && self.list.is_none() {
             names.push("postmaster");
         }
         names.sort_unstable();
@@ -191,7 +192,7 @@ impl DomainRecipients {
         if beyond > 0 {
             all.push((String::new(), beyond));
         }
-        if self.catch_all.as_ref().is_some_and(|all| all.enabled) {
+        if catch_all {
             all.push((format!("*@{}", self.name), 1));
         }
         if let Some(list) = &self.list {
