@@ -9,7 +9,8 @@ use common::messages::{Message, Shape, assert_each_once, message, stored};
 use common::relay::Relay;
 use common::{Client, PATIENCE, Reply, Server, Setup, needs_root, stuffed, tool, wait_until};
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -168,6 +169,63 @@ fn postfix_proves_who_it_is() {
             assert_eq!(proxy.hello().command("NOOP").code, 250);
             proxy.await_said("verified=no", 1);
         }
+    }
+}
+
+/// Greeted at this address of the loopback network.
+fn from(server: &Server, source: [u8; 4]) -> Client {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
+    let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("socket");
+    let [a, b, c, d] = source;
+    bind(fd.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).expect("bind");
+    let SocketAddr::V4(to) = server.address() else {
+        panic!("IPv4 only")
+    };
+    connect(fd.as_raw_fd(), &SockaddrIn::from(to)).expect("connect");
+    let mut client = Client::over(TcpStream::from(fd));
+    assert_eq!(client.reply().code, 220);
+    client
+}
+
+/// What Postfix grants to this host it grants to no client, whatever that begins with: mail to anywhere, here, and a name
+/// that is refused to nobody else, or to everybody else.
+#[test]
+fn a_stranger_is_one_to_postfix() {
+    let test = "proxied::a_stranger_is_one_to_postfix";
+    if !needs_root(test) || tool(test, "unshare").is_none() {
+        return;
+    }
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
+    let more = "mynetworks = 127.0.0.1/32\nsmtpd_authorized_xclient_hosts = 127.0.0.1/32\nsmtpd_delay_reject = no\n\
+                smtpd_helo_restrictions = check_helo_access inline:{bad.example=REJECT, later.example=DEFER}, \
+                permit_mynetworks, check_helo_access inline:{ours.example=REJECT}";
+    let Some(relay) = Relay::start_with("postfix", nowhere, more, &[]) else {
+        return;
+    };
+    let proxy = proxy(&relay, "");
+    let mail = ["MAIL FROM:<a@b.example>", "RCPT TO:<user@elsewhere.example>"];
+    for first in [
+        &[("EHLO client.example", 250)][..],
+        &[("HELO client.example", 250)],
+        &[("EHLO bad.example", 554), ("HELO client.example", 250)],
+        &[("EHLO later.example", 450), ("EHLO client.example", 250)],
+        &[("EHLO later.example", 450), ("NOOP", 250), ("HELO client.example", 250)],
+        &[("EHLO ours.example", 554), ("EHLO client.example", 250)],
+        &[("HELO bad.example", 554), ("RSET", 250), ("EHLO client.example", 250)],
+        &[("VRFY x", 454), ("EHLO client.example", 250)],
+    ] {
+        let mut client = from(&proxy, [127, 0, 0, 2]);
+        for (line, code) in first {
+            assert_eq!(client.command(line).code, *code, "{first:?}");
+        }
+        assert_eq!(client.command(mail[0]).code, 250, "{first:?}");
+        let reply = client.command(mail[1]);
+        assert!(reply.text().contains("Relay access denied"), "{first:?}: {reply:?}");
+        assert_eq!(client.command("QUIT").code, 221);
+    }
+    let mut client = from(&proxy, [127, 0, 0, 1]);
+    for line in ["EHLO ours.example", mail[0], mail[1]] {
+        assert_eq!(client.command(line).code, 250, "{line}");
     }
 }
 

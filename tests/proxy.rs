@@ -45,7 +45,6 @@ fn a_session_goes_through_whole() {
     );
     assert_eq!(client.command("QUIT").text(), "2.0.0 bye");
     let expected = [
-        "EHLO mail.example.com",
         "EHLO client.example",
         "MAIL FROM:<a@client.example>",
         "RCPT TO:<test@example.com>",
@@ -380,45 +379,214 @@ fn the_back_end_learns_who_the_client_is() {
         let heard = listening.heard();
         assert!(heard.iter().any(|one| one.preface.starts_with(&wanted)), "{heard:?}");
     }
-    let script = || Script {
+    let (server, back_end) = proxy(knowing());
+    let mut client = server.connect();
+    assert_eq!(client.reply().text(), "back.example ready");
+    assert!(!client.command("EHLO client.example").text().contains("XCLIENT"));
+    let told = told(&server, &mut client);
+    assert_eq!(back_end.lines(), ["EHLO client.example", &told, "EHLO client.example"]);
+    assert_eq!(client.command("NOOP").code, 250);
+    assert_eq!(back_end.lines().len(), 4);
+}
+
+/// A back end that trusts us with more than the client, and takes XCLIENT from us.
+fn knowing() -> Script {
+    Script {
         ehlo: vec!["back.example", "XCLIENT NAME ADDR PORT DESTPORT", "8BITMIME"],
         ..Script::default()
-    };
-    let (server, back_end) = proxy(script());
-    let mut client = server.connect();
-    assert_eq!(client.reply().text(), "back.example ready for somebody else");
-    assert!(!client.command("EHLO client.example").text().contains("XCLIENT"));
+    }
+}
+
+/// What it is told of the client.
+fn told(server: &Server, client: &mut Client) -> String {
     let (mine, port) = (client.stream().local_addr().expect("address"), server.address().port());
-    let wanted = format!(
-        "XCLIENT NAME=[UNAVAILABLE] ADDR=127.0.0.1 PORT={} DESTPORT={port}",
-        mine.port()
-    );
-    assert!(back_end.lines().contains(&wanted), "{:?}", back_end.lines());
-    // Without its identity the client would have our rights there.
-    let (server, _back_end) = proxy(script().rule("XCLIENT", Does::Says("550 5.7.0 no")));
-    assert_eq!(server.connect().reply().code, 421);
+    let mine = mine.port();
+    format!("XCLIENT NAME=[UNAVAILABLE] ADDR=127.0.0.1 PORT={mine} DESTPORT={port}")
+}
+
+/// That on each connection nothing was done as us: nothing but EHLO and QUIT comes before XCLIENT, and STARTTLS in clear.
+fn assert_nothing_was_done_as_us(back_end: &BackEnd, case: &str) {
+    for heard in back_end.heard() {
+        let as_us = heard.lines.iter().take_while(|line| !line.starts_with("XCLIENT "));
+        let harmless = |line: &String| line == "QUIT" || line == "STARTTLS" || line.starts_with("EHLO ");
+        assert!(as_us.clone().all(harmless), "{case}: {heard:?}");
+    }
+}
+
+#[test]
+fn no_command_is_the_first_to_act_as_us() {
+    for first in [
+        "EHLO c",
+        "HELO c",
+        "NOOP",
+        "RSET",
+        "VRFY x",
+        "EXPN x",
+        "HELP",
+        "MAIL FROM:<>",
+        "QUIT",
+    ] {
+        let (server, back_end) = proxy(knowing());
+        let mut client = server.connect();
+        assert_eq!(client.reply().code, 220);
+        client.send(format!("{first}\r\nEHLO c\r\nMAIL FROM:<a@b.example>\r\n").as_bytes());
+        client.reply();
+        if first != "QUIT" {
+            assert_eq!((client.reply().code, client.reply().code), (250, 250), "{first}");
+            assert_eq!(
+                back_end
+                    .lines()
+                    .iter()
+                    .filter(|line| line.starts_with("XCLIENT"))
+                    .count(),
+                1
+            );
+        }
+        assert_nothing_was_done_as_us(&back_end, first);
+    }
 }
 
 /// A back end that cannot say now whether it takes XCLIENT is not taken for one that does not: the client would have our
 /// rights there.
 #[test]
 fn who_the_client_is_is_not_left_out_in_passing() {
-    let script = || Script {
-        ehlo: vec!["back.example", "XCLIENT NAME ADDR PORT"],
-        ..Script::default()
-    };
-    for (answer, code) in [("451 4.3.0 not now", 451), ("421 4.3.2 bye", 421)] {
-        let (server, back_end) = proxy(script().rule("EHLO mail", Does::Says(answer)));
+    for first in ["EHLO client.example", "HELO client.example", "NOOP"] {
+        let (server, back_end) = proxy(knowing().rule("EHLO", Does::Says("451 4.3.0 not now")));
         let mut client = server.connect();
-        assert_eq!(client.reply().code, code, "{answer}");
-        assert!(client.is_closed(), "{answer}");
-        assert!(!back_end.lines().iter().any(|line| line.contains("client")));
+        assert_eq!(client.reply().code, 220);
+        client.send(format!("{first}\r\nMAIL FROM:<a@b.example>\r\nVRFY x\r\nRSET\r\nQUIT\r\n").as_bytes());
+        let codes: Vec<u16> = (0..5).map(|_| client.reply().code).collect();
+        assert_eq!(codes, [451, 503, 451, 451, 221], "{first}");
+        assert_nothing_was_done_as_us(&back_end, first);
+        let (server, back_end) = proxy(knowing().rule("EHLO", Does::Says("421 4.3.2 bye")));
+        let mut client = server.connect();
+        assert_eq!((client.reply().code, client.command(first).code), (220, 421));
+        assert!(client.is_closed(), "{first}");
+        assert_nothing_was_done_as_us(&back_end, first);
     }
+    // The client's own name may be refused; that says nothing of XCLIENT.
+    for refusal in [
+        "451 4.7.1 who",
+        "501 5.5.2 no name",
+        "502 5.5.1 no",
+        "550 5.7.1 not you",
+    ] {
+        let (server, back_end) = proxy(knowing().rule("EHLO client", Does::Says(refusal)));
+        let mut client = server.connect();
+        client.reply();
+        let code = client.command("EHLO client.example").code;
+        assert_eq!(code.to_string(), refusal[..3]);
+        assert_eq!(client.command("HELO client.example").code, 250);
+        assert_eq!(client.command("MAIL FROM:<a@b.example>").code, 250);
+        let told = told(&server, &mut client);
+        let lines = back_end.lines();
+        assert_eq!(lines[1..4], ["EHLO mail.example.com", &told, "EHLO client.example"]);
+        assert_nothing_was_done_as_us(&back_end, refusal);
+    }
+    // Ours is refused: it takes EHLO from others, and may serve them by XCLIENT.
+    let (server, back_end) = proxy(knowing().rule("EHLO mail", Does::Says("550 5.7.1 not you")));
+    let mut client = server.connect();
+    assert_eq!((client.reply().code, client.command("HELO c").code), (220, 421));
+    server.await_said("our EHLO was answered 550", 1);
+    assert_nothing_was_done_as_us(&back_end, "ours");
     // One that knows no EHLO knows no XCLIENT.
-    let (server, _back_end) = proxy(script().rule("EHLO mail", Does::Says("502 5.5.1 no")));
+    let (server, back_end) = proxy(knowing().rule("EHLO", Does::Says("502 5.5.1 no")));
     let mut client = server.connect();
     assert_eq!(client.reply().code, 220);
+    assert_eq!(client.command("EHLO client.example").code, 502);
     assert_eq!(client.command("HELO client.example").code, 250);
+    let expected = ["EHLO client.example", "EHLO mail.example.com", "HELO client.example"];
+    assert_eq!(back_end.lines(), expected);
+}
+
+/// Without its identity the client would have our rights there.
+#[test]
+fn xclient_is_taken_or_the_client_is_not_served() {
+    for first in ["EHLO client.example", "HELO client.example", "NOOP"] {
+        // Not every server answers as Postfix does.
+        let (server, back_end) = proxy(knowing().rule("XCLIENT", Does::Says("250 2.0.0 fine")));
+        let mut client = server.connect();
+        assert_eq!((client.reply().code, client.command(first).code), (220, 250));
+        assert_nothing_was_done_as_us(&back_end, first);
+        for does in [Does::Says("550 5.7.0 no"), Does::Says("354 go on"), Does::Closes] {
+            let (server, back_end) = proxy(knowing().rule("XCLIENT", does));
+            let mut client = server.connect();
+            assert_eq!((client.reply().code, client.command(first).code), (220, 421));
+            assert!(client.is_closed());
+            server.await_said("event=back-end-lost", 1);
+            assert!(back_end.lines().last().expect("lines").starts_with("XCLIENT "));
+        }
+        // Put off, each attempt is another connection.
+        let (server, back_end) = proxy(knowing().rule("XCLIENT", Does::Says("450 4.7.1 later")));
+        let mut client = server.connect();
+        assert_eq!((client.reply().code, client.command(first).code), (220, 450));
+        for line in ["RSET", "EHLO client.example", "HELO client.example"] {
+            assert_eq!(client.command(line).code, 450, "{line}");
+        }
+        assert_eq!(client.command("QUIT").code, 221);
+        let heard = back_end.heard();
+        assert_eq!(heard.len(), 4);
+        assert!(
+            heard
+                .iter()
+                .all(|one| one.lines.last().is_some_and(|line| line.starts_with("XCLIENT ")))
+        );
+        assert_nothing_was_done_as_us(&back_end, first);
+    }
+}
+
+/// What was said of the client ends with the connection on which it was said.
+#[test]
+fn each_connection_is_told_of_the_client() {
+    let (server, back_end) = proxy(knowing());
+    let mut client = server.hello();
+    for again in ["NOOP", "HELO again", "EHLO again"] {
+        begun(&mut client);
+        client.send(b"BDAT 3\r\na\r\nRSET\r\n");
+        assert_eq!((client.reply().code, client.reply().code), (250, 250));
+        assert_eq!(client.command(again).code, 250);
+        assert_nothing_was_done_as_us(&back_end, again);
+    }
+    let told = told(&server, &mut client);
+    let heard = back_end.heard();
+    assert_eq!(heard.len(), 4);
+    assert!(heard.iter().all(|one| one.lines[1] == told), "{heard:?}");
+}
+
+/// What a back end offers in clear is not what it offers under TLS, and XCLIENT is not said before that.
+#[test]
+fn the_client_is_introduced_under_tls() {
+    let setup = Setup::new();
+    let Some([_, leaf, _]) = authorities("proxy::the_client_is_introduced_under_tls", &setup) else {
+        return;
+    };
+    let pin = &pins(&leaf)[0];
+    for (mode, implicit) in [("opportunistic", false), ("required", false), ("implicit", true)] {
+        for first in ["EHLO client.example", "HELO client.example", "NOOP"] {
+            let script = Script {
+                implicit,
+                ..knowing().tls(&leaf)
+            };
+            let back_end = BackEnd::start(script);
+            let proof = if mode == "opportunistic" {
+                String::new()
+            } else {
+                format!("tls_pins: {pin}\n")
+            };
+            let server = proxy_tls(Setup::new(), &back_end, &format!("tls: {mode}\n{proof}"));
+            let mut client = server.connect();
+            assert_eq!((client.reply().code, client.command(first).code), (220, 250), "{mode}");
+            let heard = back_end.heard().pop().expect("a connection");
+            let (clear, _) = heard.tls.expect("TLS");
+            let told = told(&server, &mut client);
+            let ours = if first.starts_with("EHLO") {
+                first
+            } else {
+                "EHLO mail.example.com"
+            };
+            assert_eq!(heard.lines[clear..], [ours, &told, first], "{mode}");
+        }
+    }
 }
 
 /// Where TLS is required nobody refuses a client for good who has not proved who he is.
@@ -672,10 +840,7 @@ fn a_back_end_proves_who_it_is() {
                     &["EHLO mail.example.com", "STARTTLS"]
                 };
                 assert_eq!(heard.lines[..clear], *before);
-                assert_eq!(
-                    heard.lines[clear..][..2],
-                    ["EHLO mail.example.com", "EHLO client.example"]
-                );
+                assert_eq!(heard.lines[clear], "EHLO client.example");
                 let wanted = keys.split("tls_name: ").nth(1).map(str::trim);
                 assert_eq!(name.as_deref(), wanted);
                 assert_eq!(heard.messages.len(), 1);

@@ -122,6 +122,13 @@ pub trait BackEndPort {
     /// What protects the connection; none in clear, and where there is no connection.
     fn tls(&self) -> Option<&BackEndTls>;
 
+    /// Whether whoever opened the connection has said that there is nothing left to tell the server about whom it serves.
+    /// Each begins without that; before it, what a client may do there is what this host may.
+    fn is_introduced(&self) -> bool;
+
+    /// Says that, of the connection there is.
+    fn set_introduced(&mut self);
+
     /// Says one line, given without its CRLF, and gives the reply to it.
     ///
     /// # Errors
@@ -184,6 +191,12 @@ impl BackEndPort for Nowhere {
     fn tls(&self) -> Option<&BackEndTls> {
         None
     }
+
+    fn is_introduced(&self) -> bool {
+        false
+    }
+
+    fn set_introduced(&mut self) {}
 
     fn command(&mut self, _: &[u8]) -> Result<Reply, BackEndLost> {
         Err(BackEndLost::new("the session has ended"))

@@ -287,7 +287,8 @@ pub const DEVIATIONS: &[Deviation] = &[
     ),
     deviation(
         "a proxy said nothing of its own to the server behind it, which saw every client as the proxy",
-        "it says EHLO, and XCLIENT where that is offered (xclient: no in proxy.yaml), or a PROXY header (send_proxy)",
+        "it says XCLIENT where that is offered (xclient: no in proxy.yaml), EHLO of its own where the client has said none, or \
+         a PROXY header (send_proxy)",
         "that server has to know whom it serves",
     ),
     deviation(

@@ -4,8 +4,12 @@
 //! Commands are passed on as they were understood, never as they were sent, and only those that cannot change what the
 //! two sides mean by what follows: no AUTH, no XCLIENT, nothing unknown. STARTTLS is served here (RFC 3207). BDAT (RFC 3030) is served here and
 //! goes on as DATA. Of the extensions that the back end names after EHLO only those are named again that a client can
-//! use through us. Whom the back end serves it learns by the PROXY protocol or by XCLIENT. TLS towards the back end is the
-//! connection's, and none of the client's. No trace field is added: as far as mail is concerned, we are not there.
+//! use through us. TLS towards the back end is the connection's, and none of the client's. No trace field is added: as far
+//! as mail is concerned, we are not there.
+//!
+//! Whom the back end serves it learns by the PROXY protocol or by XCLIENT. It may trust this host with more than the
+//! client: until it knows of the client, or cannot know, nothing of the client's gets there but EHLO, whose reply tells
+//! whether it takes XCLIENT, and QUIT. Which of them it is the connection itself keeps, so that it ends with it.
 //!
 //! Notes: reads none, writes one about the connection for itself.
 
@@ -19,13 +23,17 @@ use crate::chain::{
 };
 use crate::config::{Field, PeerTls, Section};
 use crate::ipc::broker::Endpoint;
-use crate::session::{Exchange, Note, OfSession, Session, Transaction, Verdict};
+use crate::session::{Exchange, Note, OfSession, Transaction, Verdict};
 use crate::smtp::command::{Arguments, Command, Verb};
 use crate::smtp::params::{Body, MailParameters};
 use crate::smtp::proxy_header::{self, Version};
 use crate::smtp::reply::Reply;
 use crate::smtp::status::Status;
 use crate::smtp::xclient;
+
+mod introduction;
+
+use introduction::{Introduction, hello, introduce};
 
 /// Extensions that a client can use through us, where the back end has them (SIZE is made, see [`size`]).
 const CARRIED: [&str; 7] = [
@@ -191,7 +199,7 @@ impl Proxy {
         }
     }
 
-    /// Makes the connection and says who the client is; the greeting.
+    /// Makes the connection; the greeting.
     fn connect(&self, context: &mut Context<'_>) -> Result<Reply, HandlerError> {
         let session = context.session();
         let header = self.config.send_proxy;
@@ -206,28 +214,10 @@ impl Proxy {
             patience: self.patience(),
         };
         let greeting = back_end.open(&way).map_err(failed)?;
-        if !self.config.xclient || greeting.code != 220 {
-            return Ok(greeting);
+        if !self.config.xclient {
+            back_end.set_introduced();
         }
-        let hello = back_end.command(format!("EHLO {name}").as_bytes()).map_err(failed)?;
-        // It has not said whether it takes XCLIENT.
-        if hello.is_temporary() {
-            return Ok(hello);
-        }
-        let Some(attributes) = attributes(&hello) else {
-            return Ok(greeting);
-        };
-        let line = introduction(context.session(), &attributes);
-        let answer = context.back_end().command(line.as_bytes()).map_err(failed)?;
-        // To go on as who we are would give the client the rights that we have there.
-        if answer.code == 220 || answer.is_temporary() {
-            Ok(answer)
-        } else {
-            Err(HandlerError::Failed(format!(
-                "back end: XCLIENT was answered {}",
-                answer.code
-            )))
-        }
+        Ok(greeting)
     }
 
     fn patience(&self) -> BackEndPatience {
@@ -238,17 +228,26 @@ impl Proxy {
         }
     }
 
-    /// Connects again where the connection was given up, and says what the back end knew. One that lacks what the client
-    /// was offered before, as another of its kind may that stands behind the same name, cannot go on with it.
-    fn ensure(&self, context: &mut Context<'_>, verb: &Verb) -> Result<(), HandlerError> {
-        if context.back_end().is_open() {
-            return Ok(());
+    /// Sees to it that the back end can be told a command of the client, unless that is EHLO, which sees to it itself.
+    /// Connects again where the connection was given up, introduces the client, and says what the back end knew; the
+    /// reply where it cannot be told now. One that lacks what the client was offered before, as another of its kind may
+    /// that stands behind the same name, cannot go on with it.
+    fn ensure(&self, context: &mut Context<'_>, verb: &Verb) -> Result<Option<Reply>, HandlerError> {
+        let mut begins = !context.back_end().is_open();
+        if begins {
+            let greeting = self.connect(context)?;
+            expect(&greeting, 220, "the greeting")?;
         }
-        let greeting = self.connect(context)?;
-        expect(&greeting, 220, "the greeting")?;
+        if *verb != Verb::Ehlo && !context.back_end().is_introduced() {
+            if let Introduction::Later(reply) = introduce(context)? {
+                return Ok(Some(reply));
+            }
+            begins = true;
+        }
         let told = context.session().notes.get::<Told>();
-        let Some(told) = told.filter(|_| !matches!(verb, Verb::Helo | Verb::Ehlo)).cloned() else {
-            return Ok(());
+        let again = begins && !matches!(verb, Verb::Helo | Verb::Ehlo);
+        let Some(told) = told.filter(|_| again).cloned() else {
+            return Ok(None);
         };
         let reply = context.back_end().command(&told.hello).map_err(failed)?;
         expect(&reply, 250, "HELO or EHLO")?;
@@ -256,7 +255,7 @@ impl Proxy {
         let missing = |word: &&&str| told.has(word) && !keywords.iter().any(|known| known == *word);
         match PROMISED.iter().find(missing) {
             Some(word) => Err(HandlerError::Failed(format!("back end: it offers {word} no more"))),
-            None => Ok(()),
+            None => Ok(None),
         }
     }
 
@@ -296,8 +295,13 @@ impl Proxy {
         if command.verb == Verb::Quit {
             return Ok(quit(context, &line));
         }
-        self.ensure(context, &command.verb)?;
+        if let Some(reply) = self.ensure(context, &command.verb)? {
+            return Ok(reply);
+        }
         let mut reply = context.back_end().command(&line).map_err(failed)?;
+        if !context.back_end().is_introduced() {
+            reply = hello(context, &line, reply)?;
+        }
         let asks = matches!(command.verb, Verb::Data | Verb::Bdat);
         if (300..400).contains(&reply.code) && !asks {
             return Err(HandlerError::Failed(format!(
@@ -437,35 +441,6 @@ fn size(line: &str, ours: u64) -> String {
     format!("SIZE {}", both.min().unwrap_or(0))
 }
 
-/// The attributes that the back end takes with XCLIENT, in capitals; none where it takes no XCLIENT from us.
-fn attributes(hello: &Reply) -> Option<Vec<String>> {
-    let lines = hello.lines.iter().skip(1).filter(|_| hello.code == 250);
-    let line = lines.into_iter().find(|line| keyword(line) == "XCLIENT")?;
-    Some(line.split(' ').skip(1).map(str::to_ascii_uppercase).collect())
-}
-
-/// Who the client is, by those attributes.
-fn introduction(session: &Session, attributes: &[String]) -> String {
-    let address = |ip: std::net::IpAddr| match ip.to_canonical() {
-        std::net::IpAddr::V6(ip) => format!("IPV6:{ip}"),
-        std::net::IpAddr::V4(ip) => ip.to_string(),
-    };
-    let values = [
-        ("NAME", "[UNAVAILABLE]".to_owned()),
-        ("ADDR", address(session.peer.ip())),
-        ("PORT", session.peer.port().to_string()),
-        ("DESTADDR", address(session.local.ip())),
-        ("DESTPORT", session.local.port().to_string()),
-    ];
-    let mut line = "XCLIENT".to_owned();
-    for (name, value) in values {
-        if attributes.iter().any(|known| known == name) {
-            line.push_str(&format!(" {name}={value}"));
-        }
-    }
-    line
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -538,16 +513,5 @@ mod tests {
         for (theirs, ours, both) in [("SIZE", 9, "SIZE 9"), ("SIZE 0", 0, "SIZE 0"), ("SIZE 5", 0, "SIZE 5")] {
             assert_eq!(size(theirs, ours), both);
         }
-    }
-
-    #[test]
-    fn an_ipv6_client_is_told_as_one() {
-        let peer = "[2001:db8::7]:4711".parse().unwrap();
-        let session = Session::new("s".into(), peer, "[::ffff:192.0.2.1]:25".parse().unwrap(), "x");
-        let attributes = ["ADDR", "DESTADDR", "LOGIN"].map(str::to_owned);
-        assert_eq!(
-            introduction(&session, &attributes),
-            "XCLIENT ADDR=IPV6:2001:db8::7 DESTADDR=192.0.2.1"
-        );
     }
 }

@@ -1,8 +1,9 @@
-//! The argument of XCLIENT, by which a server in front says whom it speaks for, as Postfix defines it in XCLIENT_README.
+//! XCLIENT, by which a server in front says whom it speaks for, as Postfix defines it in XCLIENT_README: reads its argument,
+//! and writes it for a server behind.
 //!
 //! Values are xtext (RFC 3461 §4). What is taken has no control characters, and is short.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::command::Fault;
 use super::status::Status;
@@ -194,6 +195,29 @@ fn protocol(value: &str) -> Result<bool, Fault> {
     }
 }
 
+/// The line that says that a client is `from` and has connected to `to`, to a server that takes the attributes `taken`,
+/// in capitals.
+pub fn write(from: SocketAddr, to: SocketAddr, taken: &[String]) -> String {
+    let address = |ip: IpAddr| match ip.to_canonical() {
+        IpAddr::V6(ip) => format!("IPV6:{ip}"),
+        IpAddr::V4(ip) => ip.to_string(),
+    };
+    let values = [
+        ("NAME", "[UNAVAILABLE]".to_owned()),
+        ("ADDR", address(from.ip())),
+        ("PORT", from.port().to_string()),
+        ("DESTADDR", address(to.ip())),
+        ("DESTPORT", to.port().to_string()),
+    ];
+    let mut line = "XCLIENT".to_owned();
+    for (name, value) in values {
+        if taken.iter().any(|known| known == name) {
+            line.push_str(&format!(" {name}={value}"));
+        }
+    }
+    line
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,6 +251,14 @@ mod tests {
         assert_eq!((none.helo, none.login), (Some(Value::Unknown), None));
         let mapped = parse(b"ADDR=ipv6:::ffff:192.0.2.1").unwrap();
         assert_eq!(mapped.address, known("192.0.2.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn an_ipv6_client_is_told_as_one() {
+        let (from, to) = ("[2001:db8::7]:4711", "[::ffff:192.0.2.1]:25");
+        let taken = ["ADDR", "DESTADDR", "LOGIN"].map(str::to_owned);
+        let line = write(from.parse().unwrap(), to.parse().unwrap(), &taken);
+        assert_eq!(line, "XCLIENT ADDR=IPV6:2001:db8::7 DESTADDR=192.0.2.1");
     }
 
     #[test]

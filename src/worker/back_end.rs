@@ -41,6 +41,8 @@ struct Connection {
     tls: Option<tls::Client>,
     /// What was agreed upon with it.
     agreed: Option<BackEndTls>,
+    /// The other side knows whom it serves, as far as it ever will.
+    introduced: bool,
     patience: BackEndPatience,
     /// Octets of replies that were not understood yet.
     input: Vec<u8>,
@@ -110,6 +112,7 @@ impl BackEndPort for BackEnd<'_> {
             stream,
             tls: None,
             agreed: None,
+            introduced: false,
             patience: way.patience,
             input: Vec::new(),
             output: Vec::new(),
@@ -148,6 +151,16 @@ impl BackEndPort for BackEnd<'_> {
 
     fn tls(&self) -> Option<&BackEndTls> {
         self.connection.as_ref()?.agreed.as_ref()
+    }
+
+    fn is_introduced(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.introduced)
+    }
+
+    fn set_introduced(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            connection.introduced = true;
+        }
     }
 
     fn command(&mut self, line: &[u8]) -> Result<Reply, BackEndLost> {

@@ -34,6 +34,9 @@ impl Conversation<'_> {
             event = event.quoted("sni", name.as_bytes());
         }
         let event = event.field("server_name", &tls.server_name);
+        if self.session.introduced.attributes.is_some() {
+            ports.back_end.give_up(); // it knows another client
+        }
         self.session.secure(tls);
         self.shaken(ports);
         vec![(Level::Info, event.text())]

@@ -88,6 +88,7 @@ impl BodySink for FakeBody {
 #[derive(Default)]
 struct FakeBackEnd {
     open: bool,
+    introduced: bool,
     tls: Option<BackEndTls>,
     /// An extension that it has no more.
     lacks: &'static str,
@@ -98,13 +99,22 @@ struct FakeBackEnd {
     taken: Vec<Vec<u8>>,
     /// Beginnings of lines, `OPEN` and `END`, and the replies to them; 0 is none.
     told: Vec<(&'static str, u16)>,
+    /// As `told` and before it, as long as it takes the client for us.
+    told_us: Vec<(&'static str, u16)>,
+    /// It takes XCLIENT and has heard it.
+    knows_client: bool,
+    /// What it has heard before that, but for what harms nobody.
+    as_us: Vec<String>,
+    /// It waits for a text.
+    taking: bool,
 }
 
 impl FakeBackEnd {
     fn answer(&mut self, line: &str, usual: u16) -> Result<Reply, BackEndLost> {
         self.said.push(line.to_owned());
         self.order.borrow_mut().push(line.to_owned());
-        let told = self.told.iter().find(|(start, _)| line.starts_with(start));
+        let us = self.told_us.iter().filter(|_| !self.knows_client);
+        let told = us.chain(&self.told).find(|(start, _)| line.starts_with(start));
         match told.map_or(usual, |(_, code)| *code) {
             0 => {
                 self.open = false;
@@ -129,7 +139,7 @@ impl FakeBackEnd {
 
 impl BackEndPort for FakeBackEnd {
     fn open(&mut self, _: &BackEndWay<'_>) -> Result<Reply, BackEndLost> {
-        self.open = true;
+        (self.open, self.introduced, self.knows_client, self.taking) = (true, false, false, false);
         self.text.clear();
         self.answer("OPEN", 220)
     }
@@ -142,19 +152,37 @@ impl BackEndPort for FakeBackEnd {
         self.tls.as_ref().filter(|_| self.open)
     }
 
+    fn is_introduced(&self) -> bool {
+        self.open && self.introduced
+    }
+
+    fn set_introduced(&mut self) {
+        self.introduced = true;
+    }
+
     fn command(&mut self, line: &[u8]) -> Result<Reply, BackEndLost> {
         let line = String::from_utf8_lossy(line).into_owned();
+        assert!(self.open, "{line}: there is no connection");
+        // In no test may a client do anything with the rights that we have there.
+        let harmless = ["EHLO ", "XCLIENT", "QUIT"].iter().any(|start| line.starts_with(start));
+        assert!(self.introduced || harmless, "{line}: {:?}", self.said);
+        if !self.knows_client && !harmless {
+            self.as_us.push(line.clone());
+        }
         let usual = match line.split(' ').next() {
             Some("DATA") => 354,
             Some("QUIT") => 221,
             Some("XCLIENT") => 220,
             _ => 250,
         };
-        self.answer(&line, usual)
+        let reply = self.answer(&line, usual)?;
+        self.knows_client |= line.starts_with("XCLIENT") && (200..300).contains(&reply.code);
+        self.taking = reply.code == 354;
+        Ok(reply)
     }
 
     fn text(&mut self, octets: &[u8]) -> Result<(), BackEndLost> {
-        if self.told.contains(&("TEXT", 0)) {
+        if self.told.contains(&("TEXT", 0)) || !self.taking {
             self.open = false;
             return Err(BackEndLost::new("gone"));
         }
@@ -164,6 +192,9 @@ impl BackEndPort for FakeBackEnd {
 
     fn end_text(&mut self) -> Result<Reply, BackEndLost> {
         let text = std::mem::take(&mut self.text);
+        if !std::mem::take(&mut self.taking) {
+            return Err(BackEndLost::new("it waits for no message"));
+        }
         let reply = self.answer("END", 250)?;
         if reply.is_positive() {
             self.taken.push(text);
@@ -881,6 +912,7 @@ fn quit_closes_and_the_summary_counts() {
 
 mod chains;
 mod effects;
+mod introduction;
 mod protocol;
 mod recorded;
 mod relays;
