@@ -10,6 +10,7 @@ use mio::{Interest, Token};
 
 use crate::ipc::broker::{Answer, Endpoint, FromBroker, MOST_QUESTIONS, ToBroker};
 use crate::ipc::channel::{Channel, Fault};
+use crate::ipc::numbered::Numbered;
 use crate::log::{Event, Level};
 
 use super::connect::{Connecting, LookingUp, Step};
@@ -19,7 +20,7 @@ use super::{Broker, HELD};
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Waiting {
     /// A worker, by its door, which gave its question this number.
-    Worker(usize, u32),
+    Worker(usize, u64),
     /// The connection being made for this door.
     Connection(usize),
 }
@@ -34,9 +35,11 @@ enum Wanted {
 
 /// A worker's end, seen from here.
 pub(super) struct Door {
-    channel: Channel<FromBroker, ToBroker>,
-    worker: u32,
-    wanted: Option<Wanted>,
+    channel: Channel<Numbered<FromBroker>, Numbered<ToBroker>>,
+    /// None where one has it after the other.
+    worker: Option<u32>,
+    /// By the number of the question.
+    wanted: Option<(u64, Wanted)>,
     /// Questions that are open.
     questions: usize,
 }
@@ -44,13 +47,13 @@ pub(super) struct Door {
 impl Door {
     /// Whether anything is under way that only this process can finish.
     pub(super) fn is_busy(&self) -> bool {
-        let wanted = matches!(self.wanted, Some(Wanted::LookingUp(_) | Wanted::Connecting(_)));
+        let wanted = matches!(self.wanted, Some((_, Wanted::LookingUp(_) | Wanted::Connecting(_))));
         wanted || self.questions > 0
     }
 
     /// When something is late, if nothing happens before.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        match self.wanted.as_ref()? {
+        match &self.wanted.as_ref()?.1 {
             Wanted::Unknown(at) => Some(*at + HELD),
             Wanted::LookingUp(_) => None,
             Wanted::Connecting(connecting) => Some(connecting.deadline()),
@@ -59,7 +62,7 @@ impl Door {
 }
 
 impl Broker {
-    pub(super) fn admit(&mut self, fd: OwnedFd, worker: u32) -> io::Result<()> {
+    pub(super) fn admit(&mut self, fd: OwnedFd, worker: Option<u32>) -> io::Result<()> {
         let token = self.next;
         self.next += 2;
         self.poll
@@ -77,26 +80,30 @@ impl Broker {
 
     pub(super) fn hear_door(&mut self, token: usize) {
         while let Some(door) = self.doors.get_mut(&token) {
-            match door.channel.receive_nowait() {
-                Ok((ToBroker::Connect(_), _)) if door.wanted.is_some() => {
+            let Numbered { number, words } = match door.channel.receive_nowait() {
+                Ok((asked, _)) => asked,
+                Err(Fault::WouldBlock) => return,
+                Err(Fault::Closed) => {
+                    self.doors.remove(&token);
+                    return;
+                }
+                Err(_) => return self.breach(token, "frame"),
+            };
+            match words {
+                ToBroker::Connect(_) if door.wanted.is_some() => {
                     return self.breach(token, "two connections at once");
                 }
-                Ok((ToBroker::Connect(endpoint), _)) => self.connect(token, &endpoint),
-                Ok((ToBroker::Resolve { .. }, _)) if door.questions >= MOST_QUESTIONS => {
+                ToBroker::Connect(endpoint) => self.connect(token, number, &endpoint),
+                ToBroker::Resolve(_) if door.questions >= MOST_QUESTIONS => {
                     return self.breach(token, "too many questions at once");
                 }
-                Ok((ToBroker::Resolve { id, question }, _)) => {
+                ToBroker::Resolve(question) => {
                     door.questions += 1;
-                    let waiting = Waiting::Worker(token, id);
+                    let waiting = Waiting::Worker(token, number);
                     self.resolver
                         .ask(question, waiting, self.poll.registry(), Instant::now());
                     self.answer_questions();
                 }
-                Err(Fault::WouldBlock) => return,
-                Err(Fault::Closed) => {
-                    self.doors.remove(&token);
-                }
-                Err(_) => return self.breach(token, "frame"),
             }
         }
     }
@@ -104,22 +111,26 @@ impl Broker {
     /// A worker does what none of ours does.
     fn breach(&mut self, token: usize, what: &str) {
         if let Some(door) = self.doors.remove(&token) {
-            let event = Event::new("broker-breach").field("worker", door.worker);
+            let event = Event::new("broker-breach");
+            let event = match door.worker {
+                Some(worker) => event.field("worker", worker),
+                None => event,
+            };
             (self.place.log)(Level::Critical, event.quoted("what", what.as_bytes()));
         }
     }
 
-    fn connect(&mut self, token: usize, endpoint: &Endpoint) {
+    fn connect(&mut self, token: usize, number: u64, endpoint: &Endpoint) {
         if !self.place.settings.endpoints.contains(endpoint) {
-            return self.unknown(token, endpoint);
+            return self.unknown(token, number, endpoint);
         }
         if let Some(addresses) = self.place.hosts.addresses(&endpoint.host) {
             let addresses = addresses.into_iter().map(|ip| (ip, endpoint.port).into());
-            return self.connect_to(token, addresses.collect());
+            return self.connect_to(token, number, addresses.collect());
         }
         let (looking_up, questions) = LookingUp::begin(endpoint);
         if let Some(door) = self.doors.get_mut(&token) {
-            door.wanted = Some(Wanted::LookingUp(looking_up));
+            door.wanted = Some((number, Wanted::LookingUp(looking_up)));
         }
         for question in questions {
             let waiting = Waiting::Connection(token);
@@ -129,34 +140,35 @@ impl Broker {
         self.answer_questions();
     }
 
-    fn connect_to(&mut self, token: usize, addresses: Vec<SocketAddr>) {
+    fn connect_to(&mut self, token: usize, number: u64, addresses: Vec<SocketAddr>) {
         if let Some(door) = self.doors.get_mut(&token) {
-            door.wanted = Some(Wanted::Connecting(Connecting::new(addresses, Instant::now())));
+            let connecting = Connecting::new(addresses, Instant::now());
+            door.wanted = Some((number, Wanted::Connecting(connecting)));
             self.step(token);
         }
     }
 
     /// Asked for what the configuration did not name when we read it. If it was changed since, a successor may know it.
-    fn unknown(&mut self, token: usize, endpoint: &Endpoint) {
+    fn unknown(&mut self, token: usize, number: u64, endpoint: &Endpoint) {
         if !self.asked && !(self.place.changed)() {
             let Endpoint { host, port } = endpoint;
             let text = format!("{host} port {port}: the configuration names no such server");
-            return self.answer(token, &FromBroker::Unreachable(text));
+            return self.answer(token, number, FromBroker::Unreachable(text));
         }
         if !self.asked {
             self.asked = true;
             self.place.seat.ask_to_be_replaced();
         }
         if let Some(door) = self.doors.get_mut(&token) {
-            door.wanted = Some(Wanted::Unknown(Instant::now()));
+            door.wanted = Some((number, Wanted::Unknown(Instant::now())));
         }
     }
 
     /// Answers what a worker wanted of us beside questions.
-    fn answer(&mut self, token: usize, answer: &FromBroker) {
+    fn answer(&mut self, token: usize, number: u64, words: FromBroker) {
         if let Some(door) = self.doors.get_mut(&token) {
             door.wanted = None;
-            if door.channel.send_nowait(answer, &[]).is_err() {
+            if door.channel.send_nowait(&Numbered { number, words }, &[]).is_err() {
                 self.doors.remove(&token);
             }
         }
@@ -166,16 +178,17 @@ impl Broker {
     pub(super) fn answer_questions(&mut self) {
         for (waiting, answer) in self.resolver.take() {
             match waiting {
-                Waiting::Worker(token, id) => self.answer_question(token, id, answer),
+                Waiting::Worker(token, number) => self.answer_question(token, number, answer),
                 Waiting::Connection(token) => self.looked_up(token, &answer),
             }
         }
     }
 
-    fn answer_question(&mut self, token: usize, id: u32, answer: Answer) {
+    fn answer_question(&mut self, token: usize, number: u64, answer: Answer) {
         if let Some(door) = self.doors.get_mut(&token) {
             door.questions = door.questions.saturating_sub(1);
-            let told = door.channel.send_nowait(&FromBroker::Answer { id, answer }, &[]);
+            let words = FromBroker::Answer(answer);
+            let told = door.channel.send_nowait(&Numbered { number, words }, &[]);
             if told.is_err() {
                 self.doors.remove(&token);
             }
@@ -186,13 +199,14 @@ impl Broker {
         let Some(door) = self.doors.get_mut(&token) else {
             return;
         };
-        let Some(Wanted::LookingUp(looking_up)) = &mut door.wanted else {
+        let Some((number, Wanted::LookingUp(looking_up))) = &mut door.wanted else {
             return;
         };
+        let number = *number;
         match looking_up.answered(answer) {
             None => {}
-            Some(Ok(addresses)) => self.connect_to(token, addresses),
-            Some(Err(reason)) => self.answer(token, &FromBroker::Unreachable(reason)),
+            Some(Ok(addresses)) => self.connect_to(token, number, addresses),
+            Some(Err(reason)) => self.answer(token, number, FromBroker::Unreachable(reason)),
         }
     }
 
@@ -201,19 +215,21 @@ impl Broker {
         let Some(door) = self.doors.get_mut(&token) else {
             return;
         };
-        let Some(Wanted::Connecting(connecting)) = &mut door.wanted else {
+        let Some((number, Wanted::Connecting(connecting))) = &mut door.wanted else {
             return;
         };
+        let number = *number;
         match connecting.step(self.poll.registry(), Token(token + 1), Instant::now()) {
             Step::Wait => {}
             Step::Connected(fd, to) => {
                 door.wanted = None;
-                let told = door.channel.send_nowait(&FromBroker::Connected { to }, &[fd.as_fd()]);
+                let words = FromBroker::Connected { to };
+                let told = door.channel.send_nowait(&Numbered { number, words }, &[fd.as_fd()]);
                 if told.is_err() {
                     self.doors.remove(&token);
                 }
             }
-            Step::Failed(reason) => self.answer(token, &FromBroker::Unreachable(reason)),
+            Step::Failed(reason) => self.answer(token, number, FromBroker::Unreachable(reason)),
         }
     }
 
@@ -227,11 +243,12 @@ impl Broker {
             .map(|(token, _)| *token)
             .collect();
         for token in late {
-            let held = self.doors.get(&token).map(|door| &door.wanted);
-            if matches!(held, Some(Some(Wanted::Unknown(_)))) {
+            let wanted = self.doors.get(&token).and_then(|door| door.wanted.as_ref());
+            if let Some((number, Wanted::Unknown(_))) = wanted {
+                let number = *number;
                 self.asked = false;
                 let text = "the configuration that the broker has read names no such server".to_owned();
-                self.answer(token, &FromBroker::Unreachable(text));
+                self.answer(token, number, FromBroker::Unreachable(text));
             } else {
                 self.step(token);
             }

@@ -160,7 +160,8 @@ impl Broker {
     fn hear_seat(&mut self) -> io::Result<bool> {
         loop {
             match self.place.seat.hear(Duration::ZERO) {
-                Ok(Heard::Master(ToHelper::Door { worker, .. }, Some(fd))) => self.admit(fd, worker)?,
+                Ok(Heard::Master(ToHelper::Door { worker, .. }, Some(fd))) => self.admit(fd, Some(worker))?,
+                Ok(Heard::Master(ToHelper::LentDoor, Some(fd))) => self.admit(fd, None)?,
                 Ok(Heard::Master(ToHelper::Voice, Some(fd))) => (self.place.rejoin)(fd),
                 Ok(Heard::Master(ToHelper::Reload { .. }, _)) => self.place.seat.ask_to_be_replaced(),
                 Ok(Heard::Master(..)) => {}

@@ -11,7 +11,7 @@ use super::place::Place;
 use super::section::{Field, Section};
 
 /// How many sockets there may be: workers have as many descriptor numbers for them.
-const LISTENERS_MAX: usize = 28;
+const LISTENERS_MAX: usize = 27;
 
 /// The settings of the daemon as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]

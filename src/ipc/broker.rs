@@ -77,12 +77,7 @@ pub enum ToBroker {
     /// Wants a connection to a server; it has to be one that the broker's own configuration names. One at a time.
     Connect(Endpoint),
     /// Wants to know something; several at once are welcome.
-    Resolve {
-        /// Comes back with the answer.
-        id: u32,
-        /// What.
-        question: Question,
-    },
+    Resolve(Question),
 }
 
 /// What the broker answers.
@@ -95,11 +90,6 @@ pub enum FromBroker {
     },
     /// There is none. The text is for the log.
     Unreachable(String),
-    /// The answer to a question.
-    Answer {
-        /// The question's.
-        id: u32,
-        /// What the DNS says.
-        answer: Answer,
-    },
+    /// What the DNS says.
+    Answer(Answer),
 }

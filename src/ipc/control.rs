@@ -14,7 +14,7 @@ pub enum ToHelper {
         /// Its process.
         pid: i32,
     },
-    /// A door that is lent to one worker after the other rides with this frame; to delivery or the keeper.
+    /// A door that is lent to one worker after the other rides with this frame; to delivery, the keeper or the broker.
     LentDoor,
     /// A new way to the logger rides with this frame: the logger has started again.
     Voice,

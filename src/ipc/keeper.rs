@@ -8,16 +8,6 @@ use super::bytes;
 /// The SHA-256 of a public key (its SubjectPublicKeyInfo, RFC 5280 §4.1): what a private key is named by.
 pub type KeyName = [u8; 32];
 
-/// A question with a number, or the answer to it with the same one. A door is lent to one worker after the other: none can
-/// guess another's number, and so have an answer given to it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Numbered<T> {
-    /// Random.
-    pub number: u64,
-    /// What is asked or answered.
-    pub words: T,
-}
-
 /// What a worker asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToKeeper {

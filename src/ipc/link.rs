@@ -45,20 +45,22 @@ pub struct Doors<T> {
     pub delivery: T,
     /// For the keeper.
     pub keeper: T,
+    /// For the broker.
+    pub broker: T,
 }
 
 impl<T> Doors<T> {
     /// Whose doors they are.
-    pub const ROLES: [Role; 2] = [Role::Delivery, Role::Keeper];
+    pub const ROLES: [Role; 3] = [Role::Delivery, Role::Keeper, Role::Broker];
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        [&self.delivery, &self.keeper].into_iter()
+        [&self.delivery, &self.keeper, &self.broker].into_iter()
     }
 
     /// All of them, to be changed.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        [&mut self.delivery, &mut self.keeper].into_iter()
+        [&mut self.delivery, &mut self.keeper, &mut self.broker].into_iter()
     }
 
     /// The one for `role`, if there is one.
@@ -66,6 +68,7 @@ impl<T> Doors<T> {
         match role {
             Role::Delivery => Some(&mut self.delivery),
             Role::Keeper => Some(&mut self.keeper),
+            Role::Broker => Some(&mut self.broker),
             _ => None,
         }
     }
@@ -78,6 +81,7 @@ impl<T> Doors<T> {
         Ok(Doors {
             delivery: make(&self.delivery)?,
             keeper: make(&self.keeper)?,
+            broker: make(&self.broker)?,
         })
     }
 }

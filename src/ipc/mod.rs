@@ -13,6 +13,7 @@ pub mod frame;
 pub mod keeper;
 pub mod link;
 pub mod log;
+pub mod numbered;
 pub mod record;
 pub mod sources;
 

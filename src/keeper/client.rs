@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::ipc::channel::{Channel, Fault};
-use crate::ipc::keeper::{FromKeeper, KeyName, Numbered, ToKeeper};
+use crate::ipc::keeper::{FromKeeper, KeyName, ToKeeper};
+use crate::ipc::numbered::Numbered;
 use crate::sys::random;
 
 /// How long an answer may take: a signature is made in a millisecond, but the keeper may have to be started again.

@@ -22,7 +22,8 @@ use crate::config::{self, Daemon, Faults};
 use crate::helper::{Seat, Turn};
 use crate::ipc::channel::{Channel, Fault};
 use crate::ipc::control::{FromHelper, ToHelper};
-use crate::ipc::keeper::{FromKeeper, Numbered, Shown, ToKeeper};
+use crate::ipc::keeper::{FromKeeper, Shown, ToKeeper};
+use crate::ipc::numbered::Numbered;
 use crate::sys::socket;
 use keys::Keys;
 

@@ -14,8 +14,8 @@ pub const MASTER_DESCRIPTORS: RawFd = socket::FIRST_CONTROL;
 /// Workers on their way are lent descriptors below this: the master needs two more to make what another one is to have.
 pub(super) const LENT: RawFd = socket::FIRST_SHARED - 2;
 
-/// Descriptors numbered as shared that each worker has of its own: its Link, its voice, two doors.
-const OF_EACH_WORKER: RawFd = 4;
+/// Descriptors numbered as shared that each worker has of its own: its Link, its voice, three doors.
+const OF_EACH_WORKER: RawFd = 5;
 
 /// Whether a worker that has all shared numbers up to this one finds room for those of its own.
 pub(super) fn leaves_room(fd: &impl AsRawFd) -> bool {
@@ -73,11 +73,11 @@ mod tests {
     fn a_worker_finds_room_behind_the_last_shared_number() {
         let (end, _other) = socket::seqpacket_pair().unwrap();
         let numbered = |number| socket::duplicate_at_least(&end, number).unwrap();
-        let last = numbered(58);
-        if last.as_raw_fd() == 58 {
+        let last = numbered(57);
+        if last.as_raw_fd() == 57 {
             assert!(leaves_room(&last));
         }
-        assert!(!leaves_room(&numbered(59)));
+        assert!(!leaves_room(&numbered(58)));
     }
 
     #[test]

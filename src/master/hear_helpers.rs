@@ -75,7 +75,7 @@ impl Master {
                 // It shows its certificates anew.
                 return self.shown.clear();
             }
-            Role::Delivery => {
+            Role::Delivery | Role::Broker => {
                 self.workers.replace(role);
                 return self.give_voice(role);
             }

@@ -46,7 +46,7 @@ impl Listener {
         let closer = socket::duplicate_at_least(&fd, MASTER_DESCRIPTORS).map_err(refused)?;
         let fd = socket::move_fd_at_least(fd, socket::FIRST_SHARED).map_err(refused)?;
         if !leaves_room(&fd) {
-            return Err("too many addresses to listen on: expected at most 28".into());
+            return Err("too many addresses to listen on: expected at most 27".into());
         }
         Ok(Listener {
             named,

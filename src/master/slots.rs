@@ -172,6 +172,7 @@ impl Slot {
         Ok(Doors {
             delivery: self.doors.delivery.renew(processes.delivery)?,
             keeper: self.doors.keeper.renew(processes.keeper)?,
+            broker: self.doors.broker.renew(processes.broker)?,
         })
     }
 
@@ -446,6 +447,7 @@ mod tests {
                 doors: Doors {
                     delivery: Some(numbered(0)),
                     keeper: Some(numbered(door)),
+                    broker: None,
                 },
             }
         };

@@ -182,7 +182,7 @@ fn bind(served: &Served) -> Result<(Vec<OwnedFd>, Vec<OwnedFd>, Vec<SocketAddr>)
         let listener = socket::move_fd_at_least(listener, socket::FIRST_SHARED)?;
         if !leaves_room(&listener) {
             bail!(Misconfigured(
-                "too many addresses to listen on: expected at most 28".to_owned()
+                "too many addresses to listen on: expected at most 27".to_owned()
             ));
         }
         closers.push(socket::duplicate_at_least(&listener, MASTER_DESCRIPTORS)?);

@@ -427,6 +427,7 @@ fn tell(helpers: &Helpers, others: &Others, worker: u32, pid: Pid) {
     for (helper, end) in [
         (&helpers.delivery, &others.doors.delivery),
         (&helpers.keeper, &others.doors.keeper),
+        (&helpers.broker, &others.doors.broker),
     ] {
         if let Some(end) = end {
             helper.offer(&ToHelper::LentDoor, end.as_fd());

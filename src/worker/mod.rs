@@ -78,8 +78,10 @@ pub fn run(inherited: Inherited<'_>, served: &Served) -> i32 {
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let link = Rc::new(Link::new(inherited.link, Rc::clone(&log)));
         let delivery = body::Delivery::new(Rc::clone(&link), inherited.doors.delivery);
+        let broker = broker::Broker::new(Rc::clone(&link), inherited.doors.broker);
         let lent = Lent {
             delivery: Rc::new(RefCell::new(delivery)),
+            broker: Rc::new(RefCell::new(broker)),
             keeper: inherited
                 .doors
                 .keeper
@@ -139,18 +141,17 @@ impl<'a> Ends<'a> {
 /// What a worker has after others.
 struct Lent {
     delivery: Rc<RefCell<body::Delivery>>,
+    broker: Rc<RefCell<broker::Broker>>,
     keeper: Option<Arc<keeper::client::Client>>,
 }
 
 impl Lent {
     /// The exit status of the worker.
     fn status(&self) -> i32 {
-        let keeper = self.keeper.as_ref();
-        if self.delivery.borrow().has_kept_its_door() && keeper.is_none_or(|door| door.is_whole()) {
-            0
-        } else {
-            WITHOUT_DOOR
-        }
+        let has_kept_all = self.delivery.borrow().has_kept_its_door()
+            && self.broker.borrow().has_kept_its_door()
+            && self.keeper.as_ref().is_none_or(|door| door.is_whole());
+        if has_kept_all { 0 } else { WITHOUT_DOOR }
     }
 }
 
@@ -179,6 +180,7 @@ fn life(ends: &Ends<'_>, link: &Rc<Link>, lent: &Lent, log: &logger::client::Cli
                 local,
                 listener,
                 keeper: lent.keeper.clone(),
+                broker: Rc::clone(&lent.broker),
                 refused: ends.refused,
             },
             &served,

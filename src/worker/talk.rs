@@ -60,6 +60,8 @@ pub struct Ends<'a> {
     pub local: SocketAddr,
     /// The number of the listener in the configuration.
     pub listener: usize,
+    /// The broker, as this worker reaches it.
+    pub broker: Rc<RefCell<Broker>>,
     /// A door to the keeper that is lent to others after us.
     pub keeper: Option<Arc<keeper::client::Client>>,
     /// The sources that are refused.
@@ -144,8 +146,7 @@ fn prepare<'a>(
     log: &'a Log,
 ) -> io::Result<Option<Box<Talk<'a>>>> {
     let recorder = Recorder::new(Rc::clone(link), log, &ends.session);
-    let broker = Rc::new(RefCell::new(Broker::new(Rc::clone(link))));
-    let back_end = BackEnd::new(Rc::clone(&broker), log, &ends.session);
+    let back_end = BackEnd::new(Rc::clone(&ends.broker), log, &ends.session);
     let Some(mut conversation) = conversation(&ends, served) else {
         return Ok(None);
     };
@@ -159,7 +160,7 @@ fn prepare<'a>(
         conversation,
         staging: Staging::new(Rc::clone(delivery)),
         back_end,
-        broker,
+        broker: ends.broker,
         recorder,
         delivery: Rc::clone(delivery),
         keys: Keys::new(link, served.certificates(), ends.keeper),

@@ -1,12 +1,13 @@
 //! What the broker hears: frames of a worker, messages of name servers; and what a worker hears of the broker.
 
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rsmtpd::broker::client::Client;
 use rsmtpd::broker::message::{self, Reading};
 use rsmtpd::ipc::broker::{Answer, Endpoint, FromBroker, Question, ToBroker};
 use rsmtpd::ipc::frame;
+use rsmtpd::ipc::numbered::Numbered;
 use rsmtpd::sys::socket;
 
 /// Octets of a question that fit into any datagram (RFC 1035 §4.2.1).
@@ -17,17 +18,17 @@ const LONGEST: u32 = 3600;
 const LONGEST_NOTHING: u32 = 300;
 
 /// First octet: who hears the rest. 0: the broker, which asks the DNS if it is a question; else a worker, which has asked
-/// for a connection, or for a name.
+/// for a connection, or for a name, as the answer's words.
 pub(crate) fn broker(input: &[u8]) {
     let [choice, bytes @ ..] = input else { return };
     match choice % 3 {
         0 => {
-            let Ok(heard) = frame::decode::<ToBroker>(bytes) else {
+            let Ok(heard) = frame::decode::<Numbered<ToBroker>>(bytes) else {
                 return;
             };
             assert!(frame::encode(&heard).expect("what was a frame fits into one").len() <= bytes.len());
-            if let ToBroker::Resolve { id, question } = heard {
-                check_question((id & 0xffff) as u16, &question);
+            if let ToBroker::Resolve(question) = heard.words {
+                check_question((heard.number & 0xffff) as u16, &question);
             }
         }
         choice => hear_broker(bytes, choice == 1),
@@ -52,28 +53,39 @@ fn check_question(id: u16, question: &Question) {
 
 /// A worker that asks, and hears `bytes`.
 fn hear_broker(bytes: &[u8], connects: bool) {
-    if bytes.is_empty() {
-        return; // no frame
-    }
     let (ours, theirs) = socket::seqpacket_pair().expect("a pair");
-    socket::send_frame_nowait(&ours, bytes, &[]).expect("room for one frame");
     let client = Client::new(theirs);
+    let end = Instant::now() + Duration::from_secs(60);
+    let answer = move || {
+        let mut asked = [0; 512];
+        let (length, _) = socket::recv_frame(&ours, &mut asked).expect("a question");
+        let asked: Numbered<ToBroker> = frame::decode(&asked[..length]).expect("of ours");
+        let number = asked.number;
+        let mut answer = frame::encode(&Numbered { number, words: () }).expect("short");
+        answer.extend_from_slice(bytes);
+        socket::send_frame_nowait(&ours, &answer, &[]).expect("room for one frame");
+        frame::decode::<Numbered<FromBroker>>(&answer)
+    };
     if connects {
         let endpoint = Endpoint {
             host: "back.example".into(),
             port: 25,
         };
-        let connected = client.connect(&endpoint, Instant::now());
-        assert!(connected.is_err(), "no descriptor came with it");
-        return;
+        let connected = std::thread::scope(|scope| {
+            scope.spawn(answer);
+            client.connect(&endpoint, end)
+        });
+        return assert!(connected.is_err(), "no descriptor came with it");
     }
-    let question = Question::A("client.example".into());
-    if let Ok(answers) = client.resolve(std::slice::from_ref(&question), Instant::now()) {
-        let told = match frame::decode::<FromBroker>(bytes) {
-            Ok(FromBroker::Answer { id: 0, answer }) => answer,
-            _ => Answer::TimedOut,
-        };
-        assert_eq!(answers, [told]);
+    let question = [Question::A("client.example".into())];
+    let (told, answers) = std::thread::scope(|scope| {
+        let told = scope.spawn(answer);
+        let answers = client.resolve(&question, end);
+        (told.join().expect("told"), answers)
+    });
+    match (told.map(|told| told.words), answers) {
+        (Ok(FromBroker::Answer(told)), Ok(answers)) => assert_eq!(answers, [told]),
+        (told, answers) => assert!(answers.is_err(), "{told:?}, {answers:?}"),
     }
 }
 
@@ -125,8 +137,7 @@ pub(crate) fn dns(input: &[u8]) {
 fn check_reading(question: &Question, reading: &Reading) {
     match reading {
         Reading::Answer(answer, seconds) => {
-            let (id, answer) = (0, answer.clone());
-            let longest = match &answer {
+            let longest = match answer {
                 Answer::Addresses(addresses) => {
                     let kind = match question {
                         Question::A(_) => IpAddr::is_ipv4,
@@ -146,7 +157,8 @@ fn check_reading(question: &Question, reading: &Reading) {
                 Answer::TimedOut | Answer::Failed(_) => panic!("{answer:?} is none"),
             };
             assert!(*seconds <= longest, "{answer:?} for {seconds} s");
-            frame::encode(&FromBroker::Answer { id, answer }).expect("an answer fits into a frame");
+            let (number, words) = (0, FromBroker::Answer(answer.clone()));
+            frame::encode(&Numbered { number, words }).expect("an answer fits into a frame");
         }
         Reading::Failed(reason) => {
             assert!(

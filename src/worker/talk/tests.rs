@@ -11,6 +11,7 @@ use crate::config::Overrides;
 use crate::ipc::broker::{FromBroker, ToBroker};
 use crate::ipc::channel::Channel;
 use crate::ipc::link::{FromWorker, Role, ToWorker};
+use crate::ipc::numbered::Numbered;
 use crate::ipc::sources::Refused;
 use crate::log::Level;
 use crate::smtp::address::ForwardPath;
@@ -31,7 +32,7 @@ impl Directory for Broken {
 macro_rules! talk {
     ($server:expr, $peer:expr, $session:expr, $chain:expr, $served:expr, $link:expr, $log:expr, $delivery:expr,
      $refused:expr) => {{
-        let broker = Rc::new(RefCell::new(Broker::new(Rc::clone($link))));
+        let broker = Rc::new(RefCell::new(Broker::new(Rc::clone($link), None)));
         Talk {
             transport: Transport::new($server.into(), listening($link.as_ref()).unwrap()).unwrap(),
             receiver: Receiver::new($served.receiver_limits()),
@@ -108,14 +109,17 @@ fn broke(master: &Channel<ToWorker, FromWorker>, back_end: TcpStream) {
     {}
     let (door, broker) = socket::seqpacket_pair().unwrap();
     master.send_with(&ToWorker::Door, &[door.as_fd()]).unwrap();
-    let broker: Channel<FromBroker, ToBroker> = Channel::new(broker);
+    let broker: Channel<Numbered<FromBroker>, Numbered<ToBroker>> = Channel::new(broker);
     let (asked, _) = broker.receive_within(Duration::from_secs(60)).unwrap();
-    assert!(matches!(asked, ToBroker::Connect(_)), "{asked:?}");
+    assert!(matches!(asked.words, ToBroker::Connect(_)), "{asked:?}");
     back_end.set_nonblocking(true).unwrap();
-    let to = back_end.peer_addr().unwrap();
-    broker
-        .send_with(&FromBroker::Connected { to }, &[back_end.as_fd()])
-        .unwrap();
+    let connected = Numbered {
+        number: asked.number,
+        words: FromBroker::Connected {
+            to: back_end.peer_addr().unwrap(),
+        },
+    };
+    broker.send_with(&connected, &[back_end.as_fd()]).unwrap();
 }
 
 fn pair() -> (TcpStream, TcpStream, SocketAddr) {
