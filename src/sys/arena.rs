@@ -11,7 +11,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 
 use apart::Apart;
 
@@ -29,7 +29,8 @@ const STEP: usize = 16;
 /// How many such sizes there are.
 const STEPS: usize = 64;
 
-/// The allocator of the program. All offsets are into its block.
+/// The allocator of the program. All offsets are into its block. A worker's part of it is for a process with one thread:
+/// there is nobody to wait for, and each of some thousand times costs.
 struct Arena {
     /// Where the block begins, at the border of a huge page; 0 before it is made.
     start: AtomicUsize,
@@ -199,11 +200,11 @@ impl Arena {
         let limit = self.end.load(SeqCst);
         let part = self.part(layout, limit == SIZE);
         if let Some(free) = part.like {
-            let first = free.load(SeqCst);
+            let first = free.load(Relaxed);
             if first != 0 {
                 let again = ptr::with_exposed_provenance_mut::<u8>(block + first);
                 // SAFETY: what was given back is at least a word long, and as aligned, and holds where the next one is.
-                free.store(unsafe { again.cast::<usize>().read() }, SeqCst);
+                free.store(unsafe { again.cast::<usize>().read() }, Relaxed);
                 return Some((again, layout.size()));
             }
         }
@@ -212,24 +213,46 @@ impl Arena {
             let end = start.checked_add(part.size)?;
             (end < limit).then_some((start, end))
         };
-        let next = self
-            .next
-            .fetch_update(SeqCst, SeqCst, |next| place(next).map(|(_, end)| end));
-        let (start, end) = place(next.ok()?)?;
+        let (start, end) = if limit == SIZE {
+            let (start, end) = place(self.next.load(Relaxed))?;
+            self.next.store(end, Relaxed);
+            (start, end)
+        } else {
+            let next = self
+                .next
+                .fetch_update(SeqCst, SeqCst, |next| place(next).map(|(_, end)| end));
+            place(next.ok()?)?
+        };
         // Whoever used this memory before has raised the mark before giving it back.
-        let used = self
-            .fresh
-            .fetch_max(end, SeqCst)
-            .saturating_sub(start)
-            .min(layout.size());
+        let used = self.raise(end).saturating_sub(start).min(layout.size());
         Some((ptr::with_exposed_provenance_mut(block + start), used))
+    }
+
+    /// Nothing below `end` is new any more; up to where nothing was before.
+    fn raise(&self, end: usize) -> usize {
+        if end <= LASTING {
+            return self.fresh.fetch_max(end, SeqCst);
+        }
+        let before = self.fresh.load(Relaxed);
+        if end > before {
+            self.fresh.store(end, Relaxed);
+        }
+        before
     }
 
     /// Moves the end of a part that was the last; whether it was.
     fn resize(&self, end: usize, new: usize) -> bool {
-        let moved = self.next.compare_exchange(end, new, SeqCst, SeqCst).is_ok();
+        let moved = if end > LASTING {
+            let is_last = self.next.load(Relaxed) == end;
+            if is_last {
+                self.next.store(new, Relaxed);
+            }
+            is_last
+        } else {
+            self.next.compare_exchange(end, new, SeqCst, SeqCst).is_ok()
+        };
         if moved {
-            self.fresh.fetch_max(new, SeqCst);
+            self.raise(new);
         }
         moved
     }
@@ -282,7 +305,8 @@ unsafe impl GlobalAlloc for Arena {
                     && let Some(free) = part.like
                 {
                     // SAFETY: the caller gives up at least a word, as aligned. A worker has one thread.
-                    unsafe { pointer.cast::<usize>().write(free.swap(start, SeqCst)) };
+                    unsafe { pointer.cast::<usize>().write(free.load(Relaxed)) };
+                    free.store(start, Relaxed);
                 }
             }
             // SAFETY: what is not of the block is the system's; the rest is the caller's promise.
