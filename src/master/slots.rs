@@ -147,7 +147,7 @@ impl Slot {
     }
 
     /// Its worker, which has its ends, is the last one: where there are very many, each costs the master one descriptor
-    /// and not five.
+    /// and not six.
     pub(super) fn is_the_last_ones(&mut self) {
         self.theirs = None;
         self.close_doors();
@@ -299,6 +299,7 @@ impl Slots {
 mod tests {
     use super::*;
     use crate::master::descriptors::LENT;
+    use crate::master::workers::STARTING;
     use crate::sys::{in_child, process, process::Ended};
     use nix::sys::resource::{Resource, setrlimit};
 
@@ -480,6 +481,41 @@ mod tests {
             };
             let is_low = [&one, &other].iter().all(|end| end.as_raw_fd() < socket::FIRST_SHARED);
             i32::from(!is_low || held.len() < 10) * 3
+        });
+        assert_eq!(ended, Ended::Exited(0));
+    }
+
+    /// The master has four low numbers of its own: as many workers as may be on their way are lent all that they want.
+    #[test]
+    fn as_many_as_may_start_at_once_are_lent_all_their_doors() {
+        let ended = in_child(|| {
+            if process::close_from(4).is_err() {
+                return 1;
+            }
+            let mut slots = Slots::default();
+            let mut wanting = Vec::new();
+            for _ in 0..STARTING {
+                let Ok((mut slot, others)) = slots.take() else { return 2 };
+                Doors::<()>::ROLES.into_iter().for_each(|helper| slot.note_door(helper));
+                wanting.push((slot, others));
+            }
+            let mut held = Vec::new();
+            for (slot, others) in wanting {
+                slots.put_back(slot, true);
+                held.push(others);
+            }
+            let mut lent = Vec::new();
+            for _ in 0..STARTING {
+                let Ok((slot, others)) = slots.take() else { return 3 };
+                let Ok(ends) = slot.lend().and_then(|lent| lent.below(LENT)) else {
+                    return 4;
+                };
+                if ends.doors.iter().any(Option::is_none) {
+                    return 5;
+                }
+                lent.push((slot, others, ends));
+            }
+            0
         });
         assert_eq!(ended, Ended::Exited(0));
     }

@@ -253,10 +253,10 @@ fn refuse_root(identity: &Identity) -> Result<()> {
 }
 
 /// Says so where the system allows fewer workers than the configuration does: each is a process, and a descriptor of
-/// the logger, of delivery and of the keeper; of the master one, its Link, and for each of the first [`REUSED`] four
-/// more, the ends of it that the next worker gets: of the Link, of the voice and of two doors.
+/// the logger, of delivery, of the keeper and of the broker; of the master one, its Link, and for each of the first
+/// [`REUSED`] five more, the ends of it that the next worker gets: of the Link, of the voice and of three doors.
 pub(super) fn warn_about_limits(workers: usize, log: &Log) {
-    let more = 4 * workers.min(REUSED) as u64;
+    let more = 5 * workers.min(REUSED) as u64;
     let workers = workers as u64;
     let limits = [
         ("nofile", detach::descriptor_limit(), DESCRIPTORS + more, "LimitNOFILE"),

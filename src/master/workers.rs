@@ -21,7 +21,7 @@ use crate::sys::{arena, child, signals, socket};
 use crate::worker::{self, Inherited};
 
 use super::conduct::{Conduct, State};
-use super::descriptors::{LENT, MASTER_DESCRIPTORS};
+use super::descriptors::{LENT, MASTER_DESCRIPTORS, OF_EACH_WORKER};
 use super::helpers::{Helper, Helpers};
 use super::slots::{Lent, Others, Slot, Slots};
 use crate::worker::served::Served;
@@ -35,11 +35,13 @@ pub const SIGNALS: [Signal; 5] = [
     Signal::SIGUSR1,
 ];
 
-/// Workers that may be on their way from fork to their first word at once: each is lent up to four descriptors below
-/// [`LENT`], where the master has four of its own.
-const STARTING: usize = 6;
+/// Descriptors below [`LENT`] that the master has of its own.
+const OWN: RawFd = 4;
 
-/// Workers at once whose Links, voices and doors are for others after them, each at the price of four more descriptors.
+/// Workers that may be on their way from fork to their first word at once: as many as can be lent what each has.
+pub(super) const STARTING: usize = ((LENT - OWN) / OF_EACH_WORKER) as usize;
+
+/// Workers at once whose Links, voices and doors are for others after them, each at the price of five more descriptors.
 pub const REUSED: usize = 1024;
 
 /// One worker.
