@@ -1,6 +1,7 @@
 //! The broker: connects where the configuration says, and asks the DNS, for workers, which cannot.
 //!
-//! It may assume that the master tells the truth about who asks through a door. It must never connect anywhere but to
+//! It may assume that the master tells the truth about who asks through a door, of one that is lent that it is one worker
+//! after the other. It must never connect anywhere but to
 //! what the configuration names that it has read itself, wait for one worker while others ask, or read from a
 //! connection that it hands over.
 //!
@@ -122,6 +123,9 @@ impl Broker {
         let mut events = Events::with_capacity(256);
         loop {
             let now = Instant::now();
+            if self.leaving.is_some() {
+                self.doors.retain(|_, door| door.is_busy());
+            }
             if self.leaving.is_some_and(|end| now >= end || self.is_idle()) {
                 return Ok(());
             }
@@ -181,7 +185,6 @@ impl Broker {
         for fd in self.place.seat.descriptors() {
             let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
         }
-        self.doors.retain(|_, door| door.is_busy());
     }
 
     fn is_idle(&self) -> bool {

@@ -236,6 +236,10 @@ impl Master {
         };
         worker.doors = worker.doors.saturating_add(1);
         worker.slot.note_door(role);
+        // Where it was lent one it has given that up; what still comes there is to fail.
+        if role == Role::Broker {
+            worker.slot.forget_door(role);
+        }
         let pair = (worker.doors <= DOORS).then(descriptors::pair);
         match (self.ready.helpers.of(role), pair) {
             (Some(helper), Some(Ok((ours, theirs)))) => {

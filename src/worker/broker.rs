@@ -41,6 +41,13 @@ impl Broker {
         !self.has_given_up && (!self.is_lent || is_whole())
     }
 
+    /// A session has ended: what it did not wait for is none of the next one's, and would count as asked by it.
+    pub fn end_session(&mut self) {
+        if self.client.take_if(|client| !client.is_whole()).is_some() {
+            self.has_given_up |= std::mem::take(&mut self.is_lent);
+        }
+    }
+
     /// A connection that does not block.
     ///
     /// # Errors

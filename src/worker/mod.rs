@@ -193,6 +193,7 @@ fn life(ends: &Ends<'_>, link: &Rc<Link>, lent: &Lent, log: &logger::client::Cli
             process::exit_now(lent.status());
         }
         drop(ended);
+        lent.broker.borrow_mut().end_session();
         link.report(&FromWorker::Done);
         link.listen();
         if link.order() != Order::Serve || is_worn() {
