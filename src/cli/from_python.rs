@@ -287,7 +287,7 @@ pub const DEVIATIONS: &[Deviation] = &[
     ),
     deviation(
         "a proxy said nothing of its own to the server behind it, which saw every client as the proxy",
-        "it says XCLIENT where that is offered (xclient: no in proxy.yaml), EHLO of its own where the client has said none, or \
+        "it says XCLIENT where that is offered (xclient: no in proxy.yaml), EHLO of its own where the client's did not tell, or \
          a PROXY header (send_proxy)",
         "that server has to know whom it serves",
     ),

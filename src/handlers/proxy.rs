@@ -2,10 +2,10 @@
 //! and its reply is the answer.
 //!
 //! Commands are passed on as they were understood, never as they were sent, and only those that cannot change what the
-//! two sides mean by what follows: no AUTH, no XCLIENT, nothing unknown. STARTTLS is served here (RFC 3207). BDAT (RFC 3030) is served here and
-//! goes on as DATA. Of the extensions that the back end names after EHLO only those are named again that a client can
-//! use through us. TLS towards the back end is the connection's, and none of the client's. No trace field is added: as far
-//! as mail is concerned, we are not there.
+//! two sides mean by what follows: no AUTH, no XCLIENT, nothing unknown. STARTTLS is served here (RFC 3207). BDAT (RFC
+//! 3030) is served here and goes on as DATA. Of the extensions that the back end names after EHLO only those are named
+//! again that a client can use through us. TLS towards the back end is the connection's, and none of the client's. No
+//! trace field is added: as far as mail is concerned, we are not there.
 //!
 //! Whom the back end serves it learns by the PROXY protocol or by XCLIENT. It may trust this host with more than the
 //! client: until it knows of the client, or cannot know, nothing of the client's gets there but EHLO, whose reply tells
@@ -214,6 +214,9 @@ impl Proxy {
             patience: self.patience(),
         };
         let greeting = back_end.open(&way).map_err(failed)?;
+        if (200..400).contains(&greeting.code) {
+            expect(&greeting, 220, "the greeting")?;
+        }
         if !self.config.xclient {
             back_end.set_introduced();
         }

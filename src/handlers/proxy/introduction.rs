@@ -76,8 +76,10 @@ pub(super) fn hello(context: &mut Context<'_>, line: &[u8], reply: Reply) -> Res
     }
 }
 
-/// The attributes that the back end takes with XCLIENT, in capitals; none where it takes no XCLIENT from us.
+/// The attributes that the back end takes with XCLIENT, in capitals; none where it takes no XCLIENT from us, or no address
+/// by it, without which it knows no more than before.
 fn attributes(hello: &Reply) -> Option<Vec<String>> {
     let line = hello.lines.iter().skip(1).find(|line| keyword(line) == "XCLIENT")?;
-    Some(line.split(' ').skip(1).map(str::to_ascii_uppercase).collect())
+    let attributes: Vec<String> = line.split(' ').skip(1).map(str::to_ascii_uppercase).collect();
+    attributes.iter().any(|name| name == "ADDR").then_some(attributes)
 }
