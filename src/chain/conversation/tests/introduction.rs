@@ -236,10 +236,12 @@ fn a_text_goes_nowhere_but_where_it_began() {
 }
 
 #[test]
-fn a_greeting_that_is_none_introduces_nobody() {
-    let mut peer = relayed(&[("OPEN", 250)]);
-    assert_eq!(codes(&peer.say("NOOP")), ["250"]);
-    assert_eq!(heard(&mut peer), ["OPEN", OURS, TOLD, "NOOP"]);
+fn a_greeting_that_is_none_ends_the_session() {
+    for code in [250, 354] {
+        let mut peer = relayed(&[("OPEN", code)]);
+        assert!(peer.is_closed(), "{code}");
+        assert_eq!(heard(&mut peer), ["OPEN"]);
+    }
 }
 
 fn in_front(prepare: impl FnOnce(&mut Peer)) -> Peer {
