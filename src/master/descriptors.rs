@@ -15,7 +15,7 @@ pub const MASTER_DESCRIPTORS: RawFd = socket::FIRST_CONTROL;
 pub(super) const LENT: RawFd = socket::FIRST_SHARED - 2;
 
 /// Descriptors numbered as shared that each worker has of its own: its Link, its voice, three doors.
-pub(super) const OF_EACH_WORKER: RawFd = 5;
+const OF_EACH_WORKER: RawFd = 5;
 
 /// Whether a worker that has all shared numbers up to this one finds room for those of its own.
 pub(super) fn leaves_room(fd: &impl AsRawFd) -> bool {

@@ -58,6 +58,11 @@ pub(super) struct Lent {
 }
 
 impl Lent {
+    /// How many they are.
+    pub(super) fn count(&self) -> usize {
+        2 + self.doors.iter().flatten().count()
+    }
+
     /// What of it has a number below `first`, where a worker looks for it: it can ask for doors, but not for the rest.
     ///
     /// # Errors
@@ -129,19 +134,22 @@ impl Slot {
         Ok((slot, logger))
     }
 
-    /// Copies of the worker's ends.
+    /// Copies of the worker's ends, of so many doors at most: it can ask for others.
     ///
     /// # Errors
     /// No descriptors.
-    pub(super) fn lend(&self) -> io::Result<Lent> {
+    pub(super) fn lend(&self, mut doors: usize) -> io::Result<Lent> {
         let theirs = self.theirs.as_ref().ok_or(io::ErrorKind::NotFound)?;
         let copy = |end: BorrowedFd<'_>| socket::duplicate_at_least(end, 0);
         Ok(Lent {
             link: copy(theirs.link.as_fd())?,
             voice: copy(theirs.voice.as_fd())?,
             doors: self.doors.try_map(|door| match &door.end {
-                Some((end, _)) => copy(end.as_fd()).map(Some),
-                None => Ok(None),
+                Some((end, _)) if doors > 0 => {
+                    doors -= 1;
+                    copy(end.as_fd()).map(Some)
+                }
+                _ => Ok(None),
             })?,
         })
     }
@@ -299,7 +307,7 @@ impl Slots {
 mod tests {
     use super::*;
     use crate::master::descriptors::LENT;
-    use crate::master::workers::STARTING;
+    use crate::master::workers::{STARTING, doors_to_lend};
     use crate::sys::{in_child, process, process::Ended};
     use nix::sys::resource::{Resource, setrlimit};
 
@@ -318,7 +326,7 @@ mod tests {
     fn what_is_said_before_the_logger_hears_of_a_voice_is_signed() {
         let mut slots = Slots::default();
         let (slot, others) = slots.take().unwrap();
-        socket::send_frame(slot.lend().unwrap().voice, b"x", &[]).unwrap();
+        socket::send_frame(slot.lend(3).unwrap().voice, b"x", &[]).unwrap();
         let (_, sender) = socket::recv_signed_frame(others.logger.unwrap(), &mut [0; 8]).unwrap();
         assert_eq!(sender, Some(std::process::id()), "or it would be the first one's");
     }
@@ -328,7 +336,7 @@ mod tests {
         let mut slots = Slots::default();
         let (slot, others) = slots.take().unwrap();
         assert!(others.logger.is_some());
-        let (token, lent) = (slot.token, slot.lend().unwrap());
+        let (token, lent) = (slot.token, slot.lend(3).unwrap());
         let (pipe, _other) = io::pipe().unwrap();
         slot.link.send_nowait(&ORDER, &[pipe.as_fd()]).unwrap();
         slot.link.send_nowait(&ORDER, &[]).unwrap();
@@ -337,7 +345,7 @@ mod tests {
         let (slot, others) = slots.take().unwrap();
         assert!(others.logger.is_none());
         assert_eq!(slot.token, token);
-        let link = slot.lend().unwrap().link;
+        let link = slot.lend(3).unwrap().link;
         let worker: Channel<FromWorker, ToWorker> = Channel::new(link);
         assert!(matches!(worker.receive_nowait(), Err(Fault::WouldBlock)));
     }
@@ -346,7 +354,7 @@ mod tests {
     fn the_slot_of_the_last_one_is_closed() {
         let mut slots = Slots::default();
         let (mut slot, _others) = slots.take().unwrap();
-        let link = slot.lend().unwrap().link;
+        let link = slot.lend(3).unwrap().link;
         slot.is_the_last_ones();
         drop(link);
         assert!(matches!(slot.link.receive_nowait(), Err(Fault::Closed)));
@@ -359,7 +367,7 @@ mod tests {
     fn a_slot_with_words_unheard_is_closed() {
         let mut slots = Slots::default();
         let (slot, _others) = slots.take().unwrap();
-        let link = slot.lend().unwrap().link;
+        let link = slot.lend(3).unwrap().link;
         Channel::<FromWorker, ToWorker>::new(link)
             .send(&FromWorker::Done)
             .unwrap();
@@ -396,7 +404,7 @@ mod tests {
     fn with_door(slots: &mut Slots, helper: Role) -> (Slot, OwnedFd, OwnedFd, Others) {
         let (mut slot, first) = slots.take().unwrap();
         assert!(
-            slot.lend().unwrap().doors.iter().all(Option::is_none),
+            slot.lend(3).unwrap().doors.iter().all(Option::is_none),
             "nobody has asked yet"
         );
         slot.note_door(helper);
@@ -404,7 +412,7 @@ mod tests {
         let (slot, mut others) = slots.take().unwrap();
         let end = others.doors.of_mut(helper).unwrap().take().unwrap();
         assert!(others.doors.iter().all(Option::is_none), "none but this one");
-        let lent = slot.lend().unwrap().doors.of_mut(helper).unwrap().take().unwrap();
+        let lent = slot.lend(3).unwrap().doors.of_mut(helper).unwrap().take().unwrap();
         (slot, lent, end, first)
     }
 
@@ -418,7 +426,7 @@ mod tests {
             let (slot, others) = slots.take().unwrap();
             assert!(others.doors.iter().all(Option::is_none), "the same");
             socket::send_frame(&end, b"x", &[]).unwrap();
-            let lent = slot.lend().unwrap().doors.of_mut(helper).unwrap().take().unwrap();
+            let lent = slot.lend(3).unwrap().doors.of_mut(helper).unwrap().take().unwrap();
             assert_eq!(socket::recv_frame_nowait(&lent, &mut [0; 8]).unwrap().0, 1);
         }
     }
@@ -469,7 +477,7 @@ mod tests {
                 return 1;
             }
             while let Ok((slot, others)) = slots.take() {
-                let lent = slot.lend().and_then(|lent| lent.below(LENT));
+                let lent = slot.lend(3).and_then(|lent| lent.below(LENT));
                 let is_last = lent.is_err();
                 held.push((slot, others, lent));
                 if is_last {
@@ -485,9 +493,10 @@ mod tests {
         assert_eq!(ended, Ended::Exited(0));
     }
 
-    /// The master has four low numbers of its own: as many workers as may be on their way are lent all that they want.
+    /// The master has four low numbers of its own: as many workers as may be on their way find room, and most of them for
+    /// all that they want.
     #[test]
-    fn as_many_as_may_start_at_once_are_lent_all_their_doors() {
+    fn as_many_as_may_start_at_once_find_room() {
         let ended = in_child(|| {
             if process::close_from(4).is_err() {
                 return 1;
@@ -504,15 +513,20 @@ mod tests {
                 slots.put_back(slot, true);
                 held.push(others);
             }
-            let mut lent = Vec::new();
-            for _ in 0..STARTING {
+            let (mut lent, mut sum) = (Vec::new(), 0);
+            for starting in 0..STARTING {
                 let Ok((slot, others)) = slots.take() else { return 3 };
-                let Ok(ends) = slot.lend().and_then(|lent| lent.below(LENT)) else {
+                let Ok(ends) = slot
+                    .lend(doors_to_lend(starting, sum))
+                    .and_then(|lent| lent.below(LENT))
+                else {
                     return 4;
                 };
-                if ends.doors.iter().any(Option::is_none) {
+                let all = ends.doors.iter().all(Option::is_some);
+                if all != (starting < 4) {
                     return 5;
                 }
+                sum += ends.count();
                 lent.push((slot, others, ends));
             }
             0

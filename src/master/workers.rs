@@ -21,7 +21,7 @@ use crate::sys::{arena, child, signals, socket};
 use crate::worker::{self, Inherited};
 
 use super::conduct::{Conduct, State};
-use super::descriptors::{LENT, MASTER_DESCRIPTORS, OF_EACH_WORKER};
+use super::descriptors::{LENT, MASTER_DESCRIPTORS};
 use super::helpers::{Helper, Helpers};
 use super::slots::{Lent, Others, Slot, Slots};
 use crate::worker::served::Served;
@@ -35,11 +35,18 @@ pub const SIGNALS: [Signal; 5] = [
     Signal::SIGUSR1,
 ];
 
-/// Descriptors below [`LENT`] that the master has of its own.
-const OWN: RawFd = 4;
+/// Workers that may be on their way from fork to their first word at once: each is lent descriptors below [`LENT`].
+pub(super) const STARTING: usize = 6;
 
-/// Workers that may be on their way from fork to their first word at once: as many as can be lent what each has.
-pub(super) const STARTING: usize = ((LENT - OWN) / OF_EACH_WORKER) as usize;
+/// Descriptors below [`LENT`] that the master has of its own.
+const OWN: usize = 4;
+
+/// How many doors can be lent to one more, where so many are starting and have so many descriptors: each that may start
+/// after it is to find room for its Link and its voice.
+pub(super) fn doors_to_lend(starting: usize, lent: usize) -> usize {
+    let others = STARTING.saturating_sub(starting + 1);
+    (LENT as usize).saturating_sub(OWN + lent + 2 * (others + 1))
+}
 
 /// Workers at once whose Links, voices and doors are for others after them, each at the price of five more descriptors.
 pub const REUSED: usize = 1024;
@@ -127,6 +134,8 @@ pub struct Workers {
     /// By generation; those with none are left out.
     spares: BTreeMap<u64, usize>,
     starting: usize,
+    /// Descriptors that those have which are starting.
+    lent: usize,
     /// What is closed as soon as no worker up to this number is starting any more.
     closing: Vec<(u32, OwnedFd)>,
     last: u32,
@@ -188,14 +197,14 @@ impl Workers {
         let worker = self.table.get_mut(&number)?;
         let was_spare = worker.is_spare();
         let before = std::mem::replace(&mut worker.state, state);
-        let begun = worker.lent.take().is_some();
-        if begun && many {
+        let lent = worker.lent.take().map(|lent| lent.count());
+        if lent.is_some() && many {
             worker.slot.is_the_last_ones();
         }
         worker.since = Instant::now();
         let (is_spare, generation) = (worker.is_spare(), worker.generation);
         self.count(generation, was_spare, is_spare);
-        self.begun(begun);
+        self.begun(lent);
         Some(before)
     }
 
@@ -203,12 +212,15 @@ impl Workers {
     /// its own: it must find no other file under a number that it knows.
     pub fn close(&mut self, listener: OwnedFd) {
         self.closing.push((self.last, listener));
-        self.begun(false);
+        self.begun(None);
     }
 
-    /// A worker that was starting, if it was, has a table of its own, or is gone.
-    fn begun(&mut self, one: bool) {
-        self.starting -= usize::from(one);
+    /// A worker that was starting, if it was, and had so many descriptors, has a table of its own, or is gone.
+    fn begun(&mut self, lent: Option<usize>) {
+        if let Some(lent) = lent {
+            self.starting -= 1;
+            self.lent -= lent;
+        }
         let table = &self.table;
         let starts = |last: u32| table.range(..=last).any(|(_, worker)| worker.lent.is_some());
         let none = self.starting == 0;
@@ -236,7 +248,7 @@ impl Workers {
             *number = 0;
         }
         self.count(worker.generation, worker.is_spare(), false);
-        self.begun(worker.lent.is_some());
+        self.begun(worker.lent.as_ref().map(Lent::count));
         if is_regular(how) && !worker.captured {
             self.slots.put_back(worker.slot, how == Ended::Exited(0));
         } else {
@@ -342,8 +354,8 @@ impl Workers {
     }
 
     /// Forks, with what the child has of `slot`, and signals held back.
-    fn spawn(slot: &Slot) -> io::Result<(Lent, signals::Blocked, process::Fork)> {
-        let lent = slot.lend()?.below(LENT)?;
+    fn spawn(&self, slot: &Slot) -> io::Result<(Lent, signals::Blocked, process::Fork)> {
+        let lent = slot.lend(doors_to_lend(self.starting, self.lent))?.below(LENT)?;
         let blocked = signals::block_for_fork()?;
         Ok((lent, blocked, process::spawn_sharing_files(MASTER_DESCRIPTORS)?))
     }
@@ -354,7 +366,7 @@ impl Workers {
     /// No descriptors, no process, or no memory; more under way than [`Workers::startable`] allows.
     pub fn fork(&mut self, served: &Served, near: &Near<'_>, helpers: &Helpers) -> io::Result<u32> {
         let (slot, others) = self.slots.take()?;
-        let (lent, blocked, forked) = match Workers::spawn(&slot) {
+        let (lent, blocked, forked) = match self.spawn(&slot) {
             Ok(spawned) => spawned,
             Err(error) => {
                 self.slots.close(slot);
@@ -372,6 +384,7 @@ impl Workers {
                 let number = self.last.wrapping_add(1).max(1);
                 self.last = number;
                 tell(helpers, &others, number, pid);
+                self.lent += lent.count();
                 let worker = Worker {
                     pid,
                     state: State::Starting,
