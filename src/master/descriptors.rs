@@ -14,6 +14,19 @@ pub const MASTER_DESCRIPTORS: RawFd = socket::FIRST_CONTROL;
 /// Workers on their way are lent descriptors below this: the master needs two more to make what another one is to have.
 pub(super) const LENT: RawFd = socket::FIRST_SHARED - 2;
 
+/// Workers that may be on their way from fork to their first word at once: each is lent descriptors below [`LENT`].
+pub(super) const STARTING: usize = 6;
+
+/// Descriptors below [`LENT`] that the master has of its own.
+const OWN: usize = 4;
+
+/// How many doors can be lent to one more, where so many are starting and have so many descriptors: each that may start
+/// after it is to find room for its Link and its voice.
+pub(super) fn doors_to_lend(starting: usize, lent: usize) -> usize {
+    let others = STARTING.saturating_sub(starting + 1);
+    (LENT as usize).saturating_sub(OWN + lent + 2 * (others + 1))
+}
+
 /// Descriptors numbered as shared that each worker has of its own: its Link, its voice, three doors.
 const OF_EACH_WORKER: RawFd = 5;
 

@@ -306,8 +306,7 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::master::descriptors::LENT;
-    use crate::master::workers::{STARTING, doors_to_lend};
+    use crate::master::descriptors::{LENT, STARTING, doors_to_lend};
     use crate::sys::{in_child, process, process::Ended};
     use nix::sys::resource::{Resource, setrlimit};
 

@@ -21,7 +21,7 @@ use crate::sys::{arena, child, signals, socket};
 use crate::worker::{self, Inherited};
 
 use super::conduct::{Conduct, State};
-use super::descriptors::{LENT, MASTER_DESCRIPTORS};
+use super::descriptors::{LENT, MASTER_DESCRIPTORS, STARTING, doors_to_lend};
 use super::helpers::{Helper, Helpers};
 use super::slots::{Lent, Others, Slot, Slots};
 use crate::worker::served::Served;
@@ -34,19 +34,6 @@ pub const SIGNALS: [Signal; 5] = [
     Signal::SIGCHLD,
     Signal::SIGUSR1,
 ];
-
-/// Workers that may be on their way from fork to their first word at once: each is lent descriptors below [`LENT`].
-pub(super) const STARTING: usize = 6;
-
-/// Descriptors below [`LENT`] that the master has of its own.
-const OWN: usize = 4;
-
-/// How many doors can be lent to one more, where so many are starting and have so many descriptors: each that may start
-/// after it is to find room for its Link and its voice.
-pub(super) fn doors_to_lend(starting: usize, lent: usize) -> usize {
-    let others = STARTING.saturating_sub(starting + 1);
-    (LENT as usize).saturating_sub(OWN + lent + 2 * (others + 1))
-}
 
 /// Workers at once whose Links, voices and doors are for others after them, each at the price of five more descriptors.
 pub const REUSED: usize = 1024;
